@@ -1,0 +1,1 @@
+"""How it is served: clicks in, the next click out. Never imports torch, models or training."""

@@ -1,0 +1,195 @@
+"""The bundle: the one place where training and serving meet.
+
+A bundle is a directory that holds exactly what is needed to answer a session:
+
+    manifest.json       what this is, how it was made, and the sha256 of every other file
+    encoder.onnx[.data] sessions (B, L) int64 -> vectors (B, D) float32, L2-normalised
+    index.faiss         inner product over L2-normalised item vectors; FAISS id = item index - 1
+    items.txt           external item id of item index 1..n, by descending training popularity
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.encoder import Encoder
+from service.retriever import Retriever
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+ENCODER_DATA = "encoder.onnx.data"
+INDEX = "index.faiss"
+ITEMS = "items.txt"
+FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
+MAX_ITEM_ID_LENGTH = 256
+VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class BundleError(ValueError):
+    """A bundle cannot be served; the message names the file and what is wrong with it."""
+
+
+class IndexInfo(BaseModel):
+    """What kind of index was built, and what it was measured to lose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["flat", "hnsw"]
+    recall_at_20: float = Field(ge=0, le=1, description="measured against exact search, on real sessions")
+    ef_search: int | None = None
+
+
+class Manifest(BaseModel):
+    """The contract's first page: read before any other file is opened."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    version: str = Field(pattern=rf"^{VERSION_PATTERN.pattern}$")
+    model: str
+    head: Literal["native", "niser"]
+    hyperparameters: dict[str, bool | int | float | str | None]
+    source_commit: str
+    data_fingerprint: str
+    created_at: datetime
+    n_items: int = Field(ge=1)
+    dim: int = Field(ge=1)
+    max_length: int = Field(ge=1)
+    index: IndexInfo
+    metrics: dict[str, float]
+    files: dict[str, str] = Field(description="sha256 of every other file")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. `items[i]` is the external id of item index i; `items[0]` is PAD's empty id."""
+
+    path: Path
+    manifest: Manifest
+    items: tuple[str, ...]
+    index_of: dict[str, int]
+    encoder: Encoder
+    retriever: Retriever
+
+    @classmethod
+    def load(cls, path: Path, threads: int = 1) -> Bundle:
+        """Open and verify every file under `path`.
+
+        `threads` is onnxruntime's intra-op count: 1 when serving, more for offline evaluation.
+        Raises `BundleError` for anything missing, altered, truncated, newer or inconsistent.
+        """
+        manifest = read_manifest(path)
+        for name in FILES:
+            if name not in manifest.files:
+                raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
+            if not (path / name).is_file():
+                raise BundleError(f"{path / name}: missing")
+            if file_sha256(path / name) != manifest.files[name]:
+                raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
+        items = read_items(path / ITEMS)
+        try:
+            encoder = Encoder(path / ENCODER, manifest.max_length, threads)
+        except ValueError as error:
+            raise BundleError(f"{path / ENCODER}: {error}") from error
+        try:
+            retriever = Retriever.load(path / INDEX, manifest.index.ef_search)
+        except ValueError as error:
+            raise BundleError(f"{path / INDEX}: {error}") from error
+        found = {
+            f"{ITEMS}: items": (len(items), manifest.n_items),
+            f"{INDEX}: rows": (retriever.n_items, manifest.n_items),
+            f"{INDEX}: dimensions": (retriever.dim, manifest.dim),
+            f"{ENCODER}: dimensions": (encoder.dim, manifest.dim),
+        }
+        for what, (actual, declared) in found.items():
+            if actual != declared:
+                raise BundleError(f"{path}/{what}: {actual}, but the manifest says {declared}")
+        return cls(
+            path=path,
+            manifest=manifest,
+            items=("", *items),
+            index_of={item_id: i for i, item_id in enumerate(items, start=1)},
+            encoder=encoder,
+            retriever=retriever,
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read `path`/manifest.json, the schema version first. Raises `BundleError`."""
+    file = path / MANIFEST
+    try:
+        raw = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{file}: missing: not a bundle, or one that was not finished") from None
+    except ValueError as error:
+        raise BundleError(f"{file}: not JSON: {error}") from error
+    schema = raw.get("schema_version") if isinstance(raw, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise BundleError(f"{file}: schema_version is {schema!r}, this service reads {SCHEMA_VERSION}")
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{file}: field '{field}': {first['msg']}") from error
+    return manifest
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest last, synced: a directory without one is no bundle."""
+    with (path / MANIFEST).open("w") as file:
+        file.write(manifest.model_dump_json(indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_items(file: Path) -> list[str]:
+    """Read items.txt. Raises `BundleError` naming the line of an empty, bad or repeated id."""
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{file}: not UTF-8: {error}") from error
+    items = text.removesuffix("\n").split("\n") if text else []
+    line_of: dict[str, int] = {}
+    for line, item_id in enumerate(items, start=1):
+        problem = item_id_problem(item_id)
+        if problem:
+            raise BundleError(f"{file}:{line}: item id {problem}")
+        if item_id in line_of:
+            raise BundleError(f"{file}:{line}: item {item_id!r} already stands on line {line_of[item_id]}")
+        line_of[item_id] = line
+    return items
+
+
+def write_items(file: Path, items: Sequence[str]) -> None:
+    """Write one id per line; the counterpart of `read_items`."""
+    file.write_text("".join(f"{item_id}\n" for item_id in items), encoding="utf-8")
+
+
+def item_id_problem(item_id: str) -> str | None:
+    """What is wrong with an external item id, or None."""
+    if not item_id:
+        return "is empty"
+    if len(item_id) > MAX_ITEM_ID_LENGTH:
+        return f"is longer than {MAX_ITEM_ID_LENGTH} characters"
+    if not item_id.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in item_id):
+        return "holds a control character"
+    return None
+
+
+def file_sha256(file: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

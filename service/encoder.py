@@ -1,0 +1,53 @@
+"""The session encoder: an ONNX graph run by onnxruntime. The only module that imports onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+
+class Encoder:
+    """Turns sessions of item indices into L2-normalised session vectors.
+
+    Raises `ValueError` when the file is not an encoder with the bundle's one signature.
+    """
+
+    def __init__(self, file: Path, max_length: int, threads: int = 1) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise ValueError(f"onnxruntime cannot load it: {error}") from error
+        inputs = {i.name: i.type for i in self._session.get_inputs()}
+        outputs = {o.name: o.type for o in self._session.get_outputs()}
+        if inputs != {"sessions": "tensor(int64)"} or outputs != {"vectors": "tensor(float)"}:
+            raise ValueError(f"signature is {inputs} -> {outputs}, not sessions int64 -> vectors float32")
+        self.max_length = max_length
+        self.dim = int(self.encode([[1]]).shape[1])  # also proves that it runs, before any request does
+
+    def encode(self, sessions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Encode non-empty sessions, oldest click first; only the newest `max_length` clicks are used.
+
+        Returns (B, D) float32, each row of length 1.
+        """
+        if len(sessions) == 1:
+            return self.encode_padded(np.array([sessions[0][-self.max_length :]], dtype=np.int64))
+        length = min(self.max_length, max(map(len, sessions)))
+        padded = np.zeros((len(sessions), length), dtype=np.int64)
+        for row, session in zip(padded, sessions, strict=True):
+            recent = session[-length:]
+            row[: len(recent)] = recent
+        return self.encode_padded(padded)
+
+    def encode_padded(self, sessions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Encode (B, L) item indices, right-padded with 0, 1 <= L <= max_length, to (B, D) float32."""
+        vectors: npt.NDArray[np.float32] = self._session.run(None, {"sessions": sessions})[0]
+        return vectors

@@ -1,0 +1,1 @@
+"""How it is learned: click log -> sessions -> train -> measure -> bundle."""
