@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import types
+import typing
 from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from models.losses import cross_entropy
 
 PAD = 0
+Head = Literal["native", "niser"]
+Batching = Literal["prefixes", "positions"]
+Hyper = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -30,3 +41,107 @@ class Sessions:
         assert step == 1
         offsets = self.offsets[start : stop + 1]
         return Sessions(self.items[offsets[0] : offsets[-1]], offsets - offsets[0], self.n_items)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees; item indices, right-padded with PAD.
+
+    `prefixes`: `targets` is (B,), the click after each prefix.
+    `positions`: `targets` is (B, L), the click after each position, PAD where there is none.
+    """
+
+    sessions: Tensor  # (B, L) int64
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained unless told otherwise: the paper's settings, or ours where the docstring says so."""
+
+    epochs: int = 30
+    batch_size: int = 512  # targets a step, whatever the batching
+    lr: float = 1e-3
+    lr_step: int = 3  # epochs between two decays of the learning rate
+    lr_gamma: float = 0.1
+    weight_decay: float = 0.0  # L2, added to the gradient
+    patience: int = 3  # epochs without a better validation MRR@20 before training stops
+
+
+class SessionEncoder(nn.Module):
+    """Encodes a session as one vector; an item's score is its inner product with that vector, plus its bias.
+
+    A model file sets the class attributes, takes its hyper-parameters as keyword arguments of `__init__`
+    after `n_items`, and writes `forward` and `item_vectors`. Causal models write `forward_all` instead.
+    """
+
+    recipe: ClassVar[Recipe]
+    batching: ClassVar[Batching]
+    causal: ClassVar[bool] = False
+    head: Head = "native"
+    scale: float = 1.0  # of the cosines in the softmax of the `niser` head
+    max_length: int = 50  # clicks of a session that are read: its newest ones
+    softmax_dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def build(cls, train: Sessions, **hyper: Hyper) -> Self:
+        """A new model for the training sessions; override to precompute a graph from them."""
+        return cls(train.n_items, **hyper)  # type: ignore[arg-type]
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, tuple[type, Hyper]]:
+        """Type and default of every hyper-parameter, read off the signature of `__init__`."""
+        hints = typing.get_type_hints(cls.__init__)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {
+            p.name: (_plain_type(hints[p.name]), p.default)
+            for p in parameters
+            if p.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+    def forward(self, sessions: Tensor) -> Tensor:
+        """Session vectors (B, D) of (B, L) int64 sessions; L2-normalised under the `niser` head."""
+        return last_position(self.forward_all(sessions), sessions)
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        """Session vectors (B, L, D) of every prefix of (B, L) sessions, in one pass (causal models)."""
+        raise TypeError(f"{type(self).__name__} is not causal: it has no vector for every position")
+
+    def item_vectors(self) -> Tensor:
+        """(n_items + 1, D); row 0 is PAD. The `niser` head normalises them where they are scored."""
+        raise TypeError(f"{type(self).__name__} must define item_vectors")
+
+    def item_bias(self) -> Tensor | None:
+        """(n_items + 1,), or None. Ignored by the `niser` head."""
+        return None
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the next click over all items."""
+        if self.batching == "positions":
+            wanted = batch.targets > PAD  # (B, L)
+            vectors, targets = self.forward_all(batch.sessions)[wanted], batch.targets[wanted]
+        else:
+            vectors, targets = self(batch.sessions), batch.targets
+        bias = self.item_bias()
+        return cross_entropy(
+            vectors * self.scale,
+            self.item_vectors()[1:],
+            targets - 1,
+            bias=None if bias is None else bias[1:],
+            normalise=self.head == "niser",
+            dtype=self.softmax_dtype,
+        )
+
+
+def last_position(positions: Tensor, sessions: Tensor) -> Tensor:
+    """The (B, D) vectors at each session's newest click, out of (B, L, D)."""
+    last = (sessions > PAD).sum(1) - 1  # (B,)
+    return positions.gather(1, last[:, None, None].expand(-1, 1, positions.shape[2])).squeeze(1)
+
+
+def _plain_type(hint: object) -> type:
+    """int, float, bool or str behind an annotation, Literal included."""
+    if typing.get_origin(hint) is Literal:
+        return type(typing.get_args(hint)[0])
+    assert isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
+    return hint

@@ -1,0 +1,116 @@
+"""Pieces that more than one model is made of: a GRU, the session graph, its gated update, soft attention.
+
+The session graph needs no loop over sessions. In position space, node u of a session is the item first
+clicked at position u: `first[t] = min {u : x_u = x_t}`. A node's row exists only at its first position;
+later repeats are edges back to it. Everything is a dense (B, L, L) product, and exports to ONNX.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.base import PAD, last_position
+
+
+class GRU(nn.GRU):
+    """torch's GRU, batch first, that exports as ONNX's own operator.
+
+    The exporter would unroll `nn.GRU` to the length of its example; the symbolic operator leaves L free.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
+        super().__init__(input_size, hidden_size, num_layers, batch_first=True)
+
+    def states(self, inputs: Tensor) -> Tensor:
+        """(B, L, input) to the last layer's states (B, L, hidden), from a zero state."""
+        if not torch.compiler.is_exporting():
+            states: Tensor = self(inputs)[0]
+            return states
+        by_time = inputs.transpose(0, 1)  # (L, B, input)
+        for layer in range(self.num_layers):
+            w_ih, w_hh, b_ih, b_hh = (_z_first(weight) for weight in self.all_weights[layer])
+            by_direction = torch.onnx.ops.symbolic(
+                "GRU",
+                (by_time, w_ih[None], w_hh[None], torch.cat([b_ih, b_hh])[None]),
+                {"hidden_size": self.hidden_size, "linear_before_reset": 1},
+                dtype=inputs.dtype,
+                shape=(by_time.shape[0], 1, by_time.shape[1], self.hidden_size),
+                version=18,
+            )
+            by_time = by_direction.squeeze(1)
+        return by_time.transpose(0, 1)
+
+
+class SessionGraph:
+    """The directed graph of consecutive clicks of each session (Wu et al. 2019, section 3.2).
+
+    Attributes:
+        node_of: (B, L, L) float, one-hot: `node_of[b, t, u] = 1` when position t shows node u.
+        incoming, outgoing: (B, L, L) float, `incoming[b, u, w]` the weight of edge w → u among the edges that
+            enter u, `outgoing[b, u, w]` that of u → w among those that leave it; rows sum to 1 or 0.
+    """
+
+    def __init__(self, sessions: Tensor) -> None:
+        length = sessions.shape[1]
+        place = torch.arange(length, device=sessions.device)
+        real = sessions > PAD  # (B, L)
+        same = (sessions[:, :, None] == sessions[:, None, :]) & real[:, :, None]  # (B, L, L)
+        first = same.to(torch.int64).argmax(2)  # (B, L)
+        node_of = (first[:, :, None] == place) & real[:, :, None]
+        self.node_of = node_of.to(torch.float32)
+        # Position t and the one after it, by padding: an empty slice at L = 1 is undefined in onnxruntime.
+        following = nn.functional.pad(self.node_of, (0, 0, 0, 1))[:, 1:]  # (B, L, L)
+        edges = (self.node_of.transpose(1, 2) @ following).clamp(max=1.0)  # (B, from, to)
+        self.outgoing = _normalise_rows(edges)
+        self.incoming = _normalise_rows(edges.transpose(1, 2))
+
+
+class GatedGraphLayer(nn.Module):
+    """One step of SR-GNN's gated graph update, equations (1)–(5) of Wu et al. 2019."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.edge_in = nn.Linear(dim, dim)
+        self.edge_out = nn.Linear(dim, dim)
+        self.gates = nn.Linear(3 * dim, 2 * dim)  # [a_in; a_out; x] -> z, r
+        self.candidate = nn.Linear(3 * dim, dim)  # [a_in; a_out; r ⊙ x] -> x̃
+
+    def forward(self, nodes: Tensor, graph: SessionGraph) -> Tensor:
+        """(B, L, D) node vectors to (B, L, D)."""
+        arriving = graph.incoming @ self.edge_in(nodes)
+        leaving = graph.outgoing @ self.edge_out(nodes)
+        a = torch.cat([arriving, leaving], 2)  # (1)
+        z, r = torch.sigmoid(self.gates(torch.cat([a, nodes], 2))).chunk(2, 2)  # (2), (3)
+        proposed = torch.tanh(self.candidate(torch.cat([a, r * nodes], 2)))  # (4)
+        return (1 - z) * nodes + z * proposed  # (5)
+
+
+class SoftAttention(nn.Module):
+    """Readout s = W₃[x_t; Σ α_i x_i], α_i = qᵀσ(W₁x_t + W₂x_i + c): equations (6)–(7) of Wu et al. 2019."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.of_last = nn.Linear(dim, dim, bias=False)  # W₁
+        self.of_each = nn.Linear(dim, dim)  # W₂, c
+        self.weight = nn.Linear(dim, 1, bias=False)  # q
+        self.mix = nn.Linear(2 * dim, dim, bias=False)  # W₃
+
+    def forward(self, positions: Tensor, sessions: Tensor) -> Tensor:
+        """(B, L, D) vectors by position and their (B, L) sessions to (B, D)."""
+        real = (sessions > PAD)[:, :, None]  # (B, L, 1)
+        last = last_position(positions, sessions)  # (B, D)
+        alpha = self.weight(torch.sigmoid(self.of_last(last)[:, None] + self.of_each(positions)))  # (B, L, 1)
+        overall = (alpha * positions * real).sum(1)  # (6)
+        session: Tensor = self.mix(torch.cat([last, overall], 1))  # (7)
+        return session
+
+
+def _normalise_rows(matrix: Tensor) -> Tensor:
+    return matrix / matrix.sum(2, keepdim=True).clamp(min=1.0)
+
+
+def _z_first(weight: Tensor) -> Tensor:
+    """torch stacks a GRU's gates as r, z, n; ONNX as z, r, n."""
+    r, z, n = weight.chunk(3)
+    return torch.cat([z, r, n])

@@ -1,0 +1,157 @@
+"""What every model must keep: the same suite for each row of `cases.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.base import PAD, SessionEncoder, Sessions
+from service.bundle import Bundle
+from tests.models.cases import CASES, Case
+from training.batches import Examples
+from training.export import Provenance, export_bundle
+from training.metrics import mrr_at_k
+from training.registry import model_names
+from training.train import RunConfig, train_phase
+from training.validation import rank_targets
+
+N_ITEMS = 40
+each_model = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def planted(n_sessions: int, seed: int) -> Sessions:
+    """Sessions of two readers: one steps on by 1, the other by 7. The first two clicks tell which."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 8, n_sessions)
+    step = rng.choice([1, 7], n_sessions)
+    start = rng.integers(0, N_ITEMS, n_sessions)
+    walks = [(start[s] + step[s] * np.arange(lengths[s])) % N_ITEMS + 1 for s in range(n_sessions)]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Sessions(np.concatenate(walks).astype(np.int32), offsets, N_ITEMS)
+
+
+def some_sessions(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Random right-padded sessions with repeats and self-loops, each at least one click long."""
+    rng = np.random.default_rng(seed)
+    sessions = rng.integers(1, 1 + N_ITEMS // 4, (batch, length))
+    lengths = rng.integers(1, length + 1, batch)
+    lengths[0] = length
+    return torch.from_numpy(np.where(np.arange(length) < lengths[:, None], sessions, PAD))
+
+
+def test_every_model_has_a_row() -> None:
+    assert {case.name for case in CASES} == set(model_names())
+
+
+@each_model
+def test_shapes(case: Case) -> None:
+    model = case.model.build(planted(20, 0), **case.hyper).eval()
+    vectors = model(some_sessions(5, 6))
+    items = model.item_vectors()
+    assert vectors.shape == (5, items.shape[1])
+    assert items.shape[0] == N_ITEMS + 1
+    bias = model.item_bias()
+    assert bias is None or bias.shape == (N_ITEMS + 1,)
+    if model.head == "niser":
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+    assert model.causal == (type(model).forward_all is not SessionEncoder.forward_all)
+
+
+@each_model
+def test_padding_and_other_rows_change_nothing(case: Case) -> None:
+    model = case.model.build(planted(20, 0), **case.hyper).eval()
+    sessions = some_sessions(6, 7)
+    together = model(torch.nn.functional.pad(sessions, (0, 5)))
+    for row, vector in zip(sessions, together, strict=True):
+        alone = model(row[row > PAD][None])
+        torch.testing.assert_close(alone[0], vector, atol=1e-5, rtol=1e-5)
+
+
+@each_model
+def test_every_position_equals_its_prefix(case: Case) -> None:
+    model = case.model.build(planted(20, 0), **case.hyper).eval()
+    if not model.causal:
+        pytest.skip("not causal: it has no vector for every position")
+    sessions = some_sessions(4, 6)
+    every = model.forward_all(sessions)
+    for length in range(1, 7):
+        long_enough = sessions[:, length - 1] > PAD
+        prefix = model(sessions[long_enough, :length])
+        torch.testing.assert_close(every[long_enough, length - 1], prefix, atol=1e-5, rtol=1e-5)
+
+
+@each_model
+def test_gradients_are_finite_and_reach_every_parameter(case: Case) -> None:
+    torch.manual_seed(0)
+    sessions = planted(50, 0)
+    model = case.model.build(sessions, **case.hyper)
+    examples = Examples.of(sessions, model.batching, model.max_length)
+    model.loss(examples.batch(np.arange(len(examples)))).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@each_model
+def test_learns_a_planted_pattern(case: Case, tmp_path: Path) -> None:
+    train, held_out = planted(600, 1), planted(100, 2)
+    recipe = dataclasses.replace(
+        case.model.recipe, epochs=12, batch_size=64, lr=case.lr, lr_step=6, lr_gamma=0.2, patience=12
+    )
+    config = RunConfig(case.name, "planted", 1, "32", 1, recipe, case.hyper)
+    trained = train_phase(
+        config,
+        case.model,
+        train,
+        held_out,
+        phase="select",
+        file=tmp_path / "select.pt",
+        resume=False,
+        on_progress=lambda progress: None,
+        on_epoch=lambda record: None,
+    )
+    # Only a session's second click is a coin toss; everything after it is certain.
+    ranks = rank_targets(trained.model, Examples.of(held_out, "prefixes", trained.model.max_length))
+    tosses = len(held_out)
+    best = (tosses * 0.75 + (len(ranks) - tosses)) / len(ranks)
+    assert mrr_at_k(ranks, 20) > 0.95 * best
+
+
+@each_model
+def test_bundle_answers_as_the_model_does(case: Case, tmp_path: Path) -> None:
+    """`export_bundle` checks parity itself, at B in {1, 5}, L in {1, 2, max}, and after a larger batch."""
+    torch.manual_seed(3)
+    model = case.model.build(planted(20, 0), **case.hyper)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)  # a trained model is not at its initial scale
+    sample = [row[row > PAD].tolist() for row in some_sessions(64, 9, seed=4)]
+    provenance = Provenance(case.name, 1, case.hyper, "commit", "data")
+    path = export_bundle(
+        model,
+        [f"sku-{i}" for i in range(N_ITEMS)],
+        sample,
+        provenance,
+        tmp_path,
+        "v1",
+        lambda bundle: {"a": 1.0},
+    )
+    bundle = Bundle.load(path)
+    session = sample[0]
+    scores = model(torch.tensor([session]))[0] @ scored_items(model).T
+    if (bias := model.item_bias()) is not None:
+        scores = scores + bias
+    expected = scores[1:].argsort(descending=True)[:5] + 1
+    _, items = bundle.retriever.search(bundle.encoder.encode([session]), 5)
+    assert items[0].tolist() == expected.tolist()
+    assert bundle.manifest.index.recall_at_20 == 1.0
+
+
+def scored_items(model: SessionEncoder) -> torch.Tensor:
+    items = model.item_vectors()
+    return torch.nn.functional.normalize(items, dim=1) if model.head == "niser" else items
