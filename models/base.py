@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 import typing
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
@@ -67,6 +66,20 @@ class Recipe:
     weight_decay: float = 0.0  # L2, added to the gradient
     patience: int = 3  # epochs without a better validation MRR@20 before training stops
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr_step", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class HyperParameter:
+    """A keyword argument of a model: its type, its default, and the only values it takes (none: any)."""
+
+    kind: type
+    default: Hyper
+    choices: tuple[Hyper, ...] = ()
+
 
 class SessionEncoder(nn.Module):
     """Encodes a session as one vector; an item's score is its inner product with that vector, plus its bias.
@@ -89,15 +102,15 @@ class SessionEncoder(nn.Module):
         return cls(train.n_items, **hyper)  # type: ignore[arg-type]
 
     @classmethod
-    def hyperparameters(cls) -> dict[str, tuple[type, Hyper]]:
-        """Type and default of every hyper-parameter, read off the signature of `__init__`."""
+    def hyperparameters(cls) -> dict[str, HyperParameter]:
+        """Every hyper-parameter, read off the signature of `__init__`."""
         hints = typing.get_type_hints(cls.__init__)
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return {
-            p.name: (_plain_type(hints[p.name]), p.default)
-            for p in parameters
-            if p.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        found = {}
+        for parameter in inspect.signature(cls.__init__).parameters.values():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                choices = typing.get_args(hints[parameter.name])  # of a Literal
+                found[parameter.name] = HyperParameter(type(parameter.default), parameter.default, choices)
+        return found
 
     def forward(self, sessions: Tensor) -> Tensor:
         """Session vectors (B, D) of (B, L) int64 sessions; L2-normalised under the `niser` head."""
@@ -137,11 +150,3 @@ def last_position(positions: Tensor, sessions: Tensor) -> Tensor:
     """The (B, D) vectors at each session's newest click, out of (B, L, D)."""
     last = (sessions > PAD).sum(1) - 1  # (B,)
     return positions.gather(1, last[:, None, None].expand(-1, 1, positions.shape[2])).squeeze(1)
-
-
-def _plain_type(hint: object) -> type:
-    """int, float, bool or str behind an annotation, Literal included."""
-    if typing.get_origin(hint) is Literal:
-        return type(typing.get_args(hint)[0])
-    assert isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
-    return hint

@@ -7,7 +7,8 @@ SR-GNN with both sides of the score normalised:
     s = W₃[p_last; Σ α_t p_t]                                (3)  SR-GNN's readout
     ŷ = softmax(σ · s̃ᵀ x̃_i),  s̃ = s / ‖s‖,  σ = 16          (4)
 
-Departures: batches of 512 instead of 100, so that the step is worth its dense update.
+Departures: batches of 1,024 instead of 100 at twice the learning rate, so that a step is worth its update of the whole
+item table; item dropout 0.2 instead of 0.1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from models.layers import GatedGraphLayer, SessionGraph, SoftAttention
 class NISER(SessionEncoder):
     """Normalised session-graph encoder with positions and item dropout."""
 
-    recipe: ClassVar[Recipe] = Recipe(epochs=12, batch_size=512, lr=1e-3, lr_step=3, lr_gamma=0.1)
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
     batching: ClassVar[Batching] = "prefixes"
     head: Head = "niser"
 
@@ -36,7 +37,7 @@ class NISER(SessionEncoder):
         *,
         dim: int = 100,
         steps: int = 1,
-        dropout: float = 0.1,
+        dropout: float = 0.2,
         scale: float = 16.0,
         max_length: int = 50,
     ) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
-from models.base import Hyper, Recipe, SessionEncoder
+from models.base import Hyper, HyperParameter, Recipe, SessionEncoder
 
 
 class HyperError(ValueError):
@@ -17,9 +18,13 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
 
     Raises `HyperError` that lists the known names.
     """
-    recipe_fields = {f.name: type(getattr(model.recipe, f.name)) for f in dataclasses.fields(Recipe)}
+    recipe_fields = {
+        f.name: HyperParameter(type(default), default)
+        for f in dataclasses.fields(Recipe)
+        for default in [getattr(model.recipe, f.name)]
+    }
     declared = model.hyperparameters()
-    hyper = {name: default for name, (_, default) in declared.items()}
+    hyper = {name: parameter.default for name, parameter in declared.items()}
     changes: dict[str, Hyper] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -28,20 +33,26 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
         if name in recipe_fields:
             changes[name] = _parse(name, text, recipe_fields[name])
         elif name in declared:
-            hyper[name] = _parse(name, text, declared[name][0])
+            hyper[name] = _parse(name, text, declared[name])
         else:
             known = ", ".join(sorted([*recipe_fields, *declared]))
             raise HyperError(f"--set {name}: {model.__name__} has no such hyper-parameter; it has: {known}")
-    return dataclasses.replace(model.recipe, **changes), hyper  # type: ignore[arg-type]
-
-
-def _parse(name: str, text: str, kind: type) -> Hyper:
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise HyperError(f"--set {name}={text}: expected true or false")
-        return text == "true"
     try:
-        value: Hyper = kind(text)
-    except ValueError:
-        raise HyperError(f"--set {name}={text}: expected {kind.__name__}") from None
+        return dataclasses.replace(model.recipe, **changes), hyper  # type: ignore[arg-type]
+    except ValueError as error:
+        raise HyperError(f"--set: {error}") from error
+
+
+def _parse(name: str, text: str, parameter: HyperParameter) -> Hyper:
+    expected = "true or false" if parameter.kind is bool else parameter.kind.__name__
+    if parameter.choices:
+        expected = f"one of {', '.join(map(str, parameter.choices))}"
+    try:
+        value: Hyper = {"true": True, "false": False}[text] if parameter.kind is bool else parameter.kind(text)
+    except (KeyError, ValueError):
+        raise HyperError(f"--set {name}={text}: expected {expected}") from None
+    if parameter.choices and value not in parameter.choices:
+        raise HyperError(f"--set {name}={text}: expected {expected}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise HyperError(f"--set {name}={text}: expected a finite number")
     return value

@@ -1,0 +1,44 @@
+# Everything a developer runs. `make demo` and `make test` install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := artifacts/demo
+export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
+
+.PHONY: demo test check bench clean help
+
+help:
+	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000"
+	@echo "make test    every test"
+	@echo "make check   ruff, mypy, import-linter"
+	@echo "make bench   speed and load measurements (see benchmarks/README.md)"
+	@echo "make clean   remove .venv and caches; artifacts/ stays"
+
+# One stamp per set of extras: installing is skipped until pyproject.toml or a pin changes.
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, this is {sys.version}"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded,train]"
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded,train,dev]"
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/python -m training.demo
+
+test: $(VENV)/dev.stamp
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.serving
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

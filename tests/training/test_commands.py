@@ -1,0 +1,109 @@
+"""The command line from a click log to a live bundle, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.bundle import Bundle
+from service.deployment import read_deployment
+from tests.training.planted import planted_dataset
+from training.__main__ import app
+
+QUICK = ["--set", "dim=8", "--set", "lr=0.02", "--set", "batch_size=64", "--threads", "1"]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set in data/, and in artifacts/ a bundle trained on it."""
+    path = tmp_path_factory.mktemp("place")
+    planted_dataset(path / "data")
+    result = run(
+        *("train", "--data", str(path / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
+        *("--artifacts", str(path / "artifacts"), "--results", str(path / "results"), "--refit", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    (path / "trained.json").write_text(result.stdout)
+    return path
+
+
+def test_train_leaves_a_bundle_with_its_test_metrics(place: Path) -> None:
+    trained = json.loads((place / "trained.json").read_text())
+    bundle = Bundle.load(place / "artifacts/bundles" / trained["bundle"])
+    assert bundle.manifest.metrics == trained["test"]
+    assert trained["test"]["recall@20"] > 95, "the pattern was not learned"
+    assert trained["trained_on"] == "training and validation sessions"
+    assert trained["epochs"] == len(trained["history"]["refit"])
+
+
+def test_results_tell_how_they_came_about(place: Path) -> None:
+    written = json.loads((place / "results/planted/gru4rec.json").read_text())
+    assert written == json.loads((place / "trained.json").read_text())
+    assert {"command", "commit", "seed", "hyperparameters", "epochs", "wall_seconds", "test"} <= set(written)
+
+
+def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
+    (bundle,) = (place / "artifacts/bundles").iterdir()
+    result = run("evaluate", "--bundle", str(bundle), "--data", str(place / "data"), "--json")
+    measured = json.loads(result.stdout)
+    assert measured["metrics"] == Bundle.load(bundle).manifest.metrics
+    assert measured["cases"] == 119 or measured["cases"] > 0
+    assert set(measured["metrics"]) == set(measured["metrics_without_seen_items"])
+
+
+def test_resume_exports_again_without_training(place: Path) -> None:
+    before = json.loads((place / "trained.json").read_text())
+    result = run(
+        *("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
+        *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--json"),
+    )
+    after = json.loads(result.stdout)
+    assert after["history"] == before["history"], "clocks included: nothing was trained again"
+    assert after["test"] == before["test"]
+
+
+def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
+    checkpoint = place / "artifacts/runs/planted/gru4rec-seed1/refit.pt"
+    exported = run(
+        *("export", "--checkpoint", str(checkpoint), "--data", str(place / "data")),
+        *("--artifacts", str(tmp_path), "--json"),
+    )
+    assert exported.exit_code == 0, exported.output
+    document = json.loads(exported.stdout)
+    assert document["test"] == json.loads((place / "trained.json").read_text())["test"]
+    bundle = Path(document["bundle"])
+    second = bundle.rename(bundle.with_name("gru4rec-second"))
+    assert run("publish", "--bundle", str(second), "--artifacts", str(tmp_path)).exit_code == 2, (
+        "not its name"
+    )
+    second.rename(bundle)
+    assert run("publish", "--bundle", str(bundle), "--artifacts", str(tmp_path)).exit_code == 0
+    assert read_deployment(tmp_path).champion == bundle.name
+    refused = run("rollback", "--artifacts", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "no previous version" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "nowhere", "--model", "gru4rec"], "nowhere/dataset.json: missing"),
+        (["train", "--data", "nowhere", "--model", "gru4rce"], "did you mean gru4rec"),
+        (["train", "--data", "nowhere", "--model", "niser", "--set", "rate=1"], "no such hyper-parameter"),
+        (["evaluate", "--bundle", "nowhere", "--data", "nowhere"], "nowhere"),
+        (["export", "--checkpoint", "no.pt", "--data", "nowhere"], "nowhere/dataset.json: missing"),
+        (["publish", "--bundle", "never-made"], "never-made/manifest.json: missing"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output

@@ -1,0 +1,251 @@
+"""The commands from a prepared data set to a live bundle: train, evaluate, export, publish, rollback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.console import Console
+
+from service.bundle import Bundle, BundleError, read_manifest
+from service.deployment import DeploymentError, bundle_path
+from service.deployment import publish as publish_version
+from service.deployment import rollback as roll_back
+from training.checkpoint import CheckpointError
+from training.dataset import Dataset, DatasetError
+from training.evaluate import evaluate as evaluate_bundle
+from training.export import ExportError
+from training.fit import (
+    FitOptions,
+    default_precision,
+    export_trained,
+    fit,
+    load_trained,
+    write_result,
+)
+from training.hyper import HyperError, resolve
+from training.registry import UnknownModelError, find_model
+from training.watch import TerminalWatcher
+
+app = typer.Typer(no_args_is_help=True)
+WRONG_INPUT = (BundleError, CheckpointError, DatasetError, DeploymentError, HyperError, UnknownModelError)
+INTERRUPTED = 130
+
+DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: what `prepare` wrote.")]
+ArtifactsOption = Annotated[
+    Path,
+    typer.Option(
+        "--artifacts", help="Holds bundles/, runs/ and deployment.json.", envvar="NEXTCLICK_ARTIFACTS_DIR"
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
+]
+IndexOption = Annotated[
+    str, typer.Option("--index", help="flat, hnsw, or auto: flat up to 50,000 items, hnsw beyond.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
+]
+CORES = os.cpu_count() or 1
+
+
+@app.command()
+def train(
+    data: DataOption,
+    model: Annotated[str, typer.Option(help="A module's name under models/: gru4rec, niser, …")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any recipe field or hyper-parameter."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Weights, batches and dropout follow from it.")] = 1,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Then train anew on training + validation, for the chosen epochs.")
+    ] = False,
+    refit_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only refit, for this many epochs that validation chose earlier."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's checkpoint, to the same weights.")
+    ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of the products with the item table: bf16, 32, or auto (bf16 where it is native)."
+        ),
+    ] = "auto",
+    threads: ThreadsOption = CORES,
+    index: IndexOption = "auto",
+    artifacts: ArtifactsOption = Path("artifacts"),
+    results: Annotated[
+        Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Make the new bundle the live one.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Train a model, export it as a bundle, and measure the bundle on the test sessions.
+
+    Epochs end early when validation MRR@20 stops rising. Every epoch leaves a checkpoint under
+    ARTIFACTS/runs/; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
+    """
+    with reported(json_) as console:
+        if precision not in ("auto", "bf16", "32"):
+            raise typer.BadParameter(f"--precision {precision}: expected auto, bf16 or 32")
+        if index not in ("auto", "flat", "hnsw"):
+            raise typer.BadParameter(f"--index {index}: expected auto, flat or hnsw")
+        recipe, hyper = resolve(find_model(model), set_ or [])
+        options = FitOptions(
+            recipe=recipe,
+            hyper=hyper,
+            seed=seed,
+            precision=_precision(precision),
+            threads=threads,
+            artifacts=artifacts,
+            index=index,
+            refit=refit,
+            refit_epochs=refit_epochs,
+            resume=resume,
+        )
+        dataset = Dataset.load(data)
+        try:
+            with TerminalWatcher(console) as watcher:
+                fitted = fit(model, dataset, options, watcher, _command())
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command with --resume goes on from the last checkpoint")
+            raise typer.Exit(INTERRUPTED) from None
+        if results is not None:
+            console.print(f"wrote {write_result(results, fitted)}")
+        if publish:
+            publish_version(artifacts, fitted.bundle.name)
+        _report(fitted.result, json_, console, f"{fitted.bundle}{'  (live)' if publish else ''}", "test")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Option(help="A bundle's directory.")],
+    data: DataOption,
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    threads: ThreadsOption = CORES,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a bundle as it is served (ONNX + FAISS): Recall, MRR, NDCG @5/10/20, coverage, popularity.
+
+    Once with nothing masked, once with the session's own items left out. Percent, except popularity: mean
+    training clicks of an answered item. A validation split says little of a bundle that was refitted on it.
+    """
+    with reported(json_) as console:
+        if split not in ("test", "validation"):
+            raise typer.BadParameter(f"--split {split}: expected test or validation")
+        dataset = Dataset.load(data)
+        loaded = Bundle.load(bundle, threads)
+        measured = evaluate_bundle(loaded, dataset, dataset.test if split == "test" else dataset.validation)
+        result = {
+            "bundle": loaded.manifest.version,
+            "dataset": dataset.info.name,
+            "split": split,
+            "cases": measured.cases,
+            "index": loaded.manifest.index.model_dump(),
+            "metrics": measured.unmasked,
+            "metrics_without_seen_items": measured.unseen_only,
+        }
+        _report(result, json_, console, str(bundle), "metrics")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="A run's select.pt or refit.pt.")],
+    data: DataOption,
+    index: IndexOption = "auto",
+    artifacts: ArtifactsOption = Path("artifacts"),
+    json_: JsonOption = False,
+) -> None:
+    """Make a bundle of a checkpoint: the best epoch so far (select.pt), or the newest (refit.pt)."""
+    with reported(json_) as console:
+        dataset = Dataset.load(data)
+        model, config = load_trained(checkpoint, dataset)
+        torch.set_num_threads(config.threads)
+        path, measured = export_trained(model, config, dataset, artifacts, index)
+        _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
+
+
+@app.command()
+def publish(
+    bundle: Annotated[
+        str, typer.Option(help="A bundle's directory under ARTIFACTS/bundles, or its version.")
+    ],
+    artifacts: ArtifactsOption = Path("artifacts"),
+    json_: JsonOption = False,
+) -> None:
+    """Verify a bundle and make it the live one; every worker follows within seconds."""
+    with reported(json_) as console:
+        version = Path(bundle).name
+        place = bundle_path(artifacts, version)
+        if Path(bundle).name != bundle and Path(bundle).resolve() != place.resolve():
+            raise BundleError(f"{bundle}: a bundle is published from {place.parent}")
+        found = Bundle.load(place).manifest.version
+        if found != version:
+            raise BundleError(f"{place}: its manifest says version {found}")
+        deployment = publish_version(artifacts, version)
+        _report(deployment.model_dump(), json_, console, f"{version} is live", None)
+
+
+@app.command()
+def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
+    """Make the previous version live again."""
+    with reported(json_) as console:
+        deployment = roll_back(artifacts)
+        read_manifest(bundle_path(artifacts, str(deployment.champion)))
+        _report(deployment.model_dump(), json_, console, f"{deployment.champion} is live", None)
+
+
+@contextmanager
+def reported(json_: bool) -> Iterator[Console]:
+    """A console that leaves stdout to JSON when asked, and errors as one line: exit 2 for wrong input, 1 for a check."""
+    console = Console(stderr=json_, highlight=False)
+    try:
+        yield console
+    except WRONG_INPUT as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    except ExportError as error:
+        Console(stderr=True).print(f"[bold red]refused:[/bold red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _report(
+    result: dict[str, object] | dict[str, object],
+    json_: bool,
+    console: Console,
+    headline: str,
+    metrics: str | None,
+) -> None:
+    if json_:
+        print(json.dumps(result))
+        return
+    console.print(headline)
+    measured = result.get(metrics) if metrics else None
+    if isinstance(measured, dict):
+        console.print("  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
+
+
+def _precision(chosen: str) -> Literal["bf16", "32"]:
+    if chosen == "auto":
+        return default_precision()
+    return "bf16" if chosen == "bf16" else "32"
+
+
+def _command() -> str:
+    return "python -m training " + shlex.join(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    app()
