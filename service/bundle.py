@@ -54,7 +54,7 @@ class IndexInfo(BaseModel):
 class Manifest(BaseModel):
     """The contract's first page: read before any other file is opened."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     schema_version: int
     version: str = Field(pattern=rf"^{VERSION_PATTERN.pattern}$")
@@ -116,6 +116,12 @@ class Bundle:
         for what, (actual, declared) in found.items():
             if actual != declared:
                 raise BundleError(f"{path}/{what}: {actual}, but the manifest says {declared}")
+        try:
+            encoder.encode([[manifest.n_items]])
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise BundleError(
+                f"{path / ENCODER}: it does not know item {manifest.n_items}: {error}"
+            ) from error
         return cls(
             path=path,
             manifest=manifest,
@@ -133,6 +139,8 @@ def read_manifest(path: Path) -> Manifest:
         raw = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise BundleError(f"{file}: missing: not a bundle, or one that was not finished") from None
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BundleError(f"{file}: not JSON: {error}") from error
     schema = raw.get("schema_version") if isinstance(raw, dict) else None

@@ -44,16 +44,24 @@ def read_deployment(artifacts: Path) -> Deployment:
         return Deployment.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return Deployment()
+    except OSError as error:
+        raise DeploymentError(f"{file}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise DeploymentError(f"{file}: {error.errors()[0]['msg']}") from error
 
 
 def update_deployment(artifacts: Path, change: Callable[[Deployment], Deployment]) -> Deployment:
-    """Read, change and replace deployment.json; concurrent publishers wait for each other."""
-    artifacts.mkdir(parents=True, exist_ok=True)
-    with _publisher_lock(artifacts):
-        deployment = change(read_deployment(artifacts))
-        replace_file(artifacts / FILE, deployment.model_dump_json(indent=2).encode() + b"\n")
+    """Read, change and replace deployment.json; concurrent publishers wait for each other.
+
+    Raises `DeploymentError` when it cannot be read or written; the old one then stands.
+    """
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        with _publisher_lock(artifacts):
+            deployment = change(read_deployment(artifacts))
+            replace_file(artifacts / FILE, deployment.model_dump_json(indent=2).encode() + b"\n")
+    except OSError as error:
+        raise DeploymentError(f"{artifacts / FILE}: cannot be written: {error.strerror}") from error
     return deployment
 
 
@@ -76,6 +84,20 @@ def rollback(artifacts: Path) -> Deployment:
         return old.model_copy(update={"champion": old.previous, "previous": old.champion})
 
     return update_deployment(artifacts, change)
+
+
+def hide(artifacts: Path, item_id: str) -> Deployment:
+    """Never answer `item_id` again; it need not be an item of any bundle."""
+    return update_deployment(
+        artifacts, lambda old: old.model_copy(update={"hidden": tuple(sorted({*old.hidden, item_id}))})
+    )
+
+
+def unhide(artifacts: Path, item_id: str) -> Deployment:
+    """Let `item_id` be answered again."""
+    return update_deployment(
+        artifacts, lambda old: old.model_copy(update={"hidden": tuple(sorted({*old.hidden} - {item_id}))})
+    )
 
 
 def replace_file(file: Path, content: bytes) -> None:

@@ -31,7 +31,7 @@ class Encoder:
         if inputs != {"sessions": "tensor(int64)"} or outputs != {"vectors": "tensor(float)"}:
             raise ValueError(f"signature is {inputs} -> {outputs}, not sessions int64 -> vectors float32")
         self.max_length = max_length
-        self.dim = int(self.encode([[1]]).shape[1])  # also proves that it runs, before any request does
+        self.dim = self._prove()
 
     def encode(self, sessions: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Encode non-empty sessions, oldest click first; only the newest `max_length` clicks are used.
@@ -51,3 +51,17 @@ class Encoder:
         """Encode (B, L) item indices, right-padded with 0, 1 <= L <= max_length, to (B, D) float32."""
         vectors: npt.NDArray[np.float32] = self._session.run(None, {"sessions": sessions})[0]
         return vectors
+
+    def _prove(self) -> int:
+        """Run it at its extremes before any request does; returns D."""
+        vectors = []
+        for shape in ((1, 1), (2, self.max_length)):
+            try:
+                vectors.append(self.encode_padded(np.ones(shape, dtype=np.int64)))
+            except Exception as error:  # as above
+                raise ValueError(f"it does not run on sessions of shape {shape}: {error}") from error
+            if vectors[-1].ndim != 2 or len(vectors[-1]) != shape[0]:
+                raise ValueError(f"sessions of shape {shape} became vectors of shape {vectors[-1].shape}")
+            if not np.allclose(np.linalg.norm(vectors[-1], axis=1), 1, atol=1e-3):
+                raise ValueError("its vectors are not of length 1")
+        return int(vectors[0].shape[1])

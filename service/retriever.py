@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import faiss
@@ -12,22 +12,42 @@ import numpy.typing as npt
 HNSW_NEIGHBOURS = 32
 HNSW_EF_CONSTRUCTION = 200
 HNSW_EF_SEARCH = 128
-OVER_FETCH = 256  # up to this many exclusions are searched past; more are filtered inside an exact search
+OVER_FETCH = 256  # up to this many exclusions of one query are searched past and dropped
+MIN_HNSW_ALLOWED = 0.5  # share of items; below it, HNSW is left for exact search
 
 Scores = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
 
 class Retriever:
-    """A FAISS index over L2-normalised item vectors, answering in item indices (1..n, never PAD)."""
+    """A FAISS index over L2-normalised item vectors, answering in item indices (1..n, never PAD).
 
-    def __init__(self, index: faiss.Index, ef_search: int | None = None) -> None:
+    `hidden` items are never answered; their vectors stay in the index.
+    """
+
+    def __init__(
+        self, index: faiss.Index, ef_search: int | None = None, hidden: Collection[int] = frozenset()
+    ) -> None:
         self._index = index
         self._hnsw = isinstance(index, faiss.IndexHNSW)
+        self._ef_search = ef_search or HNSW_EF_SEARCH
         if self._hnsw:
-            index.hnsw.efSearch = ef_search or HNSW_EF_SEARCH
+            index.hnsw.efSearch = self._ef_search
         self.n_items = int(index.ntotal)
         self.dim = int(index.d)
+        self._visible = np.ones(self.n_items, dtype=bool)
+        self._visible[_rows(hidden)] = False
+        self._n_visible = int(self._visible.sum())
+        # What `search` asks, and how: a walk that may keep few of the nodes it meets loses recall.
+        walk = self._hnsw and self._n_visible >= MIN_HNSW_ALLOWED * self.n_items
+        self._searched = index if walk else self._storage()
+        self._parameters = None
+        if hidden and walk:
+            self._parameters = faiss.SearchParametersHNSW(
+                sel=_selector(self._visible), efSearch=self._ef_search
+            )
+        elif hidden:
+            self._parameters = faiss.SearchParameters(sel=_selector(self._visible))
 
     @classmethod
     def build(cls, vectors: npt.NDArray[np.float32], kind: str) -> Retriever:
@@ -57,29 +77,49 @@ class Retriever:
         """Write the index in FAISS's own format."""
         faiss.write_index(self._index, str(file))
 
+    def without(self, hidden: Collection[int]) -> Retriever:
+        """A retriever over the same index that never answers `hidden`."""
+        return Retriever(self._index, self._ef_search, hidden)
+
+    def visible(self) -> Items:
+        """The items that may be answered, in order."""
+        return np.flatnonzero(self._visible) + 1
+
     def search(self, vectors: npt.NDArray[np.float32], k: int) -> tuple[Scores, Items]:
-        """The k nearest items of each of (B, D) vectors: scores and item indices, both (B, min(k, n))."""
-        scores, ids = self._index.search(vectors, min(k, self.n_items))
-        return scores, ids + 1
+        """The k nearest items of each of (B, D) vectors: scores and item indices, both (B, min(k, n)).
+
+        An HNSW index may find fewer; the rest of its row is then item 0 (PAD).
+        """
+        return _search(self._searched, vectors, min(k, self._n_visible), self._parameters)
+
+    def search_each(
+        self, vectors: npt.NDArray[np.float32], ks: Sequence[int], excluded: Sequence[Collection[int]]
+    ) -> list[tuple[Scores, Items]]:
+        """Each of (B, D) vectors' own k nearest items that are not in its own `excluded`, in one search.
+
+        Never fewer than k when k exist.
+        """
+        depth = max(k + min(len(out), OVER_FETCH) for k, out in zip(ks, excluded, strict=True))
+        found = []
+        for query, scores, items, k, out in zip(
+            vectors, *self.search(vectors, depth), ks, excluded, strict=True
+        ):
+            keep = items > 0
+            if out:
+                keep &= ~np.isin(items, np.fromiter(out, dtype=np.int64, count=len(out)))
+            scores, items = scores[keep][:k], items[keep][:k]
+            if len(items) < k:  # the HNSW walk ended early, or more was excluded than was searched past
+                scores, items = self._search_exact(query, k, out)
+            found.append((scores, items))
+        return found
 
     def search_excluding(self, vector: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
         """The k nearest items of one (D,) vector that are not in `excluded`; never fewer when k exist."""
-        query = vector[None, :]
-        if not excluded:
-            scores, items = self.search(query, k)
-            return scores[0], items[0]
-        if len(excluded) <= OVER_FETCH:
-            scores, items = self.search(query, k + len(excluded))
-            keep = ~np.isin(items[0], np.fromiter(excluded, dtype=np.int64, count=len(excluded)))
-            return scores[0][keep][:k], items[0][keep][:k]
-        ids = np.fromiter(excluded, dtype=np.int64, count=len(excluded)) - 1
-        allowed = np.ones(self.n_items, dtype=bool)
-        allowed[ids] = False
-        return self._search_exact(query, min(k, int(allowed.sum())), allowed)
+        return self.search_each(vector[None, :], [k], [excluded])[0]
 
-    def search_similar(self, item: int, k: int) -> tuple[Scores, Items]:
+    def search_similar(self, item: int, k: int, excluded: Collection[int] = ()) -> tuple[Scores, Items]:
         """The k items nearest to one item index, itself left out."""
-        return self.search_excluding(self._index.reconstruct(item - 1), k, (item,))
+        return self.search_excluding(self._index.reconstruct(item - 1), k, {item, *excluded})
 
     def exact(self) -> Retriever:
         """The same vectors behind exact search: the yardstick of an approximate index."""
@@ -88,15 +128,31 @@ class Retriever:
     def _storage(self) -> faiss.IndexFlat:
         return faiss.downcast_index(self._index.storage) if self._hnsw else self._index
 
-    def _search_exact(
-        self, query: npt.NDArray[np.float32], k: int, allowed: npt.NDArray[np.bool_]
-    ) -> tuple[Scores, Items]:
-        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        parameters = faiss.SearchParameters(sel=selector)
-        scores, ids = self._storage().search(query, k, params=parameters)
-        return scores[0], ids[0] + 1
+    def _search_exact(self, query: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
+        allowed = self._visible.copy()
+        allowed[_rows(excluded)] = False
+        parameters = faiss.SearchParameters(sel=_selector(allowed))
+        scores, items = _search(self._storage(), query[None, :], min(k, int(allowed.sum())), parameters)
+        return scores[0], items[0]
 
 
 def use_one_thread() -> None:
     """Serve with one FAISS thread per process: the service scales by workers."""
     faiss.omp_set_num_threads(1)
+
+
+def _search(
+    index: faiss.Index, vectors: npt.NDArray[np.float32], k: int, parameters: faiss.SearchParameters | None
+) -> tuple[Scores, Items]:
+    if k == 0:  # which faiss does not search for
+        return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
+    scores, rows = index.search(vectors, k, params=parameters)
+    return scores, rows + 1
+
+
+def _rows(items: Collection[int]) -> Items:
+    return np.fromiter(items, dtype=np.int64, count=len(items)) - 1
+
+
+def _selector(allowed: npt.NDArray[np.bool_]) -> faiss.IDSelector:
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))

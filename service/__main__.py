@@ -1,0 +1,49 @@
+"""`python -m service`: read the settings, then run the service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from service import logs
+from service.embedded_redis import EmbeddedRedisError
+from service.settings import SettingsError, describe, load_settings, variable
+from service.supervisor import ListenError, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 2 for settings that are wrong, 1 when the service cannot be started."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve next-click recommendations.",
+        epilog="Everything else is set by NEXTCLICK_... variables in the environment.",
+    )
+    parser.add_argument("--host", help="address to listen on (NEXTCLICK_HOST)")
+    parser.add_argument("--port", help="TCP port to listen on (NEXTCLICK_PORT)")
+    parser.add_argument("--workers", help="worker processes (NEXTCLICK_WORKERS)")
+    parser.add_argument("--print-settings", action="store_true", help="show every setting, and end")
+    options = parser.parse_args(arguments)
+    for field in ("host", "port", "workers"):
+        value: str | None = getattr(options, field)
+        if value is not None:
+            os.environ[variable(field)] = value  # so that the workers see it too
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.print_settings:
+        print(describe(settings))
+        return 0
+    logs.configure(settings)
+    try:
+        return serve(settings)
+    except (ListenError, EmbeddedRedisError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

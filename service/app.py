@@ -1,0 +1,104 @@
+"""The web application of one worker: puts the parts together, and runs what runs beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import admin, api, problems
+from service.live import LiveBundle
+from service.metrics import REQUEST_SECONDS
+from service.recommender import Recommender
+from service.retriever import use_one_thread
+from service.security import BodyLimit, Gate
+from service.settings import Settings, load_settings
+from service.store import SessionStore
+
+DESCRIPTION = "Next-click recommendations for anonymous shoppers. Errors are RFC 9457 problem documents."
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; without `settings` they come from the environment. Raises `SettingsError`."""
+    settings = settings or load_settings()
+    if settings.redis_url is None:
+        raise ValueError("redis_url is not set: `python -m service` starts a Redis and sets it")
+    use_one_thread()
+    store = SessionStore(settings, settings.redis_url)
+    live = LiveBundle(settings.artifacts_dir, settings.deployment_poll_seconds)
+    recommender = Recommender(store, live, settings.encoder_click_types)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        live.look()
+        await live.settle()
+        followers = (live.follow(), recommender.follow_trending(settings.trending_refresh_seconds))
+        tasks = [asyncio.create_task(follower) for follower in followers]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()
+
+    app = FastAPI(title="Nextclick", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False)
+    app.state.settings = settings
+    app.state.store = store
+    app.state.live = live
+    app.state.recommender = recommender
+    app.state.gate = Gate(settings, store)
+    # Not include_router: the routes it makes cost each request some 40 µs more than these.
+    for router in (api.router, admin.router, admin.probes):
+        app.router.routes.extend(router.routes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(MeasureRequests)
+    problems.add_problem_handlers(app)
+    _describe_problems(app)
+    return app
+
+
+class MeasureRequests:
+    """Times every request by method, route template and status; never by raw path, which is without bound."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500  # what an exception becomes
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = perf_counter()
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            route = getattr(scope.get("route"), "path_format", "other")
+            REQUEST_SECONDS.labels(scope["method"], route, status).observe(perf_counter() - started)
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Have OpenAPI describe the problem documents, in place of FastAPI's own 422."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            components = generate()["components"]["schemas"]
+            components.update(problems.schemas())
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,38 @@
+"""What is measured: every Prometheus metric of the service, and the page that shows them.
+
+With PROMETHEUS_MULTIPROC_DIR set, prometheus-client keeps every value in files of that directory, and the
+page adds them up over the workers, whichever of them is asked.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+FAST = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+REQUEST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+REQUEST_SECONDS = Histogram(
+    "nextclick_request_seconds", "Time to answer a request", ("method", "route", "status"), buckets=REQUEST
+)
+REFUSED = Counter("nextclick_requests_refused", "Requests refused before a handler saw them", ("reason",))
+CLICKS = Counter("nextclick_clicks", "Clicks: accepted, duplicate or refused", ("outcome",))
+RECOMMENDATIONS = Counter("nextclick_recommendations", "Recommendations answered", ("stage", "version"))
+ENCODE_SECONDS = Histogram("nextclick_encode_seconds", "Time to encode sessions", buckets=FAST)
+SEARCH_SECONDS = Histogram("nextclick_search_seconds", "Time to search the nearest items", buckets=FAST)
+REDIS_ERRORS = Counter("nextclick_redis_errors", "Calls to Redis that failed", ("operation",))
+BUNDLE_LIVE = Gauge(
+    "nextclick_bundle_live", "Workers that serve a version", ("version", "model"), multiprocess_mode="livesum"
+)
+BUNDLE_FAILURES = Counter("nextclick_bundle_failures", "Bundles and deployments that were refused")
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus's text format, over all workers."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

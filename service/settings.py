@@ -1,0 +1,185 @@
+"""Every setting of the service, read from NEXTCLICK_... environment variables and checked at start."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "NEXTCLICK_"
+MASK = "**********"  # as pydantic shows a secret
+REDIS_URL = "NEXTCLICK_REDIS_URL"  # the one variable with a second name, REDIS_URL
+
+
+class SettingsError(ValueError):
+    """The environment does not make valid settings; one line per variable that is wrong."""
+
+
+class Settings(BaseSettings):
+    """What can be set; `python -m service --print-settings` shows it all."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        extra="forbid",
+        frozen=True,
+    )
+
+    artifacts_dir: Path = Field(
+        default=Path("artifacts"), description="bundles, deployment.json, embedded Redis data"
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    workers: int = Field(default=1, ge=1, description="worker processes; one per core is a good number")
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices(REDIS_URL, "REDIS_URL"),
+        description="redis://, rediss:// or unix:// URL (REDIS_URL works too); unset starts a private Redis",
+    )
+    redis_timeout_seconds: float = Field(
+        default=0.05, gt=0, description="for a whole call to Redis, connecting included"
+    )
+    redis_max_connections: int = Field(default=64, ge=1, description="connections to Redis per worker")
+    shards: int = Field(
+        default=16, ge=1, le=16384, description="parts of the live state; fixed in Redis at first start"
+    )
+    session_max_clicks: int = Field(default=50, ge=1, description="newest clicks kept of a session")
+    session_ttl_seconds: int = Field(
+        default=1800, ge=1, description="a session ends this long after its last click"
+    )
+    encoder_click_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("click",), min_length=1, description="click types that feed the encoder: a,b or a JSON list"
+    )
+    trending_half_life_seconds: float = Field(
+        default=3600, gt=0, description="a click's weight halves in this time"
+    )
+    trending_max_items: int = Field(
+        default=1000, ge=1, description="items kept per shard (up to twice as many)"
+    )
+    trending_refresh_seconds: float = Field(
+        default=2, gt=0, description="how often a worker reads what is trending"
+    )
+    click_log_max_entries_per_shard: int = Field(
+        default=250_000, ge=1, description="clicks are refused beyond this"
+    )
+    durability: Literal["standard", "strict"] = Field(
+        default="standard", description="standard survives the death of any process; strict also a power loss"
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="key for clicks and recommendations; unset asks for none"
+    )
+    admin_api_key: SecretStr | None = Field(
+        default=None, description="key for /admin; unset refuses /admin altogether"
+    )
+    rate_limit_per_minute: int = Field(
+        default=0, ge=0, description="requests per client, over all workers; 0 is no limit"
+    )
+    max_body_bytes: int = Field(default=65536, ge=1, description="larger request bodies are refused")
+    deployment_poll_seconds: float = Field(
+        default=1, gt=0, description="how often a worker looks at deployment.json"
+    )
+    future_tolerance_seconds: float = Field(
+        default=300, ge=0, description="clicks further ahead of the clock are refused"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="lowest level logged"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto is console on a terminal and JSON lines elsewhere"
+    )
+    metrics_dir: Path | None = Field(
+        default=None, description="directory the workers share their metrics in; unset takes a temporary one"
+    )
+    shutdown_timeout_seconds: int = Field(
+        default=30, ge=0, description="requests in flight get this long to finish"
+    )
+
+    @field_validator("encoder_click_types", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part.strip() for part in value.split(",")]
+
+    @field_validator("encoder_click_types")
+    @classmethod
+    def _not_blank(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError("holds an empty click type")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises `SettingsError` naming each variable that is wrong or unknown."""
+    problems = list(_unknown_variables())
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for detail in error.errors(include_input=False, include_url=False):
+            name = variable(str(detail["loc"][0]))
+            if name == REDIS_URL and not os.environ.get(REDIS_URL):
+                name = "REDIS_URL"
+            problems.append(f"{name}: {detail['msg'].removeprefix('Value error, ')}")
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return REDIS_URL if field == REDIS_URL else PREFIX + field.upper()
+
+
+def describe(settings: Settings) -> str:
+    """A table of name, value, default and meaning. Secrets are masked."""
+    rows = [("VARIABLE", "VALUE", "DEFAULT", "MEANING")]
+    for field, info in Settings.model_fields.items():
+        value, default = _shown(getattr(settings, field)), _shown(info.default)
+        rows.append((variable(field), value, default, info.description or ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows)
+
+
+def without_password(url: str) -> str:
+    """A Redis URL fit to be printed. Passwords stand before the host, those of Unix sockets in the query."""
+    url = re.sub("(//[^/?:]*:)[^/?]*@", rf"\g<1>{MASK}@", url)
+    return re.sub("(password=)[^&]*", rf"\g<1>{MASK}", url)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return without_password(value) if isinstance(value, str) else str(value)
+
+
+def _unknown_variables() -> Iterator[str]:
+    known = [variable(field).removeprefix(PREFIX) for field in Settings.model_fields]
+    for name in sorted(os.environ):
+        setting = name.upper().removeprefix(PREFIX)
+        if name.upper().startswith(PREFIX) and setting not in known:
+            near = [PREFIX + match for match in difflib.get_close_matches(setting, known)]
+            hint = f"did you mean {' or '.join(near)}?" if near else "--print-settings lists them all"
+            yield f"{name}: unknown setting: {hint}"

@@ -1,0 +1,70 @@
+"""The bundle: what is written is what is loaded, and whatever is wrong with one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.bundle import Bundle, BundleError, read_items, write_items
+from service.live import load_bundle
+from tests.service.bundles import BREAKAGES, Shop
+
+
+def test_a_written_bundle_is_loaded(artifacts: Path) -> None:
+    shop = Shop.make()
+    bundle = Bundle.load(shop.write(artifacts))
+    assert bundle.items == ("", *shop.items)
+    assert bundle.index_of == {item_id: i for i, item_id in enumerate(shop.items, start=1)}
+    assert bundle.manifest.metrics == {"recall@20": 0.5}
+    np.testing.assert_allclose(
+        bundle.encoder.encode([[1, 2]])[0], shop.session_vector(["i1", "i2"]), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("break_it", "message"), BREAKAGES.values(), ids=BREAKAGES)
+def test_a_broken_bundle_is_refused(
+    artifacts: Path, break_it: Callable[[Path], object], message: str
+) -> None:
+    break_it(Shop.make().write(artifacts))
+    with pytest.raises(BundleError) as refusal:
+        load_bundle(artifacts, "v1")
+    assert message in str(refusal.value)
+
+
+def test_a_bundle_that_is_a_file_is_refused(artifacts: Path) -> None:
+    (artifacts / "bundles").mkdir()
+    (artifacts / "bundles" / "v1").touch()
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read: Not a directory"):
+        load_bundle(artifacts, "v1")
+
+
+@pytest.mark.parametrize("version", ["", "../v1", "a/b", ".hidden", "a" * 129, "v1\n"])
+def test_a_version_is_never_a_path(artifacts: Path, version: str) -> None:
+    with pytest.raises(BundleError, match="a version is made of"):
+        load_bundle(artifacts, version)
+
+
+def test_any_printable_item_id_survives(tmp_path: Path) -> None:
+    items = ["a b", "a/b", "ключ", "🙂", "\u2028", "#", "a,b", '"', " x ", "é" * 256]
+    write_items(tmp_path / "items.txt", items)
+    assert read_items(tmp_path / "items.txt") == items
+
+
+class TestEncoder:
+    def test_padding_and_neighbours_change_nothing(self, artifacts: Path) -> None:
+        encoder = Bundle.load(Shop.make().write(artifacts)).encoder
+        sessions = [[5], [7, 5, 7], [1, 2, 3, 4]]
+        together = encoder.encode(sessions)
+        for session, vector in zip(sessions, together, strict=True):
+            np.testing.assert_allclose(encoder.encode([session])[0], vector, atol=1e-6)
+
+    def test_only_the_newest_clicks_are_used(self, artifacts: Path) -> None:
+        shop = Shop.make()
+        encoder = Bundle.load(shop.write(artifacts)).encoder
+        long = [1] * 30 + list(range(2, 2 + shop.max_length))
+        expected = encoder.encode([long[-shop.max_length :]])[0]
+        np.testing.assert_array_equal(encoder.encode([long])[0], expected)
+        np.testing.assert_allclose(encoder.encode([long, [9]])[0], expected, atol=1e-6)
