@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained unless told otherwise: the paper's settings, or ours where the docstring says so."""
+    """How a model is trained unless told otherwise: as in its paper, or as its docstring says."""
 
     epochs: int = 30
     batch_size: int = 512  # targets a step, whatever the batching
@@ -99,7 +99,7 @@ class SessionEncoder(nn.Module):
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
         """A new model for the training sessions; override to precompute a graph from them."""
-        return cls(train.n_items, **hyper)  # type: ignore[arg-type]
+        return cls(train.n_items, **hyper)
 
     @classmethod
     def hyperparameters(cls) -> dict[str, HyperParameter]:

@@ -29,7 +29,9 @@ def cross_entropy(
     vectors are divided by their L2 norms first (the NISER head). The three products and the exponentials run
     in `dtype`; sums, norms and gradients are float32.
     """
-    loss: Tensor = _CrossEntropy.apply(vectors, item_vectors, targets, bias, normalise, dtype)
+    loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+        vectors, item_vectors, targets, bias, normalise, dtype
+    )
     return loss
 
 
@@ -89,7 +91,8 @@ class _CrossEntropy(torch.autograd.Function):
             grad_bias = (exponentials.T @ scale.to(dtype)).float()[:, 0]
             grad_bias.index_add_(0, targets, torch.full_like(target_logits, -1 / n_targets))
         ctx.save_for_backward(grad_vectors, grad_items, grad_bias)
-        return losses.mean()
+        mean: Tensor = losses.mean()
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -117,5 +120,6 @@ def _row_sums(matrix: Tensor) -> Tensor:
     if matrix.dtype == torch.float32:
         return matrix.sum(1)
     even = matrix.shape[1] // _PARTIAL_SUMS * _PARTIAL_SUMS
-    partial = matrix[:, :even].unflatten(1, (_PARTIAL_SUMS, -1)).sum(2)  # (N, 64)
-    return partial.float().sum(1) + matrix[:, even:].float().sum(1)
+    partial = matrix[:, :even].reshape(len(matrix), _PARTIAL_SUMS, -1).sum(2)  # (N, 64)
+    sums: Tensor = partial.float().sum(1) + matrix[:, even:].float().sum(1)
+    return sums

@@ -7,8 +7,8 @@ SR-GNN with both sides of the score normalised:
     s = W₃[p_last; Σ α_t p_t]                                (3)  SR-GNN's readout
     ŷ = softmax(σ · s̃ᵀ x̃_i),  s̃ = s / ‖s‖,  σ = 16          (4)
 
-Departures: batches of 1,024 instead of 100 at twice the learning rate, so that a step is worth its update of the whole
-item table; item dropout 0.2 instead of 0.1.
+Departures: batches of 1,024 instead of 100 at twice the learning rate, so that a step is worth its update of
+the whole item table; item dropout 0.2 instead of 0.1.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 
 from models.base import Batch, Batching, Sessions
 
-POOL = 64  # batches whose examples are sorted by length together: large enough to pad little, small enough to mix
+POOL = 64  # batches sorted by length together: large enough to pad little, small enough to mix
 
 Indices = npt.NDArray[np.int64]
 

@@ -84,7 +84,9 @@ class Dataset:
             raise DatasetError(f"{file}: schema_version {info.schema_version}, expected {SCHEMA_VERSION}")
         splits = {}
         for split in ("train", "test"):
-            items, offsets = (np.load(path / f"{split}.{part}.npy", mmap_mode="r") for part in ("items", "offsets"))
+            items, offsets = (
+                np.load(path / f"{split}.{part}.npy", mmap_mode="r") for part in ("items", "offsets")
+            )
             splits[split] = Sessions(items, offsets, info.n_items)
         return cls(path, info, read_items(path / ITEMS), splits["train"], splits["test"])
 

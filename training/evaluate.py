@@ -1,4 +1,4 @@
-"""Offline metrics through the served path: the bundle's own encoder and index, as a request would use them."""
+"""Offline metrics through the served path: the bundle's own encoder and index, used as by a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Items = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics in percent (coverage too) and clicks (popularity), once with nothing masked, once without seen items."""
+    """Percent, but popularity in clicks; once with nothing masked, once without the session's items."""
 
     cases: int
     unmasked: dict[str, float]
@@ -31,9 +31,9 @@ class Evaluation:
 def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
     """Every proper prefix of every session is one case; its target is the next click, known or not.
 
-    Clicks on items outside the bundle are skipped, and a prefix without any known item is answered with the most
-    popular items: what the service does. `coverage@20` is the share of items ever answered, `popularity@20` the
-    mean number of training clicks of an answered item.
+    Clicks on items outside the bundle are skipped, and a prefix without any known item is answered with the
+    most popular items: what the service does. `coverage@20` is the share of items ever answered,
+    `popularity@20` the mean number of training clicks of an answered item.
     """
     to_bundle = np.array([0, *(bundle.index_of.get(item_id, 0) for item_id in data.items)])
     known = Sessions(to_bundle[sessions.items].astype(np.int32), sessions.offsets, bundle.manifest.n_items)

@@ -1,4 +1,4 @@
-"""A trained model to a bundle: written aside, re-loaded as the service would, checked, and only then moved into place."""
+"""A trained model to a bundle: written aside, re-loaded as when served, checked, then moved into place."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ VECTOR_TOLERANCE = 1e-4
 TIE = 1e-5  # two cosines closer than this may change places
 TOP = 20
 
+IndexKind = Literal["auto", "flat", "hnsw"]
 Vectors = npt.NDArray[np.float32]
 
 
@@ -72,12 +74,13 @@ def export_bundle(
     artifacts: Path,
     version: str,
     measure: Callable[[Bundle], dict[str, float]],
-    kind: str = "auto",
+    kind: IndexKind = "auto",
 ) -> Path:
     """Write `bundles/<version>` and return its path.
 
-    `items[i]` is the external id of item index i + 1, by descending popularity; `sample` holds real sessions of
-    item indices for the checks; `measure` gives the offline metrics of the loaded bundle. Raises `ExportError`.
+    `items[i]` is the external id of item index i + 1, by descending popularity; `sample` holds real sessions
+    of item indices for the checks; `measure` gives the offline metrics of the loaded bundle. Raises
+    `ExportError`.
     """
     model.eval()
     place = bundle_path(artifacts, version)
@@ -89,7 +92,7 @@ def export_bundle(
     try:
         write_encoder(model, work / ENCODER)
         vectors = served_item_vectors(model)
-        index = kind if kind != "auto" else ("flat" if len(items) <= FLAT_UP_TO else "hnsw")
+        index = _index_kind(kind, len(items))
         Retriever.build(vectors, index).save(work / INDEX)
         write_items(work / ITEMS, items)
         manifest = Manifest(
@@ -163,7 +166,7 @@ def write_encoder(model: SessionEncoder, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(*loggers: str) -> object:  # type: ignore[misc]
+def _quiet(*loggers: str) -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -238,6 +241,12 @@ def _check_order(
     rise = float(np.diff(in_own_order, axis=1).max(initial=0))
     if not rise <= TIE:
         raise ExportError(f"the cosine reduction changes the model's order by {rise:.2g}")
+
+
+def _index_kind(kind: IndexKind, n_items: int) -> Literal["flat", "hnsw"]:
+    if kind != "auto":
+        return kind
+    return "flat" if n_items <= FLAT_UP_TO else "hnsw"
 
 
 def index_recall(bundle: Bundle, sample: list[list[int]]) -> float:

@@ -1,4 +1,4 @@
-"""What `train` does from end to end: select, refit, export, evaluate through the bundle, write the result down."""
+"""What `train` does from end to end: select, refit, export, evaluate the bundle, record the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.dataset import Dataset
 from training.evaluate import Evaluation, evaluate
-from training.export import PARITY_SESSIONS, Provenance, export_bundle, new_version
+from training.export import PARITY_SESSIONS, IndexKind, Provenance, export_bundle, new_version
 from training.registry import find_model
 from training.train import Phase, Progress, RunConfig, Trained, train_phase
 
@@ -43,7 +43,7 @@ class FitOptions:
     precision: Literal["bf16", "32"]
     threads: int
     artifacts: Path
-    index: str = "auto"
+    index: IndexKind = "auto"
     refit: bool = False
     refit_epochs: int | None = None
     resume: bool = False
@@ -60,8 +60,10 @@ class Fitted:
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
     """Train `model` on `data` and leave a verified bundle under `artifacts/bundles/`.
 
-    With `refit` the bundle holds a model of training and validation sessions, trained for the number of epochs
-    that validation chose, or for `refit_epochs` chosen earlier. Raises `CheckpointError`, `ExportError`.
+    With `refit` the bundle holds a model of training and validation sessions, trained for the number of
+    epochs that validation chose, or for `refit_epochs` chosen earlier.
+
+    Raises `CheckpointError`, `ExportError`.
     """
     model_class = find_model(model)
     config = RunConfig(
@@ -133,7 +135,7 @@ def run_path(artifacts: Path, dataset: str, model: str, seed: int) -> Path:
 
 
 def export_trained(
-    model: SessionEncoder, config: RunConfig, data: Dataset, artifacts: Path, index: str
+    model: SessionEncoder, config: RunConfig, data: Dataset, artifacts: Path, index: IndexKind
 ) -> tuple[Path, Evaluation]:
     """Bundle a trained model; returns where it lies and what it answers on the test sessions."""
     evaluations: list[Evaluation] = []

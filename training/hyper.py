@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from models.base import Hyper, HyperParameter, Recipe, SessionEncoder
 
+BOOLEANS = {"true": True, "false": False}
+
 
 class HyperError(ValueError):
     """A `--set` names nothing the model has, or a value of the wrong type."""
@@ -48,7 +50,7 @@ def _parse(name: str, text: str, parameter: HyperParameter) -> Hyper:
     if parameter.choices:
         expected = f"one of {', '.join(map(str, parameter.choices))}"
     try:
-        value: Hyper = {"true": True, "false": False}[text] if parameter.kind is bool else parameter.kind(text)
+        value: Hyper = BOOLEANS[text] if parameter.kind is bool else parameter.kind(text)
     except (KeyError, ValueError):
         raise HyperError(f"--set {name}={text}: expected {expected}") from None
     if parameter.choices and value not in parameter.choices:

@@ -1,7 +1,7 @@
 """Ranks to metrics: Recall@k, MRR@k, NDCG@k over next-click cases.
 
-One case has one target, so Recall@k is the papers' P@k and HitRate@k. Ranks are 1-based and pessimistic: an item
-that ties with the target stands before it.
+One case has one target, so Recall@k is the papers' P@k and HitRate@k. Ranks are 1-based and pessimistic: an
+item that ties with the target stands before it.
 """
 
 from __future__ import annotations

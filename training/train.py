@@ -1,8 +1,8 @@
 """The training loop: one for every model; it never names one.
 
-A run trains on the training sessions and stops early on validation MRR@20 (phase `select`); asked to refit, it
-then trains a new model on training and validation sessions together, for the chosen number of epochs (phase
-`refit`). Each phase has one checkpoint file, and any phase continues from it to the same weights.
+A run trains on the training sessions and stops early on validation MRR@20 (phase `select`); asked to refit,
+it then trains a new model on training and validation sessions together, for the chosen number of epochs
+(phase `refit`). Each phase has one checkpoint file, and any phase continues from it to the same weights.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def train_phase(
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of returning them to the kernel.
 
-    Every step allocates the same large temporaries; handing them back makes the kernel zero their pages again,
-    a third of a step's time at 43,000 items. Elsewhere than glibc this does nothing.
+    Every step allocates the same large temporaries; handing them back makes the kernel zero their pages
+    again, a third of a step's time at 43,000 items. Elsewhere than glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        mallopt(-3, 64 << 20)  # M_MMAP_THRESHOLD: only larger blocks get a mapping of their own
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 

@@ -90,7 +90,7 @@ def test_gradients_are_finite_and_reach_every_parameter(case: Case) -> None:
     sessions = planted(50, 0)
     model = case.model.build(sessions, **case.hyper)
     examples = Examples.of(sessions, model.batching, model.max_length)
-    model.loss(examples.batch(np.arange(len(examples)))).backward()
+    torch.autograd.backward(model.loss(examples.batch(np.arange(len(examples)))))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -129,7 +129,7 @@ def test_bundle_answers_as_the_model_does(case: Case, tmp_path: Path) -> None:
     model = case.model.build(planted(20, 0), **case.hyper)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)  # a trained model is not at its initial scale
+            parameter.add_(0.3 * torch.randn_like(parameter))  # a trained model is not at its initial scale
     sample = [row[row > PAD].tolist() for row in some_sessions(64, 9, seed=4)]
     provenance = Provenance(case.name, 1, case.hyper, "commit", "data")
     path = export_bundle(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,17 +13,19 @@ from hypothesis import strategies as st
 
 from models.layers import GatedGraphLayer, SessionGraph
 
+Matrix = npt.NDArray[np.float64]
 
-def slow_graph(session: list[int]) -> tuple[list[int], np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+
+def slow_graph(session: list[int]) -> tuple[list[int], Matrix, Matrix]:
     """Nodes in order of first click; outgoing and incoming weights, row-normalised, by node."""
     nodes = list(dict.fromkeys(session))
     edges = np.zeros((len(nodes), len(nodes)))
-    for here, there in zip(session, session[1:], strict=False):
+    for here, there in itertools.pairwise(session):
         edges[nodes.index(here), nodes.index(there)] = 1
 
-    def rows(matrix: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def rows(matrix: Matrix) -> Matrix:
         total = matrix.sum(1, keepdims=True)
-        return np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
+        return matrix / np.maximum(total, 1)
 
     return nodes, rows(edges), rows(edges.T)
 

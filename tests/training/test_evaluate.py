@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -44,13 +42,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Bundle:
 def test_equals_an_obvious_computation(bundle: Bundle, data: Dataset, without_seen: bool) -> None:
     ranks, answered = [], []
     for start, end in zip(data.test.offsets[:-1], data.test.offsets[1:], strict=True):
-        session = [([""] + data.items)[i] for i in data.test.items[start:end]]
+        session = [["", *data.items][i] for i in data.test.items[start:end]]
         for length in range(1, len(session)):
             known = [bundle.index_of[i] for i in session[:length] if i in bundle.index_of]
             ranking = list(range(1, N_ITEMS + 1))
             if known:
                 vector = bundle.encoder.encode([known])
-                scores, items = bundle.retriever.exact().search(vector, N_ITEMS)
+                _, items = bundle.retriever.exact().search(vector, N_ITEMS)
                 ranking = items[0].tolist()
             if without_seen:
                 ranking = [i for i in ranking if i not in known]

@@ -1,4 +1,6 @@
-"""The commands from a prepared data set to a live bundle: train, evaluate, export, publish, rollback."""
+"""From a prepared data set to a live bundle: train, evaluate, export, publish, rollback."""
+
+# Commands import what they need when they run: `--help` shall not wait for torch.
 
 from __future__ import annotations
 
@@ -11,32 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 from rich.console import Console
 
-from service.bundle import Bundle, BundleError, read_manifest
-from service.deployment import DeploymentError, bundle_path
-from service.deployment import publish as publish_version
-from service.deployment import rollback as roll_back
-from training.checkpoint import CheckpointError
-from training.dataset import Dataset, DatasetError
-from training.evaluate import evaluate as evaluate_bundle
-from training.export import ExportError
-from training.fit import (
-    FitOptions,
-    default_precision,
-    export_trained,
-    fit,
-    load_trained,
-    write_result,
-)
-from training.hyper import HyperError, resolve
-from training.registry import UnknownModelError, find_model
-from training.watch import TerminalWatcher
-
 app = typer.Typer(no_args_is_help=True)
-WRONG_INPUT = (BundleError, CheckpointError, DatasetError, DeploymentError, HyperError, UnknownModelError)
 INTERRUPTED = 130
 
 DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: what `prepare` wrote.")]
@@ -50,7 +30,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
 ]
 IndexOption = Annotated[
-    str, typer.Option("--index", help="flat, hnsw, or auto: flat up to 50,000 items, hnsw beyond.")
+    Literal["auto", "flat", "hnsw"],
+    typer.Option("--index", help="flat, hnsw, or auto: flat up to 50,000 items, hnsw beyond."),
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
@@ -78,7 +59,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the run's checkpoint, to the same weights.")
     ] = False,
     precision: Annotated[
-        str,
+        Literal["auto", "bf16", "32"],
         typer.Option(
             help="Of the products with the item table: bf16, 32, or auto (bf16 where it is native)."
         ),
@@ -97,17 +78,20 @@ def train(
     Epochs end early when validation MRR@20 stops rising. Every epoch leaves a checkpoint under
     ARTIFACTS/runs/; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
     """
+    from service.deployment import publish as publish_version
+    from training.dataset import Dataset
+    from training.fit import FitOptions, default_precision, fit, write_result
+    from training.hyper import resolve
+    from training.registry import find_model
+    from training.watch import TerminalWatcher
+
     with reported(json_) as console:
-        if precision not in ("auto", "bf16", "32"):
-            raise typer.BadParameter(f"--precision {precision}: expected auto, bf16 or 32")
-        if index not in ("auto", "flat", "hnsw"):
-            raise typer.BadParameter(f"--index {index}: expected auto, flat or hnsw")
         recipe, hyper = resolve(find_model(model), set_ or [])
         options = FitOptions(
             recipe=recipe,
             hyper=hyper,
             seed=seed,
-            precision=_precision(precision),
+            precision=default_precision() if precision == "auto" else precision,
             threads=threads,
             artifacts=artifacts,
             index=index,
@@ -133,18 +117,21 @@ def train(
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="A bundle's directory.")],
     data: DataOption,
-    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    split: Annotated[Literal["test", "validation"], typer.Option()] = "test",
     threads: ThreadsOption = CORES,
     json_: JsonOption = False,
 ) -> None:
     """Measure a bundle as it is served (ONNX + FAISS): Recall, MRR, NDCG @5/10/20, coverage, popularity.
 
-    Once with nothing masked, once with the session's own items left out. Percent, except popularity: mean
-    training clicks of an answered item. A validation split says little of a bundle that was refitted on it.
+    Prints JSON, once with nothing masked, once with the session's own items left out. Percent, except
+    popularity: mean training clicks of an answered item. A validation split says little of a bundle that
+    was refitted on it.
     """
-    with reported(json_) as console:
-        if split not in ("test", "validation"):
-            raise typer.BadParameter(f"--split {split}: expected test or validation")
+    from service.bundle import Bundle
+    from training.dataset import Dataset
+    from training.evaluate import evaluate as evaluate_bundle
+
+    with reported(json_):
         dataset = Dataset.load(data)
         loaded = Bundle.load(bundle, threads)
         measured = evaluate_bundle(loaded, dataset, dataset.test if split == "test" else dataset.validation)
@@ -157,7 +144,7 @@ def evaluate(
             "metrics": measured.unmasked,
             "metrics_without_seen_items": measured.unseen_only,
         }
-        _report(result, json_, console, str(bundle), "metrics")
+        print(json.dumps(result, indent=None if json_ else 2))
 
 
 @app.command()
@@ -169,6 +156,11 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Make a bundle of a checkpoint: the best epoch so far (select.pt), or the newest (refit.pt)."""
+    import torch
+
+    from training.dataset import Dataset
+    from training.fit import export_trained, load_trained
+
     with reported(json_) as console:
         dataset = Dataset.load(data)
         model, config = load_trained(checkpoint, dataset)
@@ -186,6 +178,10 @@ def publish(
     json_: JsonOption = False,
 ) -> None:
     """Verify a bundle and make it the live one; every worker follows within seconds."""
+    from service.bundle import Bundle, BundleError
+    from service.deployment import bundle_path
+    from service.deployment import publish as publish_version
+
     with reported(json_) as console:
         version = Path(bundle).name
         place = bundle_path(artifacts, version)
@@ -201,6 +197,10 @@ def publish(
 @app.command()
 def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
     """Make the previous version live again."""
+    from service.bundle import read_manifest
+    from service.deployment import bundle_path
+    from service.deployment import rollback as roll_back
+
     with reported(json_) as console:
         deployment = roll_back(artifacts)
         read_manifest(bundle_path(artifacts, str(deployment.champion)))
@@ -209,11 +209,29 @@ def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption =
 
 @contextmanager
 def reported(json_: bool) -> Iterator[Console]:
-    """A console that leaves stdout to JSON when asked, and errors as one line: exit 2 for wrong input, 1 for a check."""
+    """A console that leaves stdout to JSON if asked; errors become one line and an exit code.
+
+    2 for wrong input, 1 for a check that refused.
+    """
+    from service.bundle import BundleError
+    from service.deployment import DeploymentError
+    from training.checkpoint import CheckpointError
+    from training.dataset import DatasetError
+    from training.export import ExportError
+    from training.hyper import HyperError
+    from training.registry import UnknownModelError
+
     console = Console(stderr=json_, highlight=False)
     try:
         yield console
-    except WRONG_INPUT as error:
+    except (
+        BundleError,
+        CheckpointError,
+        DatasetError,
+        DeploymentError,
+        HyperError,
+        UnknownModelError,
+    ) as error:
         Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except ExportError as error:
@@ -237,15 +255,5 @@ def _report(
         console.print("  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
 
 
-def _precision(chosen: str) -> Literal["bf16", "32"]:
-    if chosen == "auto":
-        return default_precision()
-    return "bf16" if chosen == "bf16" else "32"
-
-
 def _command() -> str:
     return "python -m training " + shlex.join(sys.argv[1:])
-
-
-if __name__ == "__main__":
-    app()
