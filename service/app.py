@@ -42,11 +42,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await live.settle()
         followers = (live.follow(), recommender.follow_trending(settings.trending_refresh_seconds))
         tasks = [asyncio.create_task(follower) for follower in followers]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await store.close()
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await store.close()
 
     app = FastAPI(title="Nextclick", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False)
     app.state.settings = settings

@@ -35,6 +35,7 @@ class Retriever:
             index.hnsw.efSearch = self._ef_search
         self.n_items = int(index.ntotal)
         self.dim = int(index.d)
+        self._hidden = hidden
         self._visible = np.ones(self.n_items, dtype=bool)
         self._visible[_rows(hidden)] = False
         self._n_visible = int(self._visible.sum())
@@ -117,13 +118,13 @@ class Retriever:
         """The k nearest items of one (D,) vector that are not in `excluded`; never fewer when k exist."""
         return self.search_each(vector[None, :], [k], [excluded])[0]
 
-    def search_similar(self, item: int, k: int, excluded: Collection[int] = ()) -> tuple[Scores, Items]:
+    def search_similar(self, item: int, k: int) -> tuple[Scores, Items]:
         """The k items nearest to one item index, itself left out."""
-        return self.search_excluding(self._index.reconstruct(item - 1), k, {item, *excluded})
+        return self.search_excluding(self._index.reconstruct(item - 1), k, (item,))
 
     def exact(self) -> Retriever:
         """The same vectors behind exact search: the yardstick of an approximate index."""
-        return Retriever(self._storage()) if self._hnsw else self
+        return Retriever(self._storage(), hidden=self._hidden) if self._hnsw else self
 
     def _storage(self) -> faiss.IndexFlat:
         return faiss.downcast_index(self._index.storage) if self._hnsw else self._index

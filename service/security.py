@@ -36,7 +36,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if int(Headers(scope=scope).get("content-length", 0)) > self._max_bytes:  # the server checked the number
+        if (
+            int(Headers(scope=scope).get("content-length", 0)) > self._max_bytes
+        ):  # the server checked the number
             await render(self._too_large())(scope, receive, send)
             return
         received = 0

@@ -55,7 +55,8 @@ class Shop:
     def session_vector(self, session: Sequence[str]) -> Vectors:
         """What the encoder must answer for a session of known items."""
         rows = [self.items.index(item_id) for item_id in session[-self.max_length :]]
-        return normalised(self.vectors[rows].mean(axis=0, keepdims=True))[0]
+        vector: Vectors = normalised(self.vectors[rows].mean(axis=0, keepdims=True))[0]
+        return vector
 
     def nearest(self, session: Sequence[str], k: int = 20, without: Collection[str] = ()) -> list[str]:
         """The right answer: the k items of highest cosine, by brute force."""
@@ -95,7 +96,8 @@ class Shop:
 
 def normalised(vectors: Vectors) -> Vectors:
     """Each row at length 1."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def edit_manifest(path: Path, **changes: object) -> None:
