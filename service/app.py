@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +19,7 @@ from service.recommender import Recommender
 from service.retriever import use_one_thread
 from service.security import BodyLimit, Gate
 from service.settings import Settings, load_settings
-from service.store import SessionStore
+from service.store import SessionStore, StoreUnavailable
 
 DESCRIPTION = "Next-click recommendations for anonymous shoppers. Errors are RFC 9457 problem documents."
 
@@ -40,6 +40,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         live.look()
         await live.settle()
+        with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
+            await recommender.refresh_trending()
         followers = (live.follow(), recommender.follow_trending(settings.trending_refresh_seconds))
         tasks = [asyncio.create_task(follower) for follower in followers]
         try:

@@ -65,12 +65,20 @@ def update_deployment(artifacts: Path, change: Callable[[Deployment], Deployment
     return deployment
 
 
-def publish(artifacts: Path, version: str) -> Deployment:
-    """Make `version` the champion; the old champion becomes `previous`."""
+def publish(artifacts: Path, version: str, *, exclude_seen: bool | None = None) -> Deployment:
+    """Make `version` the champion; the old champion becomes `previous`.
+
+    `exclude_seen` says whether answers leave out what the session clicked; None keeps what was said before.
+    """
 
     def change(old: Deployment) -> Deployment:
-        previous = old.previous if old.champion == version else old.champion
-        return old.model_copy(update={"champion": version, "previous": previous})
+        return old.model_copy(
+            update={
+                "champion": version,
+                "previous": old.previous if old.champion == version else old.champion,
+                "exclude_seen": old.exclude_seen if exclude_seen is None else exclude_seen,
+            }
+        )
 
     return update_deployment(artifacts, change)
 

@@ -174,6 +174,13 @@ def publish(
     bundle: Annotated[
         str, typer.Option(help="A bundle's directory under ARTIFACTS/bundles, or its version.")
     ],
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclude-seen/--include-seen",
+            help="Whether answers leave out what the session clicked. [default: as before]",
+        ),
+    ] = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
@@ -190,7 +197,7 @@ def publish(
         found = Bundle.load(place).manifest.version
         if found != version:
             raise BundleError(f"{place}: its manifest says version {found}")
-        deployment = publish_version(artifacts, version)
+        deployment = publish_version(artifacts, version, exclude_seen=exclude_seen)
         _report(deployment.model_dump(), json_, console, f"{version} is live", None)
 
 

@@ -25,7 +25,8 @@ def slow_graph(session: list[int]) -> tuple[list[int], Matrix, Matrix]:
 
     def rows(matrix: Matrix) -> Matrix:
         total = matrix.sum(1, keepdims=True)
-        return matrix / np.maximum(total, 1)
+        normalised: Matrix = matrix / np.maximum(total, 1)
+        return normalised
 
     return nodes, rows(edges), rows(edges.T)
 

@@ -34,6 +34,14 @@ def test_publish_and_roll_back(artifacts: Path) -> None:
     assert rollback(artifacts) == read_deployment(artifacts) == Deployment(champion="v2", previous="v1")
 
 
+def test_what_is_said_of_seen_items_holds_until_it_is_said_otherwise(artifacts: Path) -> None:
+    assert not publish(artifacts, "v1").exclude_seen
+    assert publish(artifacts, "v2", exclude_seen=True).exclude_seen
+    assert publish(artifacts, "v3").exclude_seen
+    assert rollback(artifacts).exclude_seen
+    assert not publish(artifacts, "v4", exclude_seen=False).exclude_seen
+
+
 def test_hidden_items_outlive_a_publication(artifacts: Path) -> None:
     hide(artifacts, "b")
     hide(artifacts, "a")

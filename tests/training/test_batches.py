@@ -22,7 +22,7 @@ def flat(sessions: list[list[int]]) -> Sessions:
 
 def seen_cases(
     examples: Examples, batches: list[np.ndarray], batching: Batching
-) -> Counter[tuple[tuple[int, ...], int]]:  # type: ignore[type-arg]
+) -> Counter[tuple[tuple[int, ...], int]]:
     """(input clicks, target) of every target in the batches."""
     cases: Counter[tuple[tuple[int, ...], int]] = Counter()
     for indices in batches:

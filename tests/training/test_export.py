@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ PROVENANCE = Provenance("mean", 1, {}, "commit", "data")
 class Mean(SessionEncoder):
     """The mean of a session's item vectors: the least that can be exported."""
 
-    recipe = Recipe()
-    batching: Batching = "prefixes"
+    recipe: ClassVar[Recipe] = Recipe()
+    batching: ClassVar[Batching] = "prefixes"
 
     def __init__(self, n_items: int, *, head: Head = "native", unlike_when_exported: bool = False) -> None:
         super().__init__()
