@@ -2,8 +2,8 @@
 
     python -m benchmarks.epoch --data artifacts/data/diginetica --model niser --steps 100
 
-Times the first `--steps` steps of an epoch over all training sessions (validation included, as in a refit) and
-scales them to the epoch; batches are shuffled, so they are a fair sample. The yardstick multiplies and
+Times the first `--steps` steps of an epoch over all training sessions (validation included, as in a refit)
+and scales them to the epoch; batches are shuffled, so they are a fair sample. The yardstick multiplies and
 normalises the catalogue with stock operators under bfloat16 autocast, on the same batches.
 """
 

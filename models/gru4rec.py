@@ -26,7 +26,7 @@ from models.layers import GRU
 class GRU4Rec(SessionEncoder):
     """A GRU over the clicks; its state after a click scores what comes next."""
 
-    recipe: ClassVar[Recipe] = Recipe(epochs=10, batch_size=512, lr=2e-3, lr_step=3, patience=2)
+    recipe: ClassVar[Recipe] = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2)
     batching: ClassVar[Batching] = "positions"
     causal: ClassVar[bool] = True
 
