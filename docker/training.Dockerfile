@@ -1,0 +1,35 @@
+# The trainer: from click logs to a live bundle. It holds the service too, since a bundle is proven with its code.
+FROM python:3.11-slim-bookworm AS requirements
+COPY pyproject.toml /
+RUN python -c 'import tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["train"], sep="\n")' > /requirements.txt
+
+# Sees no code and of pyproject.toml only that list, so that no other change installs anything again.
+FROM python:3.11-slim-bookworm AS dependencies
+COPY constraints.txt /
+# Training runs on the processor, and the default torch carries gigabytes of CUDA: name here an index of torch
+# wheels built without it (--build-arg TORCH_INDEX=…).
+ARG TORCH_INDEX
+RUN python -m venv --without-pip /venv \
+ && pip --python /venv/bin/python install --no-cache-dir --constraint /constraints.txt --no-deps \
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
+COPY --from=requirements /requirements.txt /
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint /constraints.txt --requirement /requirements.txt
+
+FROM python:3.11-slim-bookworm
+# The service has the same uid: both write to the artifacts. A new volume takes its owner from this directory.
+RUN useradd --uid 10001 --create-home nextclick \
+ && install --directory --owner=nextclick --group=nextclick /app/artifacts
+COPY --from=dependencies /venv /venv
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+WORKDIR /app
+COPY docker/trainer.sh docker/trainer.sh
+COPY service service
+COPY models models
+COPY training training
+# There is no git in here: manifests name the commit that is given to the build.
+ARG NEXTCLICK_SOURCE_COMMIT=unknown
+ENV NEXTCLICK_SOURCE_COMMIT=$NEXTCLICK_SOURCE_COMMIT
+USER 10001:10001
+ENTRYPOINT ["docker/trainer.sh"]
+CMD ["first"]
