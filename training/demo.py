@@ -14,7 +14,7 @@ from pathlib import Path
 from service.deployment import bundle_path, read_deployment
 
 READY_SECONDS = 60
-EPOCHS = 4
+EPOCHS = 3
 
 
 def main() -> int:
