@@ -169,14 +169,14 @@ class Recommender:
         self._trending = [(item_id, round(score, 6)) for item_id, score in found]
 
     async def follow_trending(self, refresh_seconds: float) -> None:
-        """Copy what is trending from Redis for ever; while Redis is down the last copy serves on."""
+        """Copy what is trending from Redis again and again; while Redis is down the last copy serves on."""
         while True:
+            await asyncio.sleep(refresh_seconds)
             try:
                 await self.refresh_trending()
             except StoreUnavailable as error:
                 REDIS_ERRORS.labels("trending").inc()
                 log.warning("redis unavailable: sessions are not read, clicks are refused", reason=str(error))
-            await asyncio.sleep(refresh_seconds)
 
     async def _append(self, session_id: str, click: Click, *, with_session: bool) -> Appended:
         try:

@@ -215,7 +215,7 @@ async def test_models(shop: Serving) -> None:
 async def test_a_service_without_a_model_takes_clicks_and_gets_ready_by_itself(
     artifacts: Path, redis_url: str
 ) -> None:
-    async with serving(artifacts, redis_url) as service:
+    async with serving(artifacts, redis_url, trending_refresh_seconds=60) as service:  # nothing trends yet
         assert (await service.client.get("/health/live")).status_code == 200
         for path in ("/health/ready", "/recommend?session_id=s", "/items/i1/similar"):
             answer = await service.client.get(path)
