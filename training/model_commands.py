@@ -204,13 +204,15 @@ def publish(
 @app.command()
 def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
     """Make the previous version live again."""
-    from service.bundle import read_manifest
-    from service.deployment import bundle_path
+    from service.bundle import Bundle
+    from service.deployment import bundle_path, read_deployment
     from service.deployment import rollback as roll_back
 
     with reported(json_) as console:
+        previous = read_deployment(artifacts).previous
+        if previous is not None:
+            Bundle.load(bundle_path(artifacts, previous))  # a bundle that cannot be served stays where it is
         deployment = roll_back(artifacts)
-        read_manifest(bundle_path(artifacts, str(deployment.champion)))
         _report(deployment.model_dump(), json_, console, f"{deployment.champion} is live", None)
 
 
@@ -239,15 +241,15 @@ def reported(json_: bool) -> Iterator[Console]:
         HyperError,
         UnknownModelError,
     ) as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
     except ExportError as error:
-        Console(stderr=True).print(f"[bold red]refused:[/bold red] {error}", highlight=False, soft_wrap=True)
+        typer.secho(f"refused: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
 
 
 def _report(
-    result: dict[str, object] | dict[str, object],
+    result: dict[str, object],
     json_: bool,
     console: Console,
     headline: str,
@@ -256,7 +258,7 @@ def _report(
     if json_:
         print(json.dumps(result))
         return
-    console.print(headline)
+    console.print(headline, markup=False)
     measured = result.get(metrics) if metrics else None
     if isinstance(measured, dict):
         console.print("  ".join(f"{name} {value:.2f}" for name, value in measured.items()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from service.bundle import Bundle
-from service.deployment import read_deployment
+from service.deployment import publish, read_deployment
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.dataset import Dataset
@@ -35,9 +36,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def trained_bundle(place: Path) -> Path:
+    version: str = json.loads((place / "trained.json").read_text())["bundle"]
+    return place / "artifacts/bundles" / version
+
+
 def test_train_leaves_a_bundle_with_its_test_metrics(place: Path) -> None:
     trained = json.loads((place / "trained.json").read_text())
-    bundle = Bundle.load(place / "artifacts/bundles" / trained["bundle"])
+    bundle = Bundle.load(trained_bundle(place))
     assert bundle.manifest.metrics == trained["test"]
     assert trained["test"]["recall@20"] > 95, "the pattern was not learned"
     assert trained["trained_on"] == "training and validation sessions"
@@ -51,7 +57,7 @@ def test_results_tell_how_they_came_about(place: Path) -> None:
 
 
 def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
-    (bundle,) = (place / "artifacts/bundles").iterdir()
+    bundle = trained_bundle(place)
     result = run("evaluate", "--bundle", str(bundle), "--data", str(place / "data"), "--json")
     measured = json.loads(result.stdout)
     assert measured["metrics"] == Bundle.load(bundle).manifest.metrics
@@ -91,6 +97,20 @@ def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
     refused = run("rollback", "--artifacts", str(tmp_path))
     assert refused.exit_code == 2
     assert "no previous version" in refused.output
+
+
+def test_rollback_verifies_before_it_changes_anything(place: Path, tmp_path: Path) -> None:
+    trained = trained_bundle(place)
+    publish(tmp_path, "v-lost")
+    publish(tmp_path, trained.name)
+    refused = run("rollback", "--artifacts", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "v-lost/manifest.json: missing" in refused.output
+    assert read_deployment(tmp_path).champion == trained.name
+    shutil.copytree(trained, tmp_path / "bundles" / trained.name)
+    publish(tmp_path, "newer")
+    assert run("rollback", "--artifacts", str(tmp_path)).exit_code == 0
+    assert read_deployment(tmp_path).champion == trained.name
 
 
 @pytest.mark.parametrize(
