@@ -494,6 +494,17 @@ async def test_a_hanging_redis_costs_each_call_its_timeout_and_no_more(
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
 
 
+async def test_a_busy_loop_is_not_taken_for_a_hanging_redis(make_store: MakeStore) -> None:
+    """An answer that arrived in time counts, however late the loop comes to read it."""
+    store = make_store(redis_timeout_seconds=0.2)
+    await store.append("s", Click("i", 1.0))
+    for _ in range(5):
+        reading = asyncio.create_task(store.read("s"))
+        await asyncio.sleep(0)  # lets it send its command
+        time.sleep(0.3)  # the loop is busy, and late
+        assert await reading == (Click("i", 1.0),)
+
+
 async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(
     make_store: MakeStore, own_redis: EmbeddedRedis
 ) -> None:
