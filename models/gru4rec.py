@@ -5,9 +5,9 @@ Hidasi & Karatzoglou, Recurrent Neural Networks with Top-k Gains, CIKM 2018.
     r_i = V_i · h_t + b_i                                    (2)
 
 Departures: this is the padded mode, every position of a session in one pass under the full softmax, with
-Adam, instead of session-parallel mini-batches with sampled outputs. Input and output share one table (the
-papers' "constrained" embedding). By default scores are scaled cosines (`head="niser"`), which
-cures the popularity bias of (2) and needs no b; `head="native"` is (2) itself.
+Adam, 1,024 targets a step, instead of session-parallel mini-batches with sampled outputs. Input and output
+share one table (the papers' "constrained" embedding). By default scores are scaled cosines (`head="niser"`),
+which cures the popularity bias of (2) and needs no b; `head="native"` is (2) itself.
 """
 
 from __future__ import annotations
