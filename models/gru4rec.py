@@ -7,7 +7,7 @@ Hidasi & Karatzoglou, Recurrent Neural Networks with Top-k Gains, CIKM 2018.
 Departures: this is the padded mode, every position of a session in one pass under the full softmax, with
 Adam, 1,024 targets a step, instead of session-parallel mini-batches with sampled outputs. Input and output
 share one table (the papers' "constrained" embedding). By default scores are scaled cosines (`head="niser"`),
-which cures the popularity bias of (2) and needs no b; `head="native"` is (2) itself.
+meant against the popularity bias of (2), and without b; `head="native"` is (2) itself.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
 
     Raises `CheckpointError`, `ExportError`.
     """
+    commit = source_commit()  # now: the code that runs; what lies there when it ends may be newer
     model_class = find_model(model)
     config = RunConfig(
         model=model,
@@ -102,14 +103,14 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     trained_on: Phase = "refit" if "refit" in phases else "select"
     watcher.on_step("exporting, checking and evaluating the bundle")
     bundle, evaluation = export_trained(
-        phases[trained_on].model, config, data, options.artifacts, options.index
+        phases[trained_on].model, config, data, options.artifacts, options.index, commit
     )
     histories = {phase: trained.history for phase, trained in phases.items()}
     result: dict[str, object] = {
         "model": model,
         "dataset": data.info.name,
         "command": command,
-        "commit": source_commit(),
+        "commit": commit,
         "seed": options.seed,
         "precision": options.precision,
         "threads": options.threads,
@@ -135,9 +136,9 @@ def run_path(artifacts: Path, dataset: str, model: str, seed: int) -> Path:
 
 
 def export_trained(
-    model: SessionEncoder, config: RunConfig, data: Dataset, artifacts: Path, index: IndexKind
+    model: SessionEncoder, config: RunConfig, data: Dataset, artifacts: Path, index: IndexKind, commit: str
 ) -> tuple[Path, Evaluation]:
-    """Bundle a trained model; returns where it lies and what it answers on the test sessions."""
+    """Bundle a trained model; returns where it lies and how it does on the test sessions."""
     evaluations: list[Evaluation] = []
 
     def measure(bundle: Bundle) -> dict[str, float]:
@@ -152,7 +153,7 @@ def export_trained(
             config.model,
             config.seed,
             {**dataclasses.asdict(config.recipe), **config.hyper},
-            source_commit(),
+            commit,
             data.info.fingerprint,
         ),
         artifacts,

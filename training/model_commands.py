@@ -159,13 +159,13 @@ def export(
     import torch
 
     from training.dataset import Dataset
-    from training.fit import export_trained, load_trained
+    from training.fit import export_trained, load_trained, source_commit
 
     with reported(json_) as console:
         dataset = Dataset.load(data)
         model, config = load_trained(checkpoint, dataset)
         torch.set_num_threads(config.threads)
-        path, measured = export_trained(model, config, dataset, artifacts, index)
+        path, measured = export_trained(model, config, dataset, artifacts, index, source_commit())
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
 
 

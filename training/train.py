@@ -151,7 +151,7 @@ def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of returning them to the kernel.
 
     Every step allocates the same large temporaries; handing them back makes the kernel zero their pages
-    again, a third of a step's time at 43,000 items. Elsewhere than glibc this does nothing.
+    again, a third of a step's time in a prototype at 43,000 items. Elsewhere than glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -19,6 +19,7 @@ from service.deployment import FILE, publish
 from service.embedded_redis import EmbeddedRedis
 from service.problems import MEDIA_TYPE
 from tests.service.bundles import BREAKAGES, Shop
+from tests.service.processes import stopped
 from tests.service.serving import ADMIN, Serving, item_ids, serving
 
 pytestmark = pytest.mark.anyio
@@ -369,13 +370,10 @@ class TestRedisGone:
         async with serving(published, own_redis.url, redis_timeout_seconds=TIMEOUT_SECONDS) as service:
             await service.click("s", "i5")
             await trend(service, "i9")
-            os.kill(own_redis.pid, signal.SIGSTOP)
-            try:
+            with stopped(own_redis.pid):
                 started = time.monotonic()
                 await check_degraded(service, "trending")
                 assert time.monotonic() - started < 20 * TIMEOUT_SECONDS
-            finally:
-                os.kill(own_redis.pid, signal.SIGCONT)
             async with asyncio.timeout(RECOVERY_SECONDS):
                 while (answer := await service.recommend("s"))["degraded"]:
                     await asyncio.sleep(0.01)

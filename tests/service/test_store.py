@@ -24,6 +24,7 @@ from structlog.testing import capture_logs
 from service.embedded_redis import EmbeddedRedis
 from service.settings import Settings
 from service.store import Appended, Click, ClickLogFull, SessionStore, StoreUnavailable
+from tests.service.processes import stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -71,16 +72,6 @@ def configured(client: Redis, **changed: str) -> Iterator[None]:
     yield
     for name, value in before.items():
         client.config_set(name, value)
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A Redis that hangs: it is there, and does not answer."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def log_entries(client: Redis) -> list[dict[str, str]]:

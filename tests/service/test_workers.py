@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 
 from service.deployment import publish
 from tests.service.bundles import Shop
+from tests.service.processes import stopped
 from tests.service.serving import ADMIN, item_ids
 
 ROOT = Path(__file__).parents[2]
@@ -61,16 +61,6 @@ class Workers:
     def pids(self) -> list[int]:
         """The workers' process ids; each has a metrics file of its own."""
         return [int(file.stem.rpartition("_")[2]) for file in self.metrics.glob("gauge_livesum_*.db")]
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Stop one worker, so that the other answers."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
