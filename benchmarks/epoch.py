@@ -53,7 +53,7 @@ def seconds_per_step(
     """Mean over `steps` steps of the model's own recipe, after a warm-up."""
     recipe = model.recipe
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
-    plan = examples.shuffled(recipe.batch_size, seed=0, epoch=0)[: WARM_UP_STEPS + steps]
+    plan = examples.plan(recipe.batch_size, seed=0, epoch=0)[: WARM_UP_STEPS + steps]
     began = 0.0
     for step, indices in enumerate(plan):
         if step == WARM_UP_STEPS:
@@ -80,7 +80,7 @@ def main() -> int:
     model = find_model(options.model).build(train)
     model.softmax_dtype = torch.bfloat16 if default_precision() == "bf16" else torch.float32
     examples = Examples.of(train, model.batching, model.max_length)
-    steps = len(examples.shuffled(model.recipe.batch_size, seed=0, epoch=0))
+    steps = len(examples.plan(model.recipe.batch_size, seed=0, epoch=0))
     ours = steps * seconds_per_step(model, examples, model.loss, options.steps)
     stock = steps * seconds_per_step(model, examples, lambda batch: stock_loss(model, batch), options.steps)
     print(

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.losses import cross_entropy
+from models.losses import Negatives, Objective, cross_entropy, sampled_loss
 
 PAD = 0
 Head = Literal["native", "niser"]
-Batching = Literal["prefixes", "positions"]
+Batching = Literal["prefixes", "positions", "session-parallel"]
+Family = Literal["sequence", "session graph", "global graph", "factorisation"]
 Hyper = bool | int | float | str
 
 
@@ -48,25 +49,32 @@ class Batch:
 
     `prefixes`: `targets` is (B,), the click after each prefix.
     `positions`: `targets` is (B, L), the click after each position, PAD where there is none.
+    `session-parallel`: one click of each lane, `sessions` (B, 1), and the next one, `targets` (B,); both PAD in
+    a lane that has run out of sessions. `starts` (B,) marks the lanes that begin a session here.
     """
 
     sessions: Tensor  # (B, L) int64
     targets: Tensor
+    starts: Tensor | None = None
+    negatives: Negatives | None = None  # for the losses that sample them
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Objective):
     """How a model is trained unless told otherwise: as in its paper, or as its docstring says."""
 
     epochs: int = 30
-    batch_size: int = 512  # targets a step, whatever the batching
+    batch_size: int = 512  # targets a step, whatever the batching; in `session-parallel`, lanes
+    optimizer: Literal["adam", "adagrad"] = "adam"
     lr: float = 1e-3
+    momentum: float = 0.0  # of adagrad
     lr_step: int = 3  # epochs between two decays of the learning rate
     lr_gamma: float = 0.1
     weight_decay: float = 0.0  # L2, added to the gradient
     patience: int = 3  # epochs without a better validation MRR@20 before training stops
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "batch_size", "lr_step", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -88,8 +96,9 @@ class SessionEncoder(nn.Module):
     after `n_items`, and writes `forward` and `item_vectors`. Causal models write `forward_all` instead.
     """
 
-    recipe: ClassVar[Recipe]
-    batching: ClassVar[Batching]
+    recipe: Recipe  # the class's own; a run may set another on its model
+    family: ClassVar[Family]
+    batching: Batching
     causal: ClassVar[bool] = False
     head: Head = "native"
     scale: float = 1.0  # of the cosines in the softmax of the `niser` head
@@ -129,21 +138,46 @@ class SessionEncoder(nn.Module):
         return None
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy of the next click over all items."""
-        if self.batching == "positions":
-            wanted = batch.targets > PAD  # (B, L)
-            vectors, targets = self.forward_all(batch.sessions)[wanted], batch.targets[wanted]
-        else:
-            vectors, targets = self(batch.sessions), batch.targets
-        bias = self.item_bias()
-        return cross_entropy(
-            vectors * self.scale,
-            self.item_vectors()[1:],
-            targets - 1,
-            bias=None if bias is None else bias[1:],
-            normalise=self.head == "niser",
-            dtype=self.softmax_dtype,
-        )
+        """Mean of the recipe's loss over the batch's targets."""
+        return self.score_loss(*self.pairs(batch), batch.negatives)
+
+    def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss of one session-parallel step, and the state to carry to the next (None at an epoch's start)."""
+        raise TypeError(f"{type(self).__name__} has no session-parallel mode")
+
+    def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Session vectors (N, D) and their targets: (N,), or (N, K) under a horizon of K, PAD where none."""
+        if self.batching == "prefixes":
+            return self(batch.sessions), batch.targets
+        wanted = batch.targets > PAD  # (B, L)
+        targets = batch.targets
+        if self.recipe.horizon > 1:
+            length = targets.shape[1]
+            ahead = range(self.recipe.horizon)
+            targets = torch.stack([nn.functional.pad(targets, (0, k))[:, k : k + length] for k in ahead], 2)
+        return self.forward_all(batch.sessions)[wanted], targets[wanted]
+
+    def score_loss(self, vectors: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
+        """Mean of the recipe's loss over (N, D) session vectors and their targets, (N,) or (N, K) items.
+
+        `negatives` must be given for every loss but `ce`.
+        """
+        vectors, items, bias = vectors * self.scale, self.item_vectors(), self.item_bias()
+        normalise = self.head == "niser"
+        if self.recipe.loss == "ce":
+            return cross_entropy(
+                vectors,
+                items[1:],
+                targets - 1,
+                bias=None if bias is None else bias[1:],
+                normalise=normalise,
+                dtype=self.softmax_dtype,
+            )
+        assert negatives is not None, "the training loop draws negatives for a sampled loss"
+        if targets.dim() == 2:
+            present = targets > PAD  # (N, K)
+            vectors, targets = vectors.repeat_interleave(present.sum(1), 0), targets[present]
+        return sampled_loss(self.recipe, vectors, items, targets, negatives, bias=bias, normalise=normalise)
 
 
 def last_position(positions: Tensor, sessions: Tensor) -> Tensor:

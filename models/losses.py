@@ -1,14 +1,162 @@
-"""Training losses that any encoder can use.
+"""Training losses that any encoder can use; r_t is a target's score, r_j a negative's, k their number.
 
-cross_entropy: −log softmax(s·Vᵀ + b)[target], over all items.
+ce          −r_t + log Σ_i e^{r_i}, over all items i
+sampled-ce  −r_t + log(e^{r_t} + Σ_j e^{r_j} / c_j), c_j: how often j is to be expected in the sample (logQ)
+bce         −log σ(r_t) − mean_j log σ(−r_j)
+gbce        −β log σ(r_t) − Σ_j log σ(−r_j), β = 1 − t(1 − k / (n − 1)), n items
+bpr         −mean_j log σ(r_t − r_j)
+top1        mean_j [σ(r_j − r_t) + σ(r_j²)]
+top1-max    Σ_j s_j [σ(r_j − r_t) + σ(r_j²)], s_j = softmax over the negatives
+bpr-max     −log Σ_j s_j σ(r_t − r_j) + λ Σ_j s_j r_j², after ELU(0.5) on every score
+
+Sources: bce Kang & McAuley, ICDM 2018 (one negative a target; here the mean over a shared sample, the same in
+expectation); gbce Petrov & Macdonald, RecSys 2023; top1 Hidasi et al., ICLR 2016; the maxima Hidasi &
+Karatzoglou, CIKM 2018; logQ Bengio & Senécal, 2008. A negative that is its target is none.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import elu, logsigmoid, normalize
+
+Loss = Literal["ce", "sampled-ce", "bce", "gbce", "bpr", "top1", "bpr-max", "top1-max"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises. Every loss but `ce` samples negatives, which a step's targets share."""
+
+    loss: Loss = "ce"
+    negatives: int = 0  # drawn for each step
+    negatives_power: float = 0.0  # in proportion to support to this power: 0 uniform, 1 popularity
+    in_batch: bool = True  # the step's other targets are negatives too
+    logq: bool = True  # sampled-ce: correct for how often a negative is to be expected
+    hardest: int = 0  # only each target's highest-scored negatives, so many; 0: all
+    calibration: float = 0.75  # t of gbce: 0 is bce over all negatives, 1 as calibrated as ce
+    penalty: float = 1.0  # λ of bpr-max
+    horizon: int = 1  # a position is trained on so many next clicks
+
+    def __post_init__(self) -> None:
+        for name in ("negatives", "hardest"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be at least 1, not {self.horizon}")
+        if self.loss != "ce" and not self.negatives and not self.in_batch:
+            raise ValueError(f"loss {self.loss} needs negatives: in_batch, or negatives above 0")
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """The sample of one step: items, with repeats, and the log of how often each was to be expected in it."""
+
+    items: Tensor  # (K,) int64
+    log_expected: Tensor  # (K,)
+
+
+def sampled_loss(
+    objective: Objective,
+    vectors: Tensor,
+    item_vectors: Tensor,
+    targets: Tensor,
+    negatives: Negatives,
+    *,
+    bias: Tensor | None = None,
+    normalise: bool = False,
+) -> Tensor:
+    """Mean loss of (N, D) vectors and their (N,) targets against the step's negatives.
+
+    `item_vectors` (n + 1, D) and `bias` (n + 1,) are indexed by item. With `normalise` items are divided by
+    their L2 norms first (the NISER head).
+    """
+    of_targets, of_negatives = item_vectors[targets], item_vectors[negatives.items]
+    if normalise:
+        of_targets, of_negatives = normalize(of_targets, dim=1), normalize(of_negatives, dim=1)
+    r_target = (vectors * of_targets).sum(1, keepdim=True)  # (N, 1)
+    r = vectors @ of_negatives.T  # (N, K)
+    if bias is not None:
+        r_target, r = r_target + bias[targets][:, None], r + bias[negatives.items]
+    real = negatives.items != targets[:, None]  # (N, K)
+    if objective.loss == "sampled-ce" and objective.logq:
+        r = r - negatives.log_expected
+    if 0 < objective.hardest < r.shape[1]:
+        chosen = r.masked_fill(~real, -torch.inf).topk(objective.hardest, 1).indices
+        r, real = r.gather(1, chosen), real.gather(1, chosen)
+    match objective.loss:
+        case "sampled-ce":
+            losses = sampled_ce(r_target, r, real)
+        case "bce":
+            losses = bce(r_target, r, real)
+        case "gbce":
+            losses = gbce(r_target, r, real, len(item_vectors) - 1, objective.calibration)
+        case "bpr":
+            losses = bpr(r_target, r, real)
+        case "top1":
+            losses = top1(r_target, r, real)
+        case "bpr-max":
+            losses = bpr_max(r_target, r, real, objective.penalty)
+        case "top1-max":
+            losses = top1_max(r_target, r, real)
+        case "ce":
+            raise ValueError("ce looks at every item: use cross_entropy")
+    return losses.mean()
+
+
+# Below: scores (N, 1) of targets and (N, K) of negatives, `real` (N, K) where a negative counts; losses (N,).
+
+
+def sampled_ce(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
+    """Softmax over the target and its negatives; scores already corrected by −log c_j."""
+    every = torch.cat([r_target, r.masked_fill(~real, -torch.inf)], 1)
+    return every.logsumexp(1) - r_target[:, 0]
+
+
+def bce(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
+    """The target against one negative, in expectation."""
+    return -logsigmoid(r_target[:, 0]) - _mean(logsigmoid(-r), real)
+
+
+def gbce(r_target: Tensor, r: Tensor, real: Tensor, n_items: int, calibration: float) -> Tensor:
+    """bce over all negatives, the target's probability raised to β against overconfidence."""
+    beta = 1 - calibration * (1 - r.shape[1] / (n_items - 1))
+    return -beta * logsigmoid(r_target[:, 0]) - (logsigmoid(-r) * real).sum(1)
+
+
+def bpr(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
+    """The target above each negative, pair by pair."""
+    return -_mean(logsigmoid(r_target - r), real)
+
+
+def top1(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
+    """The target's approximate relative rank, and negatives pulled to 0."""
+    return _mean(torch.sigmoid(r - r_target) + torch.sigmoid(r.square()), real)
+
+
+def top1_max(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
+    """top1, each negative weighted by how close it is to being the highest."""
+    return (_weights(r, real) * (torch.sigmoid(r - r_target) + torch.sigmoid(r.square()))).sum(1)
+
+
+def bpr_max(r_target: Tensor, r: Tensor, real: Tensor, penalty: float) -> Tensor:
+    """The target above the highest negative, softly; λ keeps negatives small."""
+    r_target, r = elu(r_target, 0.5), elu(r, 0.5)
+    weights = _weights(r, real)
+    above = (weights * torch.sigmoid(r_target - r)).sum(1)
+    return -(above + 1e-24).log() + penalty * (weights * r.square()).sum(1)
+
+
+def _mean(terms: Tensor, real: Tensor) -> Tensor:
+    return (terms * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def _weights(r: Tensor, real: Tensor) -> Tensor:
+    """Softmax over the real negatives; zeros where a row has none."""
+    return r.masked_fill(~real, torch.finfo(r.dtype).min).softmax(1) * real
+
 
 _PARTIAL_SUMS = 64  # a row's sum of exponentials is rounded in this many parts, then added in float32
 _SAFE_EXPONENT = 40.0  # exp(40) times a billion items is still far from the largest float
@@ -25,9 +173,10 @@ def cross_entropy(
 ) -> Tensor:
     """Mean full-softmax cross-entropy, without ever holding (N, n) float32 logits.
 
-    `vectors` (N, D), `item_vectors` (n, D), `targets` (N,) in 0..n-1, `bias` (n,). With `normalise` the item
-    vectors are divided by their L2 norms first (the NISER head). The three products and the exponentials run
-    in `dtype`; sums, norms and gradients are float32.
+    `vectors` (N, D), `item_vectors` (n, D), `targets` in 0..n-1, `bias` (n,). Targets are (N,), or (N, K)
+    with -1 for none: then the mean is over all of them. With `normalise` the item vectors are divided by their L2
+    norms first (the NISER head). The three products and the exponentials run in `dtype`; sums, norms and
+    gradients are float32.
     """
     loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         vectors, item_vectors, targets, bias, normalise, dtype
@@ -53,7 +202,7 @@ class _CrossEntropy(torch.autograd.Function):
         normalise: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        n_targets = vectors.shape[0]
+        n_vectors = vectors.shape[0]
         if normalise:
             inverse = item_vectors.norm(dim=1, keepdim=True).clamp_min(1e-12).reciprocal_()  # (n, 1)
             items = item_vectors * inverse
@@ -61,37 +210,49 @@ class _CrossEntropy(torch.autograd.Function):
             items = item_vectors
         low_vectors, low_items = vectors.to(dtype), items.to(dtype)
 
-        exponentials = _buffer(n_targets, items.shape[0], dtype)  # (N, n)
+        exponentials = _buffer(n_vectors, items.shape[0], dtype)  # (N, n)
         torch.mm(low_vectors, low_items.T, out=exponentials)
         if bias is not None:
             exponentials += bias.to(dtype)
         if normalise and bias is None and bool(vectors.norm(dim=1).max() < _SAFE_EXPONENT):
-            highest = vectors.new_zeros(n_targets, 1)  # |logit| <= ‖vector‖: exp cannot overflow
+            highest = vectors.new_zeros(n_vectors, 1)  # |logit| <= ‖vector‖: exp cannot overflow
         else:
             highest = exponentials.amax(1, keepdim=True)  # (N, 1)
             exponentials.sub_(highest)
         exponentials.exp_()
         sums = _row_sums(exponentials)  # (N,)
 
-        target_items = items[targets]  # (N, D)
-        target_logits = (vectors * target_items).sum(1)
+        # Every pair of a vector and one of its targets: M in all, `each` (N,) of a vector.
+        present = targets.view(n_vectors, -1) >= 0  # (N, K)
+        each = present.sum(1)
+        single = targets.dim() == 1
+        pair_vectors = vectors if single else vectors.repeat_interleave(each, 0)  # (M, D)
+        targets = targets if single else targets[present]  # (M,)
+        n_pairs = len(targets)
+        target_items = items[targets]  # (M, D)
+        target_logits = (pair_vectors * target_items).sum(1)
         if bias is not None:
             target_logits += bias[targets]
-        losses = highest[:, 0].float() + sums.log() - target_logits
+        log_normalisers = highest[:, 0].float() + sums.log()  # (N,)
+        mean: Tensor = ((each * log_normalisers).sum() - target_logits.sum()) / n_pairs
 
-        scale = (sums * n_targets).reciprocal_()[:, None]  # mean over targets, and the softmax's denominator
-        grad_vectors = (exponentials @ low_items).float() * scale - target_items / n_targets
+        scale = (each / (sums * n_pairs))[:, None]  # mean over pairs, and the softmax's denominator
+        grad_vectors = (exponentials @ low_items).float() * scale
+        if single:
+            grad_vectors.sub_(target_items, alpha=1 / n_pairs)
+        else:
+            rows = torch.arange(n_vectors).repeat_interleave(each)
+            grad_vectors.index_add_(0, rows, target_items, alpha=-1 / n_pairs)
         grad_items = (exponentials.T @ (vectors * scale).to(dtype)).float()  # (n, D)
-        grad_items.index_add_(0, targets, vectors, alpha=-1 / n_targets)
+        grad_items.index_add_(0, targets, pair_vectors, alpha=-1 / n_pairs)
         if normalise:  # back through v / ‖v‖
             grad_items -= items * (grad_items * items).sum(1, keepdim=True)
             grad_items *= inverse
         grad_bias = None
         if bias is not None:
             grad_bias = (exponentials.T @ scale.to(dtype)).float()[:, 0]
-            grad_bias.index_add_(0, targets, torch.full_like(target_logits, -1 / n_targets))
+            grad_bias.index_add_(0, targets, torch.full_like(target_logits, -1 / n_pairs))
         ctx.save_for_backward(grad_vectors, grad_items, grad_bias)
-        mean: Tensor = losses.mean()
         return mean
 
     @staticmethod

@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import PAD, Batching, Head, Recipe, SessionEncoder
+from models.base import PAD, Batching, Family, Head, Recipe, SessionEncoder
 from models.layers import GatedGraphLayer, SessionGraph, SoftAttention
 
 
 class NISER(SessionEncoder):
     """Normalised session-graph encoder with positions and item dropout."""
 
-    recipe: ClassVar[Recipe] = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
-    batching: ClassVar[Batching] = "prefixes"
+    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    family: ClassVar[Family] = "session graph"
+    batching: Batching = "prefixes"
     head: Head = "niser"
 
     def __init__(

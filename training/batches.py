@@ -60,7 +60,7 @@ class Examples:
         """Batches of about `batch_size` targets, shortest first: for evaluation."""
         return self._cut(np.argsort(self.length, kind="stable"), batch_size)
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> list[Indices]:
+    def plan(self, batch_size: int, seed: int, epoch: int) -> list[Indices]:
         """The training batches of one epoch, of about `batch_size` targets each."""
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Sequence
 
 from models.base import Hyper, HyperParameter, Recipe, SessionEncoder
@@ -20,8 +21,9 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
 
     Raises `HyperError` that lists the known names.
     """
+    hints = typing.get_type_hints(Recipe)
     recipe_fields = {
-        f.name: HyperParameter(type(default), default)
+        f.name: HyperParameter(type(default), default, typing.get_args(hints[f.name]))
         for f in dataclasses.fields(Recipe)
         for default in [getattr(model.recipe, f.name)]
     }
@@ -40,9 +42,12 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
             known = ", ".join(sorted([*recipe_fields, *declared]))
             raise HyperError(f"--set {name}: {model.__name__} has no such hyper-parameter; it has: {known}")
     try:
-        return dataclasses.replace(model.recipe, **changes), hyper  # type: ignore[arg-type]
+        recipe = dataclasses.replace(model.recipe, **changes)  # type: ignore[arg-type]
     except ValueError as error:
         raise HyperError(f"--set: {error}") from error
+    if recipe.horizon > 1 and hyper.get("batching", model.batching) != "positions":
+        raise HyperError(f"--set horizon={recipe.horizon}: {model.__name__} has one target an example")
+    return recipe, hyper
 
 
 def _parse(name: str, text: str, parameter: HyperParameter) -> Hyper:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 
@@ -22,8 +23,8 @@ def model_names() -> list[str]:
 
 def find_model(name: str) -> type[SessionEncoder]:
     """The session encoder that `models/<name>.py` defines. Raises `UnknownModelError`."""
-    known = model_names()
-    if name not in known:
+    if not (name.isidentifier() and importlib.util.find_spec(f"models.{name}") and _encoders(name)):
+        known = model_names()
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UnknownModelError(f"no model {name!r}{hint}; there are: {', '.join(known)}")

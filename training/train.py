@@ -23,7 +23,10 @@ from models.base import Hyper, Recipe, SessionEncoder, Sessions
 from training import checkpoint
 from training.batches import Examples
 from training.checkpoint import CheckpointError
+from training.lanes import Lanes
 from training.metrics import mrr_at_k, recall_at_k
+from training.negatives import NegativeSampler
+from training.optimizers import AdagradMomentum
 from training.validation import rank_targets
 
 Phase = Literal["select", "refit"]
@@ -64,6 +67,7 @@ class State:
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
+    carried: torch.Tensor | None = None  # from one session-parallel step to the next
     epoch_seconds: float = 0.0  # of this epoch's training so far, without validation
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
@@ -102,27 +106,36 @@ def train_phase(
     torch.manual_seed(config.seed)
     bare = model_class.build(train, **config.hyper)
     bare.softmax_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    recipe = config.recipe
-    adam = torch.optim.Adam(bare.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    model, optimizer = fabric.setup(bare, adam)
+    recipe = bare.recipe = config.recipe
+    bare_optimizer = make_optimizer(bare, recipe)
+    model, optimizer = fabric.setup(bare, bare_optimizer)
     model.mark_forward_method("loss")
-    examples = Examples.of(train, bare.batching, bare.max_length)
+    model.mark_forward_method("step")
+    examples = training_examples(bare, train)
+    sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
     state = State()
     identity = {"phase": phase, **dataclasses.asdict(config)}
     if resume and file.exists():
-        state = _restore(file, identity, bare, adam)
+        state = _restore(file, identity, bare, bare_optimizer)
 
     while not _finished(state, recipe):
         began, epoch_before = time.perf_counter(), state.epoch_seconds
         last_saved = began
         rate = recipe.lr * recipe.lr_gamma ** (state.epoch // recipe.lr_step)
-        for group in adam.param_groups:
+        for group in bare_optimizer.param_groups:
             group["lr"] = rate
-        plan = examples.shuffled(recipe.batch_size, config.seed, state.epoch)
+        plan = examples.plan(recipe.batch_size, config.seed, state.epoch)
         model.train()
         pending: list[torch.Tensor] = []
         for step in range(state.step, len(plan)):
-            loss = model.loss(examples.batch(plan[step]))
+            batch = examples.batch(plan[step])
+            if sampler is not None:
+                negatives = sampler.draw(batch.targets, config.seed, state.epoch, step)
+                batch = dataclasses.replace(batch, negatives=negatives)
+            if bare.batching == "session-parallel":
+                loss, state.carried = model.step(batch, state.carried)
+            else:
+                loss = model.loss(batch)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -136,15 +149,29 @@ def train_phase(
             state.epoch_seconds = epoch_before + now - began
             on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
             if now - last_saved > CHECKPOINT_SECONDS and state.step < len(plan):
-                _save(file, identity, bare, adam, state)
+                _save(file, identity, bare, bare_optimizer, state)
                 last_saved = now
         _close_epoch(state, bare, validation, len(plan), rate)
-        _save(file, identity, bare, adam, state)
+        _save(file, identity, bare, bare_optimizer, state)
         on_epoch(state.history[-1])
 
     if state.best_weights is not None:
         bare.load_state_dict(state.best_weights)
     return Trained(bare.eval(), state.best_epoch + 1, state.history)
+
+
+def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lanes:
+    """What an epoch of the model's batching goes through."""
+    if model.batching == "session-parallel":
+        return Lanes.of(train, model.recipe.batch_size)
+    return Examples.of(train, model.batching, model.max_length)
+
+
+def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the model's parameters."""
+    if recipe.optimizer == "adagrad":
+        return AdagradMomentum(model.parameters(), recipe.lr, recipe.momentum, recipe.weight_decay)
+    return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def keep_freed_memory() -> None:
@@ -177,7 +204,8 @@ def _close_epoch(
     }
     began = time.perf_counter()
     if validation is not None:
-        ranks = rank_targets(model, Examples.of(validation, model.batching, model.max_length))
+        whole = Examples.of(validation, "positions" if model.causal else "prefixes", model.max_length)
+        ranks = rank_targets(model, whole)
         record |= {"recall@20": 100 * recall_at_k(ranks, 20), "mrr@20": 100 * mrr_at_k(ranks, 20)}
         record["validation_seconds"] = round(time.perf_counter() - began, 1)
     best = max((r["mrr@20"] for r in state.history), default=-1.0) if validation is not None else -1.0
@@ -188,7 +216,7 @@ def _close_epoch(
         state.best_epoch = state.epoch
         state.best_weights = copy.deepcopy(model.state_dict())
     state.epoch += 1
-    state.step, state.loss_sum, state.epoch_seconds = 0, 0.0, 0.0
+    state.step, state.loss_sum, state.epoch_seconds, state.carried = 0, 0.0, 0.0, None
 
 
 def _progress(state: State, phase: Phase, recipe: Recipe, steps: int, n_targets: int) -> Progress:

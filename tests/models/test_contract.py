@@ -15,8 +15,9 @@ from tests.models.cases import CASES, Case
 from training.batches import Examples
 from training.export import Provenance, export_bundle
 from training.metrics import mrr_at_k
+from training.negatives import NegativeSampler
 from training.registry import model_names
-from training.train import RunConfig, train_phase
+from training.train import RunConfig, train_phase, training_examples
 from training.validation import rank_targets
 
 N_ITEMS = 40
@@ -89,9 +90,19 @@ def test_gradients_are_finite_and_reach_every_parameter(case: Case) -> None:
     torch.manual_seed(0)
     sessions = planted(50, 0)
     model = case.model.build(sessions, **case.hyper)
-    examples = Examples.of(sessions, model.batching, model.max_length)
-    torch.autograd.backward(model.loss(examples.batch(np.arange(len(examples)))))
-    for name, parameter in model.named_parameters():
+    model.recipe = dataclasses.replace(model.recipe, **{"batch_size": 10**6, **case.recipe})
+    examples, sampler = training_examples(model, sessions), NegativeSampler(sessions, model.recipe)
+    state = None
+    for indices in examples.plan(model.recipe.batch_size, seed=0, epoch=0)[:2]:
+        batch = examples.batch(indices)
+        batch = dataclasses.replace(batch, negatives=sampler.draw(batch.targets, 0, 0, 0))
+        if model.batching == "session-parallel":  # only the second step has a state to learn from
+            loss, state = model.step(batch, state)
+        else:
+            loss = model.loss(batch)
+        torch.autograd.backward(loss)
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in learned.items():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -100,9 +111,8 @@ def test_gradients_are_finite_and_reach_every_parameter(case: Case) -> None:
 @each_model
 def test_learns_a_planted_pattern(case: Case, tmp_path: Path) -> None:
     train, held_out = planted(600, 1), planted(100, 2)
-    recipe = dataclasses.replace(
-        case.model.recipe, epochs=12, batch_size=64, lr=case.lr, lr_step=6, lr_gamma=0.2, patience=12
-    )
+    schedule = {"epochs": 12, "batch_size": 64, "lr": case.lr, "lr_step": 6, "lr_gamma": 0.2, "patience": 12}
+    recipe = dataclasses.replace(case.model.recipe, **{**schedule, **case.recipe})
     config = RunConfig(case.name, "planted", 1, "32", 1, recipe, case.hyper)
     trained = train_phase(
         config,

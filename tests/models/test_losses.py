@@ -1,13 +1,29 @@
-"""The fused cross-entropy against torch's own, values and gradients."""
+"""Each loss against values worked out by hand; the fused cross-entropy against torch's own."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy as reference
 from torch.nn.functional import normalize
 
-from models.losses import cross_entropy
+from models.losses import (
+    Loss,
+    Negatives,
+    Objective,
+    bce,
+    bpr,
+    bpr_max,
+    cross_entropy,
+    gbce,
+    sampled_ce,
+    sampled_loss,
+    top1,
+    top1_max,
+)
 
 
 def inputs(n: int = 300) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -54,3 +70,131 @@ def test_smaller_batch_after_a_larger_one() -> None:
     torch.testing.assert_close(
         cross_entropy(few[:3], few_items, few_targets[:3]), reference(few[:3] @ few_items.T, few_targets[:3])
     )
+
+
+def test_many_targets_of_one_vector() -> None:
+    """The mean over all pairs, with gradients, equals torch's on the pairs written out."""
+    vectors, items, bias, _ = inputs()
+    torch.manual_seed(1)
+    targets = torch.randint(300, (17, 3))
+    targets[4, 1:] = -1
+    targets[9, 0] = targets[9, 2]
+    rows, columns = (targets >= 0).nonzero(as_tuple=True)
+    expected = reference((vectors @ items.T + bias)[rows], targets[rows, columns])
+    loss = cross_entropy(vectors, items, targets, bias=bias)
+    torch.testing.assert_close(loss, expected)
+    parameters = [vectors, items, bias]
+    for grad, expected_grad in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+# By hand: a target scored ln 2 = r_t against negatives of 0 and ln 3; a third negative is the target itself.
+# σ(ln x) = x / (1 + x). Their softmax: 1/4, 3/4. σ(r_t − 0) = 2/3, σ(r_t − ln 3) = 2/5.
+LN3 = math.log(3)
+R_TARGET = torch.tensor([[math.log(2)]])
+R = torch.tensor([[0.0, LN3, 9.0]])
+REAL = torch.tensor([[True, True, False]])
+SQUARED = 1 / (1 + math.exp(-(LN3**2)))  # σ(ln²3); σ(0²) = 1/2
+
+
+def by_hand_bpr_max() -> float:
+    """No negative score: ELU(0.5) changes nothing. Σ s_j σ = 1/4 · 2/3 + 3/4 · 2/5 = 7/15."""
+    return -math.log(7 / 15) + 2.0 * (3 / 4 * LN3**2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (sampled_ce, math.log(1 + (1 + 3) / 2)),
+        (bce, -math.log(2 / 3) - (math.log(1 / 2) + math.log(1 / 4)) / 2),
+        # k = 3 of n − 1 = 6 items and t = 0.5: β = 1 − 0.5 · (1 − 1/2) = 3/4
+        (lambda *r: gbce(*r, 7, 0.5), -3 / 4 * math.log(2 / 3) - math.log(1 / 2) - math.log(1 / 4)),
+        (bpr, -(math.log(2 / 3) + math.log(2 / 5)) / 2),
+        (top1, ((1 / 3 + 1 / 2) + (3 / 5 + SQUARED)) / 2),
+        (top1_max, 1 / 4 * (1 / 3 + 1 / 2) + 3 / 4 * (3 / 5 + SQUARED)),
+        (lambda *r: bpr_max(*r, 2.0), by_hand_bpr_max()),
+    ],
+    ids=["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"],
+)
+def test_by_hand(loss: Callable[..., torch.Tensor], expected: float) -> None:
+    torch.testing.assert_close(loss(R_TARGET, R, REAL), torch.tensor([expected]))
+
+
+def test_bpr_max_flattens_scores_below_zero() -> None:
+    """ELU(0.5): a score of −ln 2 becomes 0.5 · (1/2 − 1) = −1/4."""
+    loss = bpr_max(torch.tensor([[0.0]]), torch.tensor([[-math.log(2)]]), torch.tensor([[True]]), 0.0)
+    torch.testing.assert_close(loss, -torch.sigmoid(torch.tensor([0.25])).log())
+
+
+ALL: list[Loss] = ["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"]
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_a_target_without_any_negative_has_finite_loss_and_gradients(loss: Loss) -> None:
+    vectors, items, bias, _ = inputs()
+    targets = torch.zeros(17, dtype=torch.int64)
+    negatives = Negatives(torch.zeros(4, dtype=torch.int64), torch.zeros(4))  # all of them the target
+    value = sampled_loss(Objective(loss), vectors, items, targets, negatives, bias=bias)
+    grads = torch.autograd.grad(value, [vectors, items, bias])
+    assert value.isfinite()
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_descent_ranks_the_target_first(loss: Loss, normalise: bool) -> None:
+    """A few steps down any loss bring the target above the negatives, with both heads."""
+    vectors, items, bias, targets = inputs(20)
+    vectors.data *= 0.1  # scores near 0, as training begins
+    negatives = Negatives(torch.arange(20), torch.zeros(20))
+    optimizer = torch.optim.Adam([vectors, items, bias], lr=0.05)
+    for _ in range(300):
+        value = sampled_loss(
+            Objective(loss), vectors, items, targets, negatives, bias=bias, normalise=normalise
+        )
+        optimizer.zero_grad()
+        torch.autograd.backward(value)
+        optimizer.step()
+    scored = normalize(items, dim=1) if normalise else items
+    scores = vectors @ scored.T + bias
+    assert (scores.argmax(1) == targets).float().mean() > 0.8  # top1 saturates on a few
+
+
+def test_logq_makes_a_sample_speak_for_every_item() -> None:
+    """Drawn in any proportion, corrected negatives estimate the full softmax."""
+    vectors, items, _, targets = inputs(50)
+    torch.manual_seed(0)
+    proportion = torch.rand(50) + 0.05
+    proportion /= proportion.sum()
+    drawn = torch.multinomial(proportion, 200_000, replacement=True)
+    negatives = Negatives(drawn, (len(drawn) * proportion[drawn]).log())
+    estimate = sampled_loss(Objective("sampled-ce"), vectors, items, targets, negatives)
+    torch.testing.assert_close(estimate, reference(vectors @ items.T, targets), atol=0.02, rtol=0.01)
+    uncorrected = sampled_loss(Objective("sampled-ce", logq=False), vectors, items, targets, negatives)
+    assert uncorrected > estimate + 1
+
+
+def test_hardest_counts_only_the_highest_scored_negatives() -> None:
+    vectors = torch.tensor([[1.0]])
+    items = torch.tensor([[2.0], [5.0], [4.0], [3.0]])
+    negatives = Negatives(torch.tensor([1, 2, 3, 0]), torch.zeros(4))  # the last is the target
+    loss = sampled_loss(
+        Objective("sampled-ce", logq=False, hardest=2), vectors, items, torch.tensor([0]), negatives
+    )
+    torch.testing.assert_close(loss, torch.tensor([2.0, 5.0, 4.0]).logsumexp(0) - 2.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"negatives": -1}, "negatives must be at least 0, not -1"),
+        ({"hardest": -1}, "hardest must be at least 0, not -1"),
+        ({"horizon": 0}, "horizon must be at least 1, not 0"),
+        ({"loss": "bpr", "in_batch": False}, "loss bpr needs negatives"),
+    ],
+)
+def test_wrong_objectives_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(**wrong)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def seen_cases(
 def test_prefixes(sessions: list[list[int]], max_length: int, batch_size: int) -> None:
     examples = Examples.of(flat(sessions), "prefixes", max_length)
     expected = Counter((tuple(s[:end][-max_length:]), s[end]) for s in sessions for end in range(1, len(s)))
-    assert seen_cases(examples, examples.shuffled(batch_size, seed=1, epoch=2), "prefixes") == expected
+    assert seen_cases(examples, examples.plan(batch_size, seed=1, epoch=2), "prefixes") == expected
     assert seen_cases(examples, examples.in_order(batch_size), "prefixes") == expected
     assert examples.n_targets == expected.total()
 
@@ -58,7 +58,7 @@ def test_positions(sessions: list[list[int]], max_length: int, batch_size: int) 
         for s in sessions
         for end in range(1, len(s))
     )
-    assert seen_cases(examples, examples.shuffled(batch_size, seed=1, epoch=2), "positions") == expected
+    assert seen_cases(examples, examples.plan(batch_size, seed=1, epoch=2), "positions") == expected
     assert examples.n_targets == expected.total()
 
 
@@ -67,7 +67,7 @@ def test_batches_hold_about_as_many_targets_as_asked(batching: Batching) -> None
     rng = np.random.default_rng(0)
     sessions = flat([rng.integers(1, 10, n).tolist() for n in rng.integers(2, 12, 400)])
     examples = Examples.of(sessions, batching, 50)
-    sizes = [int((examples.batch(b).targets > 0).sum()) for b in examples.shuffled(64, seed=0, epoch=0)]
+    sizes = [int((examples.batch(b).targets > 0).sum()) for b in examples.plan(64, seed=0, epoch=0)]
     assert sum(sizes) == examples.n_targets
     assert max(sizes) < 64 + 12
     assert np.mean(sizes) > 56
@@ -77,7 +77,7 @@ def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
     examples = Examples.of(flat([[1, 2, 3, 4]] * 50), "prefixes", 50)
 
     def plan(seed: int, epoch: int) -> list[list[int]]:
-        return [b.tolist() for b in examples.shuffled(16, seed, epoch)]
+        return [b.tolist() for b in examples.plan(16, seed, epoch)]
 
     assert plan(1, 1) == plan(1, 1)
     assert plan(1, 1) != plan(1, 2)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from models.base import Sessions
+from models.base import Hyper, Sessions
 from models.gru4rec import GRU4Rec
 from tests.training.planted import planted_sessions
-from training import checkpoint
+from training import checkpoint, train
 from training.checkpoint import CheckpointError
-from training.train import Phase, RunConfig, Trained, train_phase
+from training.train import Phase, Progress, RunConfig, Trained, train_phase
 
 TRAIN, VALIDATION = planted_sessions(200), planted_sessions(30, seed=1)
 RECIPE = dataclasses.replace(GRU4Rec.recipe, epochs=4, batch_size=16, lr=0.01, lr_step=2)
@@ -94,6 +94,31 @@ def test_killed_and_resumed(tmp_path: Path, uninterrupted: Trained, moment: str,
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
     assert metrics(resumed) == metrics(uninterrupted)
     assert resumed.epochs == uninterrupted.epochs
+
+
+def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the lanes carry, Adagrad's state and the drawn negatives all go on where they were."""
+    recipe = dataclasses.replace(
+        RECIPE, optimizer="adagrad", momentum=0.5, loss="bpr-max", negatives=5, epochs=2, batch_size=4
+    )
+    hyper: dict[str, Hyper] = {"dim": 8, "batching": "session-parallel", "head": "native"}
+    config = dataclasses.replace(CONFIG, recipe=recipe, hyper=hyper)
+    whole = run(tmp_path / "whole.pt", config=config)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(train, "REPORT_STEPS", 3)
+    shown = []
+
+    def interrupt(progress: Progress) -> None:
+        shown.append(progress)
+        if len(shown) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut.pt", config=config, on_progress=interrupt)
+    assert checkpoint.load(tmp_path / "cut.pt")["state"]["carried"] is not None
+    resumed = run(tmp_path / "cut.pt", config=config, resume=True)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
 def test_resuming_a_finished_run_trains_no_more(tmp_path: Path, uninterrupted: Trained) -> None:
