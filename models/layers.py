@@ -42,6 +42,18 @@ class GRU(nn.GRU):
         return by_time.transpose(0, 1)
 
 
+def shorten(vectors: Tensor, max_norm: float) -> Tensor:
+    """Scale the vectors (..., D) longer than `max_norm` down to that length."""
+    norms: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors * (max_norm / norms.clamp(min=max_norm))
+
+
+def running_mean(positions: Tensor) -> Tensor:
+    """(B, L, D) to (B, L, D): at each position the mean over it and those before it."""
+    count = torch.arange(1, positions.shape[1] + 1, device=positions.device)
+    return positions.cumsum(1) / count[:, None]
+
+
 class SessionGraph:
     """The directed graph of consecutive clicks of each session (Wu et al. 2019, section 3.2).
 
@@ -114,3 +126,82 @@ def _z_first(weight: Tensor) -> Tensor:
     """torch stacks a GRU's gates as r, z, n; ONNX as z, r, n."""
     r, z, n = weight.chunk(3)
     return torch.cat([z, r, n])
+
+
+class Transformer(nn.Module):
+    """Self-attention over a session (Vaswani et al. 2017), with learned positions from its first click on.
+
+    A block is attention, then a feed-forward layer at each position, each with dropout and a residual.
+    With `norm_first` a block is x + f(LN(x)), and the last one is followed by a LayerNorm, as in SASRec;
+    without, it is LN(x + f(x)), and the first one is preceded by a LayerNorm, as in BERT.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        max_length: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        activation: type[nn.Module],
+        norm_first: bool,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, and {dim} is not one of {heads}")
+        self.norm_first = norm_first
+        self.positions = nn.Embedding(max_length, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            _TransformerBlock(dim, heads, inner, dropout, activation, norm_first) for _ in range(layers)
+        )
+
+    def forward(self, inputs: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, L, D) to (B, L, D): causal, or seeing every position where `real` (B, L) is true."""
+        x = inputs + self.positions(torch.arange(inputs.shape[1], device=inputs.device))
+        x = self.dropout(x if self.norm_first else self.norm(x))
+        for block in self.blocks:
+            x = block(x, real)
+        if self.norm_first:
+            x = self.norm(x)
+        return x
+
+
+class _TransformerBlock(nn.Module):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        activation: type[nn.Module],
+        norm_first: bool,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_first = norm_first
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, inner), activation(), nn.Linear(inner, dim))
+        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self._attend(self.norm_attention(x), real))
+            x = x + self.dropout(self.feed_forward(self.norm_feed_forward(x)))
+        else:
+            x = self.norm_attention(x + self.dropout(self._attend(x, real)))
+            x = self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
+        return x
+
+    def _attend(self, x: Tensor, real: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, L, d)
+        mask = None if real is None else real[:, None, None]  # (B, 1, 1, L): of the keys
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
+        mixed: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return mixed

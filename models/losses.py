@@ -3,7 +3,7 @@
 ce          −r_t + log Σ_i e^{r_i}, over all items i
 sampled-ce  −r_t + log(e^{r_t} + Σ_j e^{r_j} / c_j), c_j: how often j is to be expected in the sample (logQ)
 bce         −log σ(r_t) − mean_j log σ(−r_j)
-gbce        −β log σ(r_t) − Σ_j log σ(−r_j), β = 1 − t(1 − k / (n − 1)), n items
+gbce        −β log σ(r_t) − Σ_j log σ(−r_j), β = 1 − t(1 − α), α = k / (n − 1)
 bpr         −mean_j log σ(r_t − r_j)
 top1        mean_j [σ(r_j − r_t) + σ(r_j²)]
 top1-max    Σ_j s_j [σ(r_j − r_t) + σ(r_j²)], s_j = softmax over the negatives
@@ -122,7 +122,8 @@ def bce(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
 
 def gbce(r_target: Tensor, r: Tensor, real: Tensor, n_items: int, calibration: float) -> Tensor:
     """bce over all negatives, the target's probability raised to β against overconfidence."""
-    beta = 1 - calibration * (1 - r.shape[1] / (n_items - 1))
+    alpha = min(1.0, r.shape[1] / (n_items - 1))
+    beta = 1 - calibration * (1 - alpha)
     return -beta * logsigmoid(r_target[:, 0]) - (logsigmoid(-r) * real).sum(1)
 
 

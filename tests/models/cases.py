@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from models.base import Hyper, SessionEncoder
 from training.registry import find_model
@@ -15,6 +16,8 @@ class Case:
     name: str
     hyper: dict[str, Hyper] = field(default_factory=dict)
     lr: float = 0.02
+    recipe: dict[str, Any] = field(default_factory=dict)  # what else its training needs
+    learns: float = 0.95  # of the best possible MRR@20
 
     @property
     def model(self) -> type[SessionEncoder]:
@@ -26,6 +29,33 @@ class Case:
 
 CASES = [
     Case("gru4rec", {"dim": 16, "head": "niser"}),
-    Case("gru4rec", {"dim": 16, "head": "native", "layers": 2}),
+    Case("gru4rec", {"dim": 16, "head": "native", "layers": 2, "embedding": "separate"}),
+    Case(
+        "gru4rec",
+        {"dim": 16, "head": "native", "batching": "session-parallel", "embedding": "one-hot"},
+        lr=0.1,
+        recipe={
+            "optimizer": "adagrad",
+            "momentum": 0.1,
+            "loss": "bpr-max",
+            "negatives": 10,
+            "batch_size": 16,
+        },
+    ),
+    Case("narm", {"dim": 16, "hidden": 20}),
+    Case("stmp", {"dim": 16}),
+    Case("stamp", {"dim": 16}),
+    Case("sasrec", {"dim": 16, "head": "niser"}),
+    Case("sasrec", {"dim": 16, "head": "native", "heads": 2}),
+    Case(  # a mean of a session's own items: they rank first, and the pattern repeats none
+        "core",
+        {"dim": 16, "dropout": 0.0, "dropout_session": 0.0, "dropout_items": 0.0, "temperature": 0.15},
+        lr=0.01,
+        learns=0.3,
+    ),
+    Case("tron", {"dim": 16}),
+    Case("bert4rec", {"dim": 32, "dropout": 0.0}, lr=0.005),
+    Case("caser", {"dim": 16}),
+    Case("svae", {"dim": 16, "hidden": 20, "dim_output": 16, "latent": 8}),
     Case("niser", {"dim": 16, "steps": 2}),
 ]

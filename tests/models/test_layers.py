@@ -1,4 +1,4 @@
-"""The session graph against its definition: a slow, obvious loop over the clicks of each session."""
+"""The session graph against its definition, a slow, obvious loop; the Transformer against torch's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from models.layers import GatedGraphLayer, SessionGraph
+from models.layers import GatedGraphLayer, SessionGraph, Transformer
 
 Matrix = npt.NDArray[np.float64]
 
@@ -81,3 +82,49 @@ def test_worked_example() -> None:
     assert graph.outgoing[0, 1].tolist() == [0, 0, 0.5, 0, 0.5]
     assert graph.incoming[0, 1].tolist() == [0.5, 0, 0.5, 0, 0]
     assert graph.node_of[0].argmax(1).tolist() == [0, 1, 2, 1, 4]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_transformer_equals_torchs(norm_first: bool, causal: bool) -> None:
+    torch.manual_seed(0)
+    ours = Transformer(
+        8, max_length=6, layers=1, heads=2, inner=12, dropout=0.3, activation=nn.GELU, norm_first=norm_first
+    ).eval()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    theirs = nn.TransformerEncoderLayer(
+        8, 2, 12, activation="gelu", batch_first=True, norm_first=norm_first
+    ).eval()
+    names = {
+        "self_attn.in_proj_": "qkv.",
+        "self_attn.out_proj.": "output.",
+        "linear1.": "feed_forward.0.",
+        "linear2.": "feed_forward.2.",
+        "norm1.": "norm_attention.",
+        "norm2.": "norm_feed_forward.",
+    }
+    weights = ours.state_dict()
+    theirs.load_state_dict(
+        {
+            their_name + kind: weights[f"blocks.0.{name}{kind}"]
+            for their_name, name in names.items()
+            for kind in ("weight", "bias")
+        }
+    )
+    inputs = torch.randn(3, 5, 8)
+    real = torch.arange(5) < torch.tensor([[5], [3], [1]])
+    placed = inputs + ours.positions.weight[:5]
+    mask = nn.Transformer.generate_square_subsequent_mask(5) if causal else None
+    expected = theirs(
+        placed if norm_first else ours.norm(placed), mask, src_key_padding_mask=None if causal else ~real
+    )
+    answer = ours(inputs, None if causal else real)
+    torch.testing.assert_close(answer[real], (ours.norm(expected) if norm_first else expected)[real])
+
+
+def test_transformer_heads_divide_its_dimension() -> None:
+    with pytest.raises(ValueError, match="multiple of heads"):
+        Transformer(
+            8, max_length=6, layers=1, heads=3, inner=8, dropout=0.0, activation=nn.ReLU, norm_first=True
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from models.base import Hyper, Sessions
 from models.gru4rec import GRU4Rec
+from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training import checkpoint, train
 from training.checkpoint import CheckpointError
@@ -119,6 +121,15 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: 
     resumed = run(tmp_path / "cut.pt", config=config, resume=True)
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("loss", typing.get_args(Loss))
+def test_every_loss_learns(tmp_path: Path, loss: Loss) -> None:
+    sample = {"negatives": 3, "in_batch": False} if loss == "gbce" else {"negatives": 20}
+    recipe = dataclasses.replace(RECIPE, loss=loss, epochs=8, lr_step=8, patience=8, **sample)
+    config = dataclasses.replace(CONFIG, recipe=recipe, hyper={"dim": 8, "head": "native"})
+    trained = run(tmp_path / "select.pt", config=config)
+    assert trained.history[-1]["mrr@20"] > 30  # a random order of 30 items has 13
 
 
 def test_resuming_a_finished_run_trains_no_more(tmp_path: Path, uninterrupted: Trained) -> None:

@@ -1,0 +1,73 @@
+"""Caser: Tang & Wang, Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding,
+WSDM 2018.
+
+The last W = 5 clicks are an image E of W rows, one embedding each; clicks before the first are PAD, a row
+learned like any other.
+
+    c_h = max over time of φ(F_h · E[i : i + h] + b_h)       (1)  horizontal, h = 1..W: 16 filters each
+    õ = Ẽ · E                                                (2)  vertical: 4 weighted sums of the rows
+    z = φ(W [c_1; …; c_W; õ] + b),  φ = ReLU                 (3)
+    y_i = W'_i · z + b'_i                                    (4)  a table of its own for the output
+
+Each position is trained on its next 3 clicks (the paper's T).
+
+Departures: sessions are anonymous, so (4) has no user embedding beside z.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, pad
+
+from models.base import PAD, Batching, Family, Recipe, SessionEncoder
+
+
+class Caser(SessionEncoder):
+    """Convolutions over the newest clicks; neighbouring windows share them, so all are done in one pass."""
+
+    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2, horizon=3)
+    family: ClassVar[Family] = "sequence"
+    batching: Batching = "positions"
+    causal: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int = 100,
+        window: int = 5,
+        horizontal: int = 16,
+        vertical: int = 4,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.clicks = nn.Embedding(n_items + 1, dim)
+        self.horizontal = nn.ModuleList(nn.Conv1d(dim, horizontal, h) for h in range(1, window + 1))
+        self.vertical = nn.Linear(window, vertical)
+        self.dropout = nn.Dropout(dropout)
+        self.full = nn.Linear(vertical * dim + window * horizontal, dim)
+        self.items = nn.Embedding(n_items + 1, dim)  # W'
+        self.bias = nn.Parameter(torch.zeros(n_items + 1))  # b'
+        for table in (self.clicks, self.items):
+            nn.init.normal_(table.weight, std=1 / dim)
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        image = self.clicks(pad(sessions, (self.window - 1, 0), value=PAD))  # (B, W - 1 + L, D)
+        features = [self.vertical(image.unfold(1, self.window, 1)).flatten(2)]  # (2), (B, L, 4 D)
+        for height, convolution in enumerate(self.horizontal, start=1):
+            responses = convolution(image.transpose(1, 2)).relu()  # (B, 16, L + W - height)
+            # A 2-d pooling of one row: the exporter freezes L in a 1-d one.
+            strongest = max_pool2d(responses, (1, self.window - height + 1), stride=1)  # (1), (B, 16, L)
+            features.append(strongest.transpose(1, 2))
+        vectors: Tensor = self.full(self.dropout(torch.cat(features, 2))).relu()  # (3), (B, L, D)
+        return vectors
+
+    def item_vectors(self) -> Tensor:
+        return self.items.weight
+
+    def item_bias(self) -> Tensor | None:
+        return self.bias

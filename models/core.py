@@ -1,0 +1,77 @@
+"""CORE-trm: Hou et al., CORE: Simple and Effective Session-based Recommendation within Consistent
+Representation Space, SIGIR 2022.
+
+    α_j = softmax_{j≤t}(wᵀ Transformer(x_1..x_t)_j)          (1)  the Transformer only weighs the clicks
+    s_t = Σ_{j≤t} α_j x_j                                    (2)  a session lives where its items do
+    ŷ = softmax(cos(s_t, v_i) / τ),  τ = 0.07                (3)  with dropout on the table v in training
+
+The Transformer is causal, as the authors' is, so a click's weight before the softmax does not depend on later
+clicks: all prefixes of a session share one row of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models.base import PAD, Batching, Family, Head, Recipe, SessionEncoder
+from models.layers import Transformer
+
+
+class CORE(SessionEncoder):
+    """A session as a weighted mean of its own items' vectors."""
+
+    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    family: ClassVar[Family] = "sequence"
+    batching: Batching = "positions"
+    causal: ClassVar[bool] = True
+    head: Head = "niser"
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int = 100,
+        layers: int = 2,
+        heads: int = 2,
+        inner: int = 256,
+        dropout: float = 0.5,
+        dropout_session: float = 0.2,
+        dropout_items: float = 0.2,
+        temperature: float = 0.07,
+        max_length: int = 50,
+    ) -> None:
+        super().__init__()
+        self.scale = 1 / temperature
+        self.max_length = max_length
+        self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
+        self.encoder = Transformer(
+            dim,
+            max_length=max_length,
+            layers=layers,
+            heads=heads,
+            inner=inner,
+            dropout=dropout,
+            activation=nn.GELU,
+            norm_first=False,
+        )
+        self.weight = nn.Linear(dim, 1, bias=False)  # a bias would cancel in the softmax
+        self.dropout_session = nn.Dropout(dropout_session)
+        self.dropout_items = nn.Dropout(dropout_items)
+        nn.init.uniform_(self.items.weight, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        clicks = self.dropout_session(self.items(sessions))  # (B, L, D)
+        logits = self.weight(self.encoder(clicks)).transpose(1, 2)  # (B, 1, L)
+        place = torch.arange(sessions.shape[1], device=sessions.device)
+        later = place > place[:, None]  # (L, L)
+        alpha = logits.masked_fill(later, -torch.inf).softmax(2)  # (1), (B, L, L)
+        return normalize(alpha @ clicks, dim=2)  # (2)
+
+    def item_vectors(self) -> Tensor:
+        table: Tensor = self.dropout_items(self.items.weight)
+        return table

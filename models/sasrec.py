@@ -1,0 +1,67 @@
+"""SASRec: Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018.
+
+x_t = √D · v_t + p_t                                     (1)  p: learned positions
+x ← x + Dropout(Attention(LN(x)))                        (2)  causal
+x ← x + Dropout(W₂ ReLU(W₁ LN(x) + b₁) + b₂)             (3)  two blocks of (2), (3)
+r_i = v_i · LN(x_t)                                      (4)  the input's item table
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models.base import PAD, Batching, Family, Head, Recipe, SessionEncoder
+from models.layers import Transformer
+
+
+class SASRec(SessionEncoder):
+    """Causal self-attention over the clicks; the vector at a click scores what comes next."""
+
+    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    family: ClassVar[Family] = "sequence"
+    batching: Batching = "positions"
+    causal: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int = 100,
+        layers: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+        head: Head = "niser",
+        scale: float = 16.0,
+        max_length: int = 50,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.scale = scale if head == "niser" else 1.0
+        self.max_length = max_length
+        self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
+        self.encoder = Transformer(
+            dim,
+            max_length=max_length,
+            layers=layers,
+            heads=heads,
+            inner=dim,
+            dropout=dropout,
+            activation=nn.ReLU,
+            norm_first=True,
+        )
+        for table in (self.items, self.encoder.positions):
+            nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (B, L, D)
+        return self._unit(self.encoder(clicks))
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1) if self.head == "niser" else vectors
+
+    def item_vectors(self) -> Tensor:
+        return self.items.weight
