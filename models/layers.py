@@ -165,9 +165,8 @@ class Transformer(nn.Module):
         x = self.dropout(x if self.norm_first else self.norm(x))
         for block in self.blocks:
             x = block(x, real)
-        if self.norm_first:
-            x = self.norm(x)
-        return x
+        vectors: Tensor = self.norm(x) if self.norm_first else x
+        return vectors
 
 
 class _TransformerBlock(nn.Module):
