@@ -1,9 +1,15 @@
 """SASRec: Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018.
 
-x_t = √D · v_t + p_t                                     (1)  p: learned positions
-x ← x + Dropout(Attention(LN(x)))                        (2)  causal
-x ← x + Dropout(W₂ ReLU(W₁ LN(x) + b₁) + b₂)             (3)  two blocks of (2), (3)
-r_i = v_i · LN(x_t)                                      (4)  the input's item table
+    x_t = √D · v_t + p_t                                     (1)  p: learned positions
+    x ← x + Dropout(Attention(LN(x)))                        (2)  causal
+    x ← x + Dropout(W₂ ReLU(W₁ LN(x) + b₁) + b₂)             (3)  two blocks of (2), (3)
+    r_i = v_i · LN(x_t)                                      (4)  the input's item table
+
+Departures: D = 100 instead of 50, and the full cross-entropy; the paper's is `loss=bce` on uniform
+negatives (`in_batch=false`). By default every v and the left side of (4) are L2-normalised, and cosines
+scaled (`head="niser"`); `head="native"` is the paper's. Positions count from the first click instead of
+back from the end of a fixed window, so that one pass gives every prefix the vector it has alone. Attention
+has an output projection, as Transformers do, and no dropout on its weights.
 """
 
 from __future__ import annotations
@@ -57,8 +63,8 @@ class SASRec(SessionEncoder):
             nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
 
     def forward_all(self, sessions: Tensor) -> Tensor:
-        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (B, L, D)
-        return self._unit(self.encoder(clicks))
+        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (1), (B, L, D)
+        return self._unit(self.encoder(clicks))  # (2), (3), (4)
 
     def _unit(self, vectors: Tensor) -> Tensor:
         return normalize(vectors, dim=-1) if self.head == "niser" else vectors

@@ -9,6 +9,11 @@ SASRec's encoder under another loss, for catalogues too large for a full softmax
 
 In (3) t is the target and top-k its 100 highest-scored negatives, among 16,384 uniform ones that all targets
 of a step share and the step's other targets.
+
+Departures: the authors draw 127 in-batch negatives a session from the others' clicks, and uniform ones
+outside the batch; D = 100 instead of their 200 on Yoochoose. Head, positions and attention as in SASRec
+here: by default every v and s are L2-normalised, and cosines scaled (`head="niser"`; the authors' is
+`native`), and positions count from the first click.
 """
 
 from __future__ import annotations
