@@ -49,8 +49,8 @@ class Batch:
 
     `prefixes`: `targets` is (B,), the click after each prefix.
     `positions`: `targets` is (B, L), the click after each position, PAD where there is none.
-    `session-parallel`: one click of each lane, `sessions` (B, 1), and the next one, `targets` (B,); both PAD in
-    a lane that has run out of sessions. `starts` (B,) marks the lanes that begin a session here.
+    `session-parallel`: one click of each lane, `sessions` (B, 1), and the next one, `targets` (B,); both PAD
+    in a lane that has run out of sessions. `starts` (B,) marks the lanes that begin a session here.
     """
 
     sessions: Tensor  # (B, L) int64
@@ -142,7 +142,7 @@ class SessionEncoder(nn.Module):
         return self.score_loss(*self.pairs(batch), batch.negatives)
 
     def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of one session-parallel step, and the state to carry to the next (None at an epoch's start)."""
+        """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start)."""
         raise TypeError(f"{type(self).__name__} has no session-parallel mode")
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ Losses and the shared sample of Hidasi & Karatzoglou, Recurrent Neural Networks 
     h_t = GRU(x_t, h_{t−1})                                  (1)
     r_i = V_i · h_t + b_i                                    (2)
 
-x_t is one-hot (`embedding=one-hot`), a row of a table of its own (`separate`), or V's row (`tied`, the papers'
-"constrained" embedding).
+x_t is one-hot (`embedding=one-hot`), a row of a table of its own (`separate`), or V's row (`tied`, the
+papers' "constrained" embedding).
 
 Two ways to train. The papers' own, session-parallel mini-batches with the lanes' targets and a drawn sample
 as negatives, gradients through one click, Adagrad with momentum:

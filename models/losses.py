@@ -175,9 +175,9 @@ def cross_entropy(
     """Mean full-softmax cross-entropy, without ever holding (N, n) float32 logits.
 
     `vectors` (N, D), `item_vectors` (n, D), `targets` in 0..n-1, `bias` (n,). Targets are (N,), or (N, K)
-    with -1 for none: then the mean is over all of them. With `normalise` the item vectors are divided by their L2
-    norms first (the NISER head). The three products and the exponentials run in `dtype`; sums, norms and
-    gradients are float32.
+    with -1 for none: then the mean is over all of them. With `normalise` the item vectors are divided by
+    their L2 norms first (the NISER head). The three products and the exponentials run in `dtype`; sums,
+    norms and gradients are float32.
     """
     loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         vectors, item_vectors, targets, bias, normalise, dtype

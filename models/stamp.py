@@ -12,8 +12,8 @@ The paper has no m_s in (3); the authors' code has it, and so has this. In (1)�
 longer than `max_norm` is shortened to it, as in the authors' code.
 
 Departures: (6) has no sigmoid around it, nor has it in the authors' code (a softmax over n numbers between 0
-and 1 can give no item more than e/n); 1,024 targets a step, all positions of a session at once; the item table starts from
-N(0, 1/D): from the paper's N(0, 0.002²) little is learned in few epochs.
+and 1 can give no item more than e/n); 1,024 targets a step, all positions of a session at once; the item
+table starts from N(0, 1/D): from the paper's N(0, 0.002²) little is learned in few epochs.
 """
 
 from __future__ import annotations

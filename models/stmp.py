@@ -11,8 +11,8 @@ The paper's model without attention: a session's mean and its last click, throug
 In (1) and (3) a click's vector longer than `max_norm` is shortened to it, as in the authors' code.
 
 Departures: (4) has no sigmoid around it, nor has it in the authors' code (a softmax over n numbers between 0
-and 1 can give no item more than e/n); 1,024 targets a step, all positions of a session at once; the item table starts from
-N(0, 1/D): from the paper's N(0, 0.002²) little is learned in few epochs.
+and 1 can give no item more than e/n); 1,024 targets a step, all positions of a session at once; the item
+table starts from N(0, 1/D): from the paper's N(0, 0.002²) little is learned in few epochs.
 """
 
 from __future__ import annotations

@@ -10,11 +10,16 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.cards import Card
 
 app = typer.Typer(no_args_is_help=True)
 INTERRUPTED = 130
@@ -111,6 +116,53 @@ def train(
         if publish:
             publish_version(artifacts, fitted.bundle.name)
         _report(fitted.result, json_, console, f"{fitted.bundle}{'  (live)' if publish else ''}", "test")
+
+
+@app.command()
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="One model: its docstring, and all that can be `--set`.")
+    ] = None,
+    n_items: Annotated[int, typer.Option(min=2, help="Items in the catalogue, for the parameters.")] = 40_000,
+    json_: JsonOption = False,
+) -> None:
+    """List the models that can be trained, or tell all about one."""
+    from training.cards import all_cards, card, docstring
+    from training.hyper import resolve
+    from training.registry import find_model
+
+    with reported(json_) as console:
+        if name is None:
+            cards = all_cards(n_items)
+            if json_:
+                print(json.dumps({"n_items": n_items, "models": [asdict(each) for each in cards]}))
+            else:
+                console.print(_table(cards))
+            return
+        one, text = card(name, n_items), docstring(name)
+        recipe, hyper = resolve(find_model(name), [])
+        settings = {"recipe": asdict(recipe), "hyperparameters": hyper}
+        if json_:
+            print(json.dumps({"n_items": n_items, **asdict(one), "docstring": text, **settings}))
+        else:
+            print(
+                f"{text}\n\n{one.family}, {one.head} head, {'' if one.causal else 'not '}causal, {one.parameters:,} parameters at {n_items:,} items"
+            )
+            for kind, values in settings.items():
+                print(f"\n{kind}, --set NAME=VALUE:")
+                for setting, value in values.items():
+                    print(f"  {setting:<20} {str(value).lower() if isinstance(value, bool) else value}")
+
+
+def _table(cards: list[Card]) -> Table:
+    table = Table("model", "paper", "family", box=None, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("head")
+    table.add_column("causal")
+    for card in cards:
+        causal = "yes" if card.causal else "no"
+        table.add_row(card.name, card.cited, card.family, f"{card.parameters:,}", card.head, causal)
+    return table
 
 
 @app.command()
