@@ -28,7 +28,7 @@ from models.layers import GRU
 class NARM(SessionEncoder):
     """A GRU whose last state attends to the states before it; a bilinear decoder."""
 
-    recipe: Recipe = Recipe(epochs=9, batch_size=1024, lr=3e-3, lr_step=5, patience=2)
+    recipe: Recipe = Recipe(epochs=7, batch_size=1024, lr=3e-3, lr_step=4, patience=2)
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"
     causal: ClassVar[bool] = True

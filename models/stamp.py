@@ -9,7 +9,8 @@ KDD 2018.
     score_i = ⟨h_s, h_t, x_i⟩ = (h_s ⊙ h_t) · x_i            (6)
 
 The paper has no m_s in (3); the authors' code has it, and so has this. In (1)–(3) and (5) a click's vector
-longer than `max_norm` is shortened to it, as in the authors' code.
+longer than `max_norm` is shortened to it, which is not in the paper either: the authors' code has 1 for
+Yoochoose and 1.5 for Diginetica.
 
 Departures: (6) has no sigmoid around it, nor has it in the authors' code (a softmax over n numbers between 0
 and 1 can give no item more than e/n); 1,024 targets a step, all positions of a session at once; the item
@@ -31,7 +32,7 @@ from models.layers import running_mean, shorten
 class STAMP(SessionEncoder):
     """Attention over the clicks, asked by the last one, times the last one."""
 
-    recipe: Recipe = Recipe(epochs=9, batch_size=1024, lr=3e-3, lr_step=5, patience=2)
+    recipe: Recipe = Recipe(epochs=7, batch_size=1024, lr=3e-3, lr_step=4, patience=2)
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"
     causal: ClassVar[bool] = True
