@@ -12,8 +12,8 @@ learned like any other.
 Each position is trained on its next 3 clicks (the paper's T).
 
 Departures: sessions are anonymous, so (4) has no user embedding beside z. The full cross-entropy instead of
-the paper's `loss=bce` on 3 uniform negatives (`in_batch=false`); D = 100 instead of 50. Tables start from N(0, 1)
-and N(0, 1/D) instead of N(0, 1/D²), from where little is learned in few epochs.
+the paper's `loss=bce` on 3 uniform negatives (`in_batch=false`); D = 100 instead of 50. Tables start from
+N(0, 1) and N(0, 1/D) instead of N(0, 1/D²), from where little is learned in few epochs.
 """
 
 from __future__ import annotations

@@ -145,9 +145,9 @@ def models(
         if json_:
             print(json.dumps({"n_items": n_items, **asdict(one), "docstring": text, **settings}))
         else:
-            print(
-                f"{text}\n\n{one.family}, {one.head} head, {'' if one.causal else 'not '}causal, {one.parameters:,} parameters at {n_items:,} items"
-            )
+            causal = "causal" if one.causal else "not causal"
+            print(f"{text}\n\n{one.family}, {one.head} head, {causal}")
+            print(f"{one.parameters:,} parameters at {n_items:,} items")
             for kind, values in settings.items():
                 print(f"\n{kind}, --set NAME=VALUE:")
                 for setting, value in values.items():
