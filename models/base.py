@@ -177,7 +177,16 @@ class SessionEncoder(nn.Module):
         if targets.dim() == 2:
             present = targets > PAD  # (N, K)
             vectors, targets = vectors.repeat_interleave(present.sum(1), 0), targets[present]
-        return sampled_loss(self.recipe, vectors, items, targets, negatives, bias=bias, normalise=normalise)
+        return sampled_loss(
+            self.recipe,
+            vectors,
+            items,
+            targets,
+            negatives,
+            bias=bias,
+            normalise=normalise,
+            dtype=self.softmax_dtype,
+        )
 
 
 def last_position(positions: Tensor, sessions: Tensor) -> Tensor:

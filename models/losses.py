@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu, logsigmoid, normalize
+from torch.nn.functional import elu, embedding, logsigmoid, normalize
 
 Loss = Literal["ce", "sampled-ce", "bce", "gbce", "bpr", "top1", "bpr-max", "top1-max"]
 
@@ -67,25 +67,30 @@ def sampled_loss(
     *,
     bias: Tensor | None = None,
     normalise: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Mean loss of (N, D) vectors and their (N,) targets against the step's negatives.
 
     `item_vectors` (n + 1, D) and `bias` (n + 1,) are indexed by item. With `normalise` items are divided by
-    their L2 norms first (the NISER head).
+    their L2 norms first (the NISER head). Which negatives are the hardest is looked up in `dtype`.
     """
     of_targets, of_negatives = item_vectors[targets], item_vectors[negatives.items]
     if normalise:
         of_targets, of_negatives = normalize(of_targets, dim=1), normalize(of_negatives, dim=1)
     r_target = (vectors * of_targets).sum(1, keepdim=True)  # (N, 1)
-    r = vectors @ of_negatives.T  # (N, K)
-    if bias is not None:
-        r_target, r = r_target + bias[targets][:, None], r + bias[negatives.items]
-    real = negatives.items != targets[:, None]  # (N, K)
+    shift = torch.zeros_like(negatives.log_expected)  # (K,), of each negative's score
     if objective.loss == "sampled-ce" and objective.logq:
-        r = r - negatives.log_expected
-    if 0 < objective.hardest < r.shape[1]:
-        chosen = r.masked_fill(~real, -torch.inf).topk(objective.hardest, 1).indices
-        r, real = r.gather(1, chosen), real.gather(1, chosen)
+        shift = shift - negatives.log_expected
+    if bias is not None:
+        r_target, shift = r_target + bias[targets][:, None], shift + bias[negatives.items]
+    if 0 < objective.hardest < len(negatives.items):
+        chosen = _hardest(objective.hardest, vectors, of_negatives, shift, targets, negatives.items, dtype)
+        few = embedding(chosen, of_negatives)  # (N, k, D): the gradient of all others is 0
+        r = (few @ vectors[:, :, None]).squeeze(2) + shift[chosen]  # (N, k)
+        real = negatives.items[chosen] != targets[:, None]
+    else:
+        r = vectors @ of_negatives.T + shift  # (N, K)
+        real = negatives.items != targets[:, None]
     match objective.loss:
         case "sampled-ce":
             losses = sampled_ce(r_target, r, real)
@@ -104,6 +109,23 @@ def sampled_loss(
         case "ce":
             raise ValueError("ce looks at every item: use cross_entropy")
     return losses.mean()
+
+
+@torch.no_grad()
+def _hardest(
+    count: int,
+    vectors: Tensor,
+    of_negatives: Tensor,
+    shift: Tensor,
+    targets: Tensor,
+    items: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """(N, count) places of each target's highest-scored negatives, the target itself last of all."""
+    scores = vectors.to(dtype) @ of_negatives.to(dtype).T
+    scores += shift.to(dtype)
+    scores.masked_fill_(items == targets[:, None], -torch.inf)
+    return scores.topk(count, 1, sorted=False).indices
 
 
 # Below: scores (N, 1) of targets and (N, K) of negatives, `real` (N, K) where a negative counts; losses (N,).

@@ -17,6 +17,7 @@ positions instead of one user at a time.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -60,8 +61,9 @@ class SVAE(SessionEncoder):
         self.bias = nn.Parameter(torch.zeros(n_items + 1))  # b'
         self.register_buffer("steps", torch.zeros(()))  # trained so far; resumed with the weights
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
+        nn.init.normal_(self.items.weight, std=1 / math.sqrt(dim_output))
 
     def posterior(self, sessions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent at every position, both (B, L, latent)."""

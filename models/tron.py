@@ -37,10 +37,10 @@ class TRON(SessionEncoder):
         in_batch=True,
         logq=False,
         hardest=100,
-        epochs=8,
+        epochs=7,
         batch_size=1024,
         lr=2e-3,
-        lr_step=3,
+        lr_step=5,
         patience=2,
     )
     family: ClassVar[Family] = "sequence"
