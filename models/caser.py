@@ -9,11 +9,11 @@ learned like any other.
     z = φ(W [c_1; …; c_W; õ] + b),  φ = ReLU                 (3)
     y_i = W'_i · z + b'_i                                    (4)  a table of its own for the output
 
-Each position is trained on its next 3 clicks (the paper's T).
-
-Departures: sessions are anonymous, so (4) has no user embedding beside z. The full cross-entropy instead of
-the paper's `loss=bce` on 3 uniform negatives (`in_batch=false`); D = 100 instead of 50. Tables start from
-N(0, 1) and N(0, 1/D) instead of N(0, 1/D²), from where little is learned in few epochs.
+Departures: sessions are anonymous, so (4) has no user embedding beside z. A position is trained on its next
+click: the paper's next T = 3 (`horizon=3`) validated worse on yoochoose1_64, 57.5/24.0 against 59.2/25.9
+after three epochs. The full cross-entropy instead of `loss=bce` on 3 uniform negatives (`in_batch=false`);
+D = 100 instead of 50. Tables start from N(0, 1) and N(0, 1/D) instead of N(0, 1/D²), from where little is
+learned in few epochs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from models.base import PAD, Batching, Family, Recipe, SessionEncoder
 class Caser(SessionEncoder):
     """Convolutions over the newest clicks; neighbouring windows share them, so all are done in one pass."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2, horizon=3)
+    recipe: Recipe = Recipe(epochs=7, batch_size=1024, lr=3e-3, lr_step=6, patience=2)
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"
     causal: ClassVar[bool] = True
