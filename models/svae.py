@@ -4,15 +4,16 @@
     [μ_t; log σ_t²] = W tanh(W_e h_t + b_e) + b              (2)
     z_t ~ N(μ_t, diag σ_t²)                                  (3)
     π_t = softmax(V tanh(W_d z_t + b_d) + b')                (4)
-    loss = −mean log π_t[i] over the next k = 4 clicks i, + β mean KL(N(μ_t, σ_t²) ‖ N(0, 1))    (5)
+    loss = mean_t [−Σ log π_t[i] over the next k = 4 clicks i  + β KL(N(μ_t, σ_t²) ‖ N(0, 1))]    (5)
 
-β rises linearly from 0 to 0.2. Served is μ_t: sampling is for training alone.
+β rises linearly from 0 to 0.02 over `anneal_steps` steps. Served is μ_t: sampling is for training alone.
 
-Departures: the authors' code samples with exp(s) as the deviation while its KL takes the same s for the log
-of the variance; here s = log σ² in both. Their loss of a user is the sum over positions of the first term
-beside the mean of the second, and their β starts from 0 again every epoch, so that it stays far below 0.2;
-here both terms are means over positions, and β rises once, over `anneal_steps` steps. Batches of 1,024
-positions instead of one user at a time.
+Departures: β ends at 0.02 instead of 0.2. The authors' loss of a user is the sum over positions of the first
+term beside the mean of the second, and their β starts from 0 again every epoch; here both are means over
+positions. With 0.2 beside the mean over a position's targets the latent carried next to nothing: validation
+on yoochoose1_64 stayed at 49.8/16.2. The authors' code samples with exp(s) as the deviation while its KL
+takes the same s for the log of the variance; here s = log σ² in both. Batches of 1,024 positions instead of
+one user at a time; tables start from N(0, 1) and N(0, 1/150) instead of Xavier's, which shrinks with n.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from models.layers import GRU
 class SVAE(SessionEncoder):
     """A GRU whose state is read as a distribution over what the session is about."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2, horizon=4)
+    recipe: Recipe = Recipe(epochs=6, batch_size=1024, lr=3e-3, lr_step=5, patience=2, horizon=4)
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"
     causal: ClassVar[bool] = True
@@ -45,8 +46,8 @@ class SVAE(SessionEncoder):
         hidden: int = 200,
         dim_output: int = 150,
         latent: int = 64,
-        kl_weight: float = 0.2,
-        anneal_steps: int = 1000,
+        kl_weight: float = 0.02,
+        anneal_steps: int = 2000,
     ) -> None:
         super().__init__()
         self.kl_weight = kl_weight
@@ -81,7 +82,11 @@ class SVAE(SessionEncoder):
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp()  # (3)
         horizon = self.recipe.horizon
         ahead = pad(batch.targets, (0, horizon - 1)).unfold(1, horizon, 1)  # (B, L, k)
-        likelihood = self.score_loss(self.decoder(z), ahead[wanted], batch.negatives)  # (4)
+        targets = ahead[wanted].squeeze(1)  # (N, k), or (N,) when k is 1
+        each = (targets > PAD).sum() / len(
+            targets
+        )  # score_loss is a mean over targets; (5) sums a position's
+        likelihood = each * self.score_loss(self.decoder(z), targets, batch.negatives)  # (4)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         beta = self.kl_weight * (self.steps / self.anneal_steps).clamp(max=1)
         self.steps += 1
