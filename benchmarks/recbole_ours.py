@@ -1,0 +1,106 @@
+"""Our side of `benchmarks/recbole.py`: targets per second, and validation MRR@20 over training time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.base import PAD, SessionEncoder, Sessions
+from models.losses import Negatives
+from training.batches import Examples
+from training.fit import default_precision
+from training.hyper import resolve
+from training.metrics import mrr_at_k, recall_at_k
+from training.negatives import NegativeSampler
+from training.registry import find_model
+from training.train import make_optimizer
+from training.validation import rank_targets
+
+LOOKS = 4  # at validation MRR@20 in an epoch: a whole one may overshoot by far
+
+
+def build(
+    model: str, assignments: tuple[str, ...], train: Sessions, seed: int, **recipe: Any
+) -> SessionEncoder:
+    """A new model in our default precision, with its own recipe but for the fields given."""
+    torch.manual_seed(seed)
+    model_class = find_model(model)
+    own, hyper = resolve(model_class, assignments)
+    built = model_class.build(train, **hyper)
+    built.recipe = dataclasses.replace(own, **recipe)
+    built.softmax_dtype = torch.bfloat16 if default_precision() == "bf16" else torch.float32
+    return built
+
+
+def training_steps(model: SessionEncoder, train: Sessions, seed: int, epochs: int) -> Iterator[float]:
+    """Train as `training.train` does; yields after each step, with the epochs done so far."""
+    recipe = model.recipe
+    examples = Examples.of(train, model.batching, model.max_length)
+    optimizer = make_optimizer(model, recipe)
+    sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
+    model.train()
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step)
+        plan = examples.plan(recipe.batch_size, seed, epoch)
+        for step, indices in enumerate(plan):
+            batch = examples.batch(indices)
+            if sampler is not None:
+                negatives = sampler.draw(batch.targets, seed, epoch, step)
+                batch = dataclasses.replace(batch, negatives=negatives)
+            torch.autograd.backward(model.loss(batch))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield epoch + (step + 1) / len(plan)
+
+
+def throughput(
+    model: SessionEncoder, train: Sessions, seed: int, *, warm_up: int, steps: int, seconds: float
+) -> dict[str, float]:
+    """Targets per second over `steps` steps after the warm-up, or over as many as begin within `seconds`."""
+    scored: list[int] = []
+    score_loss = model.score_loss
+
+    def counting(vectors: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
+        scored.append(int((targets > PAD).sum()))
+        return score_loss(vectors, targets, negatives)
+
+    model.score_loss = counting  # type: ignore[method-assign]
+    training = training_steps(model, train, seed, epochs=warm_up + steps)  # each has at least one step
+    for _ in range(warm_up):
+        next(training)
+    scored.clear()
+    began, elapsed = time.perf_counter(), 0.0
+    while len(scored) < steps and elapsed < seconds:
+        next(training)
+        elapsed = time.perf_counter() - began
+    return {
+        "examples_per_second": sum(scored) / elapsed,
+        "examples_per_step": sum(scored) / len(scored),
+        "steps": len(scored),
+    }
+
+
+def quality(
+    model: SessionEncoder, train: Sessions, validation: Sessions, seed: int, goal: float
+) -> list[dict[str, float]]:
+    """What was seen when, until validation MRR@20 is at least `goal` or the recipe's epochs are over."""
+    held_out = Examples.of(validation, "positions" if model.causal else "prefixes", model.max_length)
+    history: list[dict[str, float]] = []
+    seconds, began = 0.0, time.perf_counter()
+    for epochs in training_steps(model, train, seed, model.recipe.epochs):
+        if epochs < (len(history) + 1) / LOOKS:
+            continue
+        seconds += time.perf_counter() - began
+        ranks = rank_targets(model, held_out)
+        recall, mrr = (100 * metric(ranks, 20) for metric in (recall_at_k, mrr_at_k))
+        history.append({"epochs": epochs, "seconds": seconds, "recall@20": recall, "mrr@20": mrr})
+        if mrr >= goal:
+            break
+        began = time.perf_counter()
+    return history
