@@ -9,7 +9,8 @@ Departures: D = 100 instead of 50, and the full cross-entropy; the paper's is `l
 negatives (`in_batch=false`). By default every v and the left side of (4) are L2-normalised, and cosines
 scaled (`head="niser"`); `head="native"` is the paper's. Positions count from the first click instead of
 back from the end of a fixed window, so that one pass gives every prefix the vector it has alone. Attention
-has an output projection, as Transformers do, and no dropout on its weights.
+has an output projection, as Transformers do, no dropout on its weights, and takes keys and values from
+LN(x) too, where the authors' code takes them from x.
 """
 
 from __future__ import annotations

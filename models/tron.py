@@ -10,10 +10,12 @@ SASRec's encoder under another loss, for catalogues too large for a full softmax
 In (3) t is the target and top-k its 100 highest-scored negatives, among 16,384 uniform ones that all targets
 of a step share and the step's other targets.
 
-Departures: the authors draw 127 in-batch negatives a session from the others' clicks, and uniform ones
-outside the batch; D = 100 instead of their 200 on Yoochoose. Head, positions and attention as in SASRec
-here: by default every v and s are L2-normalised, and cosines scaled (`head="niser"`; the authors' is
-`native`), and positions count from the first click.
+Departures: scores are corrected by how often a negative is to be expected in the sample (`logq`): a step
+here has 1,024 in-batch negatives, which would hold popular items down far more than the authors' 127 a
+session, drawn from the others' clicks; their uniform ones are outside the batch. Dropout 0.2 instead of
+0.05; D = 100 instead of their 200 on Yoochoose. Head, positions and attention as in SASRec here: by default
+every v and s are L2-normalised, and cosines scaled (`head="niser"`; the authors' is `native`), and
+positions count from the first click.
 """
 
 from __future__ import annotations
@@ -35,7 +37,6 @@ class TRON(SessionEncoder):
         loss="sampled-ce",
         negatives=16_384,
         in_batch=True,
-        logq=False,
         hardest=100,
         epochs=7,
         batch_size=1024,

@@ -110,11 +110,11 @@ def by_hand_bpr_max() -> float:
         (sampled_ce, math.log(1 + (1 + 3) / 2)),
         (bce, -math.log(2 / 3) - (math.log(1 / 2) + math.log(1 / 4)) / 2),
         # k = 3 of n − 1 = 6 items and t = 0.5: β = 1 − 0.5 · (1 − 1/2) = 3/4
-        (lambda *r: gbce(*r, 7, 0.5), -3 / 4 * math.log(2 / 3) - math.log(1 / 2) - math.log(1 / 4)),
+        (lambda a, b, c: gbce(a, b, c, 7, 0.5), -3 / 4 * math.log(2 / 3) - math.log(1 / 2) - math.log(1 / 4)),
         (bpr, -(math.log(2 / 3) + math.log(2 / 5)) / 2),
         (top1, ((1 / 3 + 1 / 2) + (3 / 5 + SQUARED)) / 2),
         (top1_max, 1 / 4 * (1 / 3 + 1 / 2) + 3 / 4 * (3 / 5 + SQUARED)),
-        (lambda *r: bpr_max(*r, 2.0), by_hand_bpr_max()),
+        (lambda a, b, c: bpr_max(a, b, c, 2.0), by_hand_bpr_max()),
     ],
     ids=["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"],
 )

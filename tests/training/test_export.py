@@ -25,8 +25,8 @@ PROVENANCE = Provenance("mean", 1, {}, "commit", "data")
 class Mean(SessionEncoder):
     """The mean of a session's item vectors: the least that can be exported."""
 
-    recipe: ClassVar[Recipe] = Recipe()
-    batching: ClassVar[Batching] = "prefixes"
+    recipe: Recipe = Recipe()
+    batching: Batching = "prefixes"
 
     def __init__(self, n_items: int, *, head: Head = "native", unlike_when_exported: bool = False) -> None:
         super().__init__()

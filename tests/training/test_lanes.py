@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.base import PAD, Batch, Sessions
+from models.base import PAD, Batch, Hyper, Sessions
 from models.gru4rec import GRU4Rec
 from training.lanes import Lanes
 
@@ -47,7 +45,7 @@ def test_drawn_example() -> None:
 )
 def test_every_session_runs_through_one_lane_whole(sessions: list[list[int]], width: int) -> None:
     lanes = Lanes.of(flat(sessions), width)
-    walked, begun = [], defaultdict(int)
+    walked: list[tuple[int, int, list[int]]] = []
     for lane in range(width):
         for step in range(len(lanes.items)):
             if lanes.items[step, lane] == PAD:
@@ -55,7 +53,6 @@ def test_every_session_runs_through_one_lane_whole(sessions: list[list[int]], wi
                 continue
             if lanes.starts[step, lane]:
                 walked.append((step, lane, [int(lanes.items[step, lane])]))
-                begun[step] += 1
             assert walked[-1][2][-1] == lanes.items[step, lane], "a lane goes on from its last target"
             walked[-1][2].append(int(lanes.targets[step, lane]))
     long_enough = [session for session in sessions if len(session) > 1]
@@ -68,7 +65,7 @@ def test_lanes_carry_their_state_and_new_sessions_do_not(embedding: str) -> None
     """Step by step through the lanes gives what each session alone gives, in one pass."""
     torch.manual_seed(0)
     sessions = flat([[11, 12, 13, 14], [21, 22], [31, 32, 33, 34, 35, 36], [41, 42], [51, 52, 53]])
-    hyper = {"dim": 8, "layers": 2, "batching": "session-parallel", "embedding": embedding}
+    hyper: dict[str, Hyper] = {"dim": 8, "layers": 2, "batching": "session-parallel", "embedding": embedding}
     model = GRU4Rec.build(sessions, **hyper, head="native").eval()
     lanes = Lanes.of(sessions, 3)
     state, summed, targets = None, 0.0, 0
