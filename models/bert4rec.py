@@ -29,7 +29,7 @@ from models.layers import Transformer
 class BERT4Rec(SessionEncoder):
     """Bidirectional self-attention that fills in hidden clicks, the next one among them."""
 
-    recipe: Recipe = Recipe(epochs=12, batch_size=1024, lr=1e-3, lr_step=5, patience=2)
+    recipe: Recipe = Recipe(epochs=6, batch_size=1024, lr=1e-3, lr_step=4, patience=2)
     family: ClassVar[Family] = "sequence"
     batching: Batching = "prefixes"
 

@@ -20,6 +20,7 @@ import pytest
 from service.bundle import Bundle
 from service.deployment import bundle_path, publish, read_deployment
 from tests.service.bundles import Shop
+from training.registry import model_names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -124,3 +125,17 @@ def test_own_clicks_become_a_live_bundle(tmp_path: Path) -> None:
         done = run(command.replace("niser-…", champion))
         assert done.returncode == 0, done.stderr
     assert run(commands[4]).returncode == 2, "there is nothing before the first version"
+
+
+def test_every_figure_stands_in_a_result() -> None:
+    """The table of models says what `docs/results` says, of every model there is."""
+    rows = re.findall(r"^\| `(\w+)`.*?\|.*?\| (.*?) \|.*?\| (.*?) \|.*?\|$", README, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(model_names())
+    for name, *figures in rows:
+        for dataset, told in zip(("yoochoose1_64", "diginetica"), figures, strict=True):
+            file = ROOT / "docs" / "results" / dataset / f"{name}.json"
+            if file.exists():
+                test = json.loads(file.read_text())["test"]
+                assert told == f"{test['recall@20']:.2f} / {test['mrr@20']:.2f}", (name, dataset)
+            else:
+                assert told == "not run", (name, dataset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch.distributions import Normal, kl_divergence
 
@@ -24,6 +26,7 @@ def some_batch() -> Batch:
 
 def test_loss_is_the_likelihood_of_the_next_four_clicks_and_the_divergence() -> None:
     model, batch = small_model(), some_batch()
+    model.recipe = dataclasses.replace(model.recipe, horizon=4)
     model.steps.fill_(3)
     mean, log_variance = (part[batch.targets > PAD] for part in model.posterior(batch.sessions))
     deviation = log_variance.exp().sqrt()
@@ -34,7 +37,7 @@ def test_loss_is_the_likelihood_of_the_next_four_clicks_and_the_divergence() -> 
     likelihoods = [scores[row].log_softmax(0)[item - 1] for row, items in enumerate(ahead) for item in items]
     divergence = kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).sum(1).mean()
     torch.manual_seed(7)
-    expected = -torch.stack(likelihoods).mean() + 0.5 * 3 / 4 * divergence
+    expected = -torch.stack(likelihoods).sum() / len(ahead) + 0.5 * 3 / 4 * divergence
     torch.testing.assert_close(model.loss(batch), expected)
 
 
