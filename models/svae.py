@@ -14,8 +14,8 @@ positions of the first term beside the mean of the second, and their β starts f
 both are means over positions. With 0.2 beside the mean over a position's targets the latent carried next to
 nothing: validation on yoochoose1_64 stayed at 49.8/16.2. The authors' code samples with exp(s) as the
 deviation while its KL takes the same s for the log of the variance; here s = log σ² in both. Batches of
-1,024 positions instead of one user at a time; tables start from N(0, 1) and N(0, 1/150) instead of
-Xavier's, which shrinks with n.
+1,024 positions instead of one user at a time; the output table starts from N(0, 1/150) instead of Xavier's,
+which shrinks with n.
 """
 
 from __future__ import annotations
