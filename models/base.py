@@ -162,8 +162,9 @@ class SessionEncoder(nn.Module):
 
         `negatives` must be given for every loss but `ce`.
         """
-        vectors, items, bias = vectors * self.scale, self.item_vectors(), self.item_bias()
         normalise = self.head == "niser"
+        vectors, items = vectors * self.scale, self.item_vectors()
+        bias = None if normalise else self.item_bias()
         if self.recipe.loss == "ce":
             return cross_entropy(
                 vectors,

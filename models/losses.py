@@ -182,7 +182,7 @@ def _weights(r: Tensor, real: Tensor) -> Tensor:
 
 
 _PARTIAL_SUMS = 64  # a row's sum of exponentials is rounded in this many parts, then added in float32
-_SAFE_EXPONENT = 40.0  # exp(40) times a billion items is still far from the largest float
+_SAFE_EXPONENT = 60.0  # exp(60) times a billion items is still far from the largest float
 
 
 def cross_entropy(
@@ -198,11 +198,15 @@ def cross_entropy(
 
     `vectors` (N, D), `item_vectors` (n, D), `targets` in 0..n-1, `bias` (n,). Targets are (N,), or (N, K)
     with -1 for none: then the mean is over all of them. With `normalise` the item vectors are divided by
-    their L2 norms first (the NISER head). The three products and the exponentials run in `dtype`; sums,
-    norms and gradients are float32.
+    their L2 norms first (the NISER head, which has no bias). The three products and the exponentials run in
+    `dtype`; sums, norms and gradients are float32.
     """
+    if bias is not None:  # one dimension more is cheaper than passes of its own over (N, n)
+        assert not normalise
+        vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
+        item_vectors = torch.cat([item_vectors, bias[:, None]], 1)
     loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
-        vectors, item_vectors, targets, bias, normalise, dtype
+        vectors, item_vectors, targets, normalise, dtype
     )
     return loss
 
@@ -221,24 +225,24 @@ class _CrossEntropy(torch.autograd.Function):
         vectors: Tensor,
         item_vectors: Tensor,
         targets: Tensor,
-        bias: Tensor | None,
         normalise: bool,
         dtype: torch.dtype,
     ) -> Tensor:
         n_vectors = vectors.shape[0]
+        norms = item_vectors.norm(dim=1, keepdim=True)  # (n, 1)
+        largest = vectors.norm(dim=1).max()  # no logit is beyond ± this
         if normalise:
-            inverse = item_vectors.norm(dim=1, keepdim=True).clamp_min(1e-12).reciprocal_()  # (n, 1)
+            inverse = norms.clamp_min(1e-12).reciprocal_()
             items = item_vectors * inverse
         else:
             items = item_vectors
+            largest = largest * norms.max()
         low_vectors, low_items = vectors.to(dtype), items.to(dtype)
 
         exponentials = _buffer(n_vectors, items.shape[0], dtype)  # (N, n)
         torch.mm(low_vectors, low_items.T, out=exponentials)
-        if bias is not None:
-            exponentials += bias.to(dtype)
-        if normalise and bias is None and bool(vectors.norm(dim=1).max() < _SAFE_EXPONENT):
-            highest = vectors.new_zeros(n_vectors, 1)  # |logit| <= ‖vector‖: exp cannot overflow
+        if bool(largest < _SAFE_EXPONENT):
+            highest = vectors.new_zeros(n_vectors, 1)
         else:
             highest = exponentials.amax(1, keepdim=True)  # (N, 1)
             exponentials.sub_(highest)
@@ -254,8 +258,6 @@ class _CrossEntropy(torch.autograd.Function):
         n_pairs = len(targets)
         target_items = items[targets]  # (M, D)
         target_logits = (pair_vectors * target_items).sum(1)
-        if bias is not None:
-            target_logits += bias[targets]
         log_normalisers = highest[:, 0].float() + sums.log()  # (N,)
         mean: Tensor = ((each * log_normalisers).sum() - target_logits.sum()) / n_pairs
 
@@ -271,21 +273,16 @@ class _CrossEntropy(torch.autograd.Function):
         if normalise:  # back through v / ‖v‖
             grad_items -= items * (grad_items * items).sum(1, keepdim=True)
             grad_items *= inverse
-        grad_bias = None
-        if bias is not None:
-            grad_bias = (exponentials.T @ scale.to(dtype)).float()[:, 0]
-            grad_bias.index_add_(0, targets, torch.full_like(target_logits, -1 / n_pairs))
-        ctx.save_for_backward(grad_vectors, grad_items, grad_bias)
+        ctx.save_for_backward(grad_vectors, grad_items)
         return mean
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_vectors, grad_items, grad_bias = ctx.saved_tensors
+        grad_vectors, grad_items = ctx.saved_tensors
         (upstream,) = grads
-        for grad in (grad_vectors, grad_items, grad_bias):
-            if grad is not None:
-                grad.mul_(upstream)  # ours alone: the forward pass made them for this one use
-        return grad_vectors, grad_items, None, grad_bias, None, None
+        for grad in (grad_vectors, grad_items):
+            grad.mul_(upstream)  # ours alone: the forward pass made them for this one use
+        return grad_vectors, grad_items, None, None, None
 
 
 _buffers: dict[torch.dtype, Tensor] = {}
