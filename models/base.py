@@ -150,12 +150,14 @@ class SessionEncoder(nn.Module):
         if self.batching == "prefixes":
             return self(batch.sessions), batch.targets
         wanted = batch.targets > PAD  # (B, L)
-        targets = batch.targets
-        if self.recipe.horizon > 1:
-            length = targets.shape[1]
-            ahead = range(self.recipe.horizon)
-            targets = torch.stack([nn.functional.pad(targets, (0, k))[:, k : k + length] for k in ahead], 2)
-        return self.forward_all(batch.sessions)[wanted], targets[wanted]
+        return self.forward_all(batch.sessions)[wanted], self.next_clicks(batch)[wanted]
+
+    def next_clicks(self, batch: Batch) -> Tensor:
+        """The targets of each position (B, L), or under a horizon of K its next K clicks (B, L, K)."""
+        horizon = self.recipe.horizon
+        if horizon == 1:
+            return batch.targets
+        return nn.functional.pad(batch.targets, (0, horizon - 1)).unfold(1, horizon, 1)
 
     def score_loss(self, vectors: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
         """Mean of the recipe's loss over (N, D) session vectors and their targets, (N,) or (N, K) items.

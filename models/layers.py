@@ -1,4 +1,5 @@
-"""Pieces that more than one model is made of: a GRU, the session graph, its gated update, soft attention.
+"""Pieces that more than one model is made of: a GRU, running means, the session graph, its gated update, soft
+attention, the Transformer.
 
 The session graph needs no loop over sessions. In position space, node u of a session is the item first
 clicked at position u: `first[t] = min {u : x_u = x_t}`. A node's row exists only at its first position;
@@ -7,10 +8,14 @@ later repeats are edges back to it. Everything is a dense (B, L, L) product, and
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from models.base import PAD, last_position
+from models.base import PAD, Batching, Family, Head, SessionEncoder, last_position
 
 
 class GRU(nn.GRU):
@@ -204,3 +209,51 @@ class _TransformerBlock(nn.Module):
         attended = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         mixed: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return mixed
+
+
+class CausalTransformer(SessionEncoder):
+    """SASRec's encoder (equations in `sasrec.py`), which TRON trains under another loss."""
+
+    family: ClassVar[Family] = "sequence"
+    batching: Batching = "positions"
+    causal: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int = 100,
+        layers: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+        head: Head = "niser",
+        scale: float = 16.0,
+        max_length: int = 50,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.scale = scale if head == "niser" else 1.0
+        self.max_length = max_length
+        self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
+        self.encoder = Transformer(
+            dim,
+            max_length=max_length,
+            layers=layers,
+            heads=heads,
+            inner=dim,
+            dropout=dropout,
+            activation=nn.ReLU,
+            norm_first=True,
+        )
+        for table in (self.items, self.encoder.positions):
+            nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (B, L, D)
+        return self._unit(self.encoder(clicks))
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1) if self.head == "niser" else vectors
+
+    def item_vectors(self) -> Tensor:
+        return self.items.weight

@@ -15,60 +15,11 @@ LN(x) too, where the authors' code takes them from x.
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
-from torch import Tensor, nn
-from torch.nn.functional import normalize
-
-from models.base import PAD, Batching, Family, Head, Recipe, SessionEncoder
-from models.layers import Transformer
+from models.base import Recipe
+from models.layers import CausalTransformer
 
 
-class SASRec(SessionEncoder):
+class SASRec(CausalTransformer):
     """Causal self-attention over the clicks; the vector at a click scores what comes next."""
 
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
-    family: ClassVar[Family] = "sequence"
-    batching: Batching = "positions"
-    causal: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        n_items: int,
-        *,
-        dim: int = 100,
-        layers: int = 2,
-        heads: int = 1,
-        dropout: float = 0.2,
-        head: Head = "niser",
-        scale: float = 16.0,
-        max_length: int = 50,
-    ) -> None:
-        super().__init__()
-        self.head = head
-        self.scale = scale if head == "niser" else 1.0
-        self.max_length = max_length
-        self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
-        self.encoder = Transformer(
-            dim,
-            max_length=max_length,
-            layers=layers,
-            heads=heads,
-            inner=dim,
-            dropout=dropout,
-            activation=nn.ReLU,
-            norm_first=True,
-        )
-        for table in (self.items, self.encoder.positions):
-            nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
-
-    def forward_all(self, sessions: Tensor) -> Tensor:
-        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (1), (B, L, D)
-        return self._unit(self.encoder(clicks))  # (2), (3), (4)
-
-    def _unit(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors, dim=-1) if self.head == "niser" else vectors
-
-    def item_vectors(self) -> Tensor:
-        return self.items.weight

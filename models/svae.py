@@ -25,7 +25,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from models.base import PAD, Batch, Batching, Family, Recipe, SessionEncoder
 from models.layers import GRU
@@ -82,9 +81,7 @@ class SVAE(SessionEncoder):
         wanted = batch.targets > PAD  # (B, L)
         mean, log_variance = (part[wanted] for part in self.posterior(batch.sessions))  # (N, latent)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp()  # (3)
-        horizon = self.recipe.horizon
-        ahead = pad(batch.targets, (0, horizon - 1)).unfold(1, horizon, 1)  # (B, L, k)
-        targets = ahead[wanted].squeeze(1)  # (N, k), or (N,) when k is 1
+        targets = self.next_clicks(batch)[wanted]  # (N,), or (N, k)
         each = (targets > PAD).sum() / len(
             targets
         )  # score_loss is a mean over targets; (5) sums a position's
