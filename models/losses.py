@@ -52,7 +52,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Negatives:
-    """The sample of one step: items, with repeats, and the log of how often each was to be expected in it."""
+    """The sample of one step: items, and the log of how often each was to be expected in it.
+
+    Items may repeat, but not where only the hardest count.
+    """
 
     items: Tensor  # (K,) int64
     log_expected: Tensor  # (K,)

@@ -22,6 +22,7 @@ class NegativeSampler:
         self._cumulative = np.cumsum(self._drawn)
         self._count = objective.negatives
         self._in_batch = objective.in_batch
+        self._distinct = objective.hardest > 0  # copies of one item would take the places of other hard ones
 
     def draw(self, targets: Tensor, seed: int, epoch: int, step: int) -> Negatives:
         """The negatives of one step; `targets` may have any shape. A pure function of its arguments."""
@@ -31,4 +32,8 @@ class NegativeSampler:
         own = targets[targets > PAD].numpy() if self._in_batch else np.zeros(0, np.int64)
         both: npt.NDArray[np.int64] = np.concatenate([own, items])
         expected = self._count * self._drawn[both - 1] + len(own) * self._popularity[both - 1]
+        if self._distinct:
+            both = np.unique(both)
+            absent = self._count * np.log1p(-self._drawn) + len(own) * np.log1p(-self._popularity)
+            expected = -np.expm1(absent[both - 1])  # how likely it is to be in the sample at all
         return Negatives(torch.from_numpy(both), torch.from_numpy(np.log(expected)).float())

@@ -53,7 +53,7 @@ CASES = [
         lr=0.01,
         learns=0.3,
     ),
-    Case("tron", {"dim": 16}, recipe={"negatives": 40, "hardest": 20}),  # its own are far more than 40 items
+    Case("tron", {"dim": 16}),
     Case("bert4rec", {"dim": 32, "dropout": 0.0}, lr=0.005),
     Case("caser", {"dim": 16}),
     Case("svae", {"dim": 16, "hidden": 20, "dim_output": 16, "latent": 8}),

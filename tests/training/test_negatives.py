@@ -33,6 +33,21 @@ def test_the_steps_targets_come_first_with_repeats_and_are_expected_by_popularit
     np.testing.assert_allclose(negatives.log_expected.exp(), expected[negatives.items - 1], rtol=1e-5)
 
 
+def test_items_are_distinct_where_only_the_hardest_count() -> None:
+    """And as likely to be there as is claimed."""
+    objective = Objective("sampled-ce", negatives=3, negatives_power=1.0, in_batch=False, hardest=2)
+    sampler = NegativeSampler(TRAIN, objective)
+    present, claimed = np.zeros(5), np.zeros(5)
+    for step in range(4000):
+        negatives = sampler.draw(TARGETS, 0, 0, step)
+        items = negatives.items.numpy()
+        assert len(set(items.tolist())) == len(items)
+        present[items] += 1 / 4000
+        claimed[items] = negatives.log_expected.exp()
+    np.testing.assert_allclose(present[1:], claimed[1:], atol=0.03)
+    assert claimed[3] == pytest.approx(1 - (1 - 16 / 30) ** 3)
+
+
 def test_a_function_of_seed_epoch_and_step() -> None:
     sampler = NegativeSampler(TRAIN, Objective("bpr", negatives=50))
     draws = [sampler.draw(TARGETS, *numbers).items.tolist() for numbers in [(1, 2, 3), (1, 2, 3), (1, 2, 4)]]
