@@ -64,6 +64,7 @@ class SessionGraph:
 
     Attributes:
         node_of: (B, L, L) float, one-hot: `node_of[b, t, u] = 1` when position t shows node u.
+        is_node: (B, L) bool, whether position u is the first of its item: a node.
         incoming, outgoing: (B, L, L) float, `incoming[b, u, w]` the weight of edge w → u among the edges that
             enter u, `outgoing[b, u, w]` that of u → w among those that leave it; rows sum to 1 or 0.
     """
@@ -74,6 +75,7 @@ class SessionGraph:
         real = sessions > PAD  # (B, L)
         same = (sessions[:, :, None] == sessions[:, None, :]) & real[:, :, None]  # (B, L, L)
         first = same.to(torch.int64).argmax(2)  # (B, L)
+        self.is_node = (first == place) & real
         node_of = (first[:, :, None] == place) & real[:, :, None]
         self.node_of = node_of.to(torch.float32)
         # Position t and the one after it, by padding: an empty slice at L = 1 is undefined in onnxruntime.

@@ -49,6 +49,7 @@ class SRGNN(SessionEncoder):
         self.readout = SoftAttention(dim)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+        nn.init.normal_(self.items.weight, std=1 / math.sqrt(dim))
 
     def forward(self, sessions: Tensor) -> Tensor:
         graph = SessionGraph(sessions)

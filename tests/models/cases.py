@@ -57,5 +57,7 @@ CASES = [
     Case("bert4rec", {"dim": 32, "dropout": 0.0}, lr=0.005),
     Case("caser", {"dim": 16}),
     Case("svae", {"dim": 16, "hidden": 20, "dim_output": 16, "latent": 8}),
+    Case("srgnn", {"dim": 16, "steps": 2}),
     Case("niser", {"dim": 16, "steps": 2}),
+    Case("sgnn_hn", {"dim": 16, "layers": 3}),
 ]
