@@ -103,7 +103,8 @@ class SessionEncoder(nn.Module):
     head: Head = "native"
     scale: float = 1.0  # of the cosines in the softmax of the `niser` head
     max_length: int = 50  # clicks of a session that are read: its newest ones
-    softmax_dtype: torch.dtype = torch.float32
+    softmax_dtype: torch.dtype = torch.float32  # of the products with the item table in training
+    mixed_precision: ClassVar[bool] = False  # the encoder's products, too, are trained in `softmax_dtype`
 
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
@@ -147,10 +148,12 @@ class SessionEncoder(nn.Module):
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Session vectors (N, D) and their targets: (N,), or (N, K) under a horizon of K, PAD where none."""
-        if self.batching == "prefixes":
-            return self(batch.sessions), batch.targets
-        wanted = batch.targets > PAD  # (B, L)
-        return self.forward_all(batch.sessions)[wanted], self.next_clicks(batch)[wanted]
+        low = self.mixed_precision and self.softmax_dtype != torch.float32
+        with torch.autocast(batch.sessions.device.type, self.softmax_dtype, enabled=low):
+            if self.batching == "prefixes":
+                return self(batch.sessions).float(), batch.targets
+            wanted = batch.targets > PAD  # (B, L)
+            return self.forward_all(batch.sessions)[wanted].float(), self.next_clicks(batch)[wanted]
 
     def next_clicks(self, batch: Batch) -> Tensor:
         """The targets of each position (B, L), or under a horizon of K its next K clicks (B, L, K)."""

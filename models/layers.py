@@ -90,19 +90,19 @@ class GatedGraphLayer(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.edge_in = nn.Linear(dim, dim)
-        self.edge_out = nn.Linear(dim, dim)
-        self.gates = nn.Linear(3 * dim, 2 * dim)  # [a_in; a_out; x] -> z, r
-        self.candidate = nn.Linear(3 * dim, dim)  # [a_in; a_out; r ⊙ x] -> x̃
+        self.edges = nn.Linear(dim, 2 * dim)  # W_in, W_out
+        self.of_edges = nn.Linear(2 * dim, 3 * dim)  # W_z, W_r, W_o
+        self.of_node = nn.Linear(dim, 2 * dim, bias=False)  # U_z, U_r
+        self.of_kept = nn.Linear(dim, dim, bias=False)  # U_o
 
     def forward(self, nodes: Tensor, graph: SessionGraph) -> Tensor:
         """(B, L, D) node vectors to (B, L, D)."""
-        arriving = graph.incoming @ self.edge_in(nodes)
-        leaving = graph.outgoing @ self.edge_out(nodes)
-        a = torch.cat([arriving, leaving], 2)  # (1)
-        z, r = torch.sigmoid(self.gates(torch.cat([a, nodes], 2))).chunk(2, 2)  # (2), (3)
-        proposed = torch.tanh(self.candidate(torch.cat([a, r * nodes], 2)))  # (4)
-        return (1 - z) * nodes + z * proposed  # (5)
+        sources, sinks = self.edges(nodes).chunk(2, 2)
+        a = torch.cat([graph.incoming @ sources, graph.outgoing @ sinks], 2)  # (1)
+        gates, of_edges = self.of_edges(a).tensor_split([2 * nodes.shape[2]], 2)
+        z, r = torch.sigmoid(gates + self.of_node(nodes)).chunk(2, 2)  # (2), (3)
+        proposed = torch.tanh(of_edges + self.of_kept(r * nodes))  # (4)
+        return nodes + z * (proposed - nodes)  # (5)
 
 
 class SoftAttention(nn.Module):

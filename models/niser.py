@@ -31,6 +31,7 @@ class NISER(SessionEncoder):
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     head: Head = "niser"
+    mixed_precision: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class SGNNHN(SessionEncoder):
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     head: Head = "niser"
+    mixed_precision: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -83,11 +84,11 @@ class SGNNHN(SessionEncoder):
         for _ in range(self.layers):
             nodes = self.graph_layer(nodes, graph)  # (1)
             alpha = torch.sigmoid(self.from_star(star, nodes))  # (2), (B, L, 1)
-            nodes = torch.lerp(nodes, star, alpha)  # (3)
+            nodes = nodes + alpha * (star - nodes)  # (3)
             beta = self.to_star(star, nodes).masked_fill(~is_node, -torch.inf).softmax(1)  # (4), (B, L, 1)
             star = (beta * nodes).sum(1, keepdim=True)  # (5)
         gate = torch.sigmoid(self.highway(torch.cat([first, nodes], 2)))
-        nodes = torch.lerp(nodes, first, gate)  # (6)
+        nodes = nodes + gate * (first - nodes)  # (6)
         place = torch.arange(sessions.shape[1], device=sessions.device)
         clicks = graph.node_of @ nodes + self.positions(place)  # (7), (B, L, D)
         last = last_position(clicks, sessions)  # (B, D)

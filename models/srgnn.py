@@ -39,6 +39,7 @@ class SRGNN(SessionEncoder):
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, weight_decay=1e-5, patience=2)
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
+    mixed_precision: ClassVar[bool] = True
 
     def __init__(self, n_items: int, *, dim: int = 100, steps: int = 1, max_length: int = 50) -> None:
         super().__init__()

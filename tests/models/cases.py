@@ -60,4 +60,6 @@ CASES = [
     Case("srgnn", {"dim": 16, "steps": 2}),
     Case("niser", {"dim": 16, "steps": 2}),
     Case("sgnn_hn", {"dim": 16, "layers": 3}),
+    Case("pen4rec", {"dim": 16, "head": "niser"}),
+    Case("pen4rec", {"dim": 16, "head": "native", "steps": 2, "recent": 3}),
 ]

@@ -61,17 +61,18 @@ def slow_update(
     layer: GatedGraphLayer, x: torch.Tensor, incoming: torch.Tensor, outgoing: torch.Tensor
 ) -> torch.Tensor:
     """Equations (1)–(5), one node at a time."""
-    dim = x.shape[1]
-    w_z, w_r = layer.gates.weight[:dim], layer.gates.weight[dim:]
-    b_z, b_r = layer.gates.bias[:dim], layer.gates.bias[dim:]
+    (w_in, w_out), (b_in, b_out) = layer.edges.weight.chunk(2), layer.edges.bias.chunk(2)
+    (w_z, w_r, w_o), (b_z, b_r, b_o) = layer.of_edges.weight.chunk(3), layer.of_edges.bias.chunk(3)
+    (u_z, u_r), u_o = layer.of_node.weight.chunk(2), layer.of_kept.weight
+    nodes, zero = range(len(x)), torch.zeros(x.shape[1])
     rows = []
-    for i in range(len(x)):
-        arriving = sum((incoming[i, j] * layer.edge_in(x[j]) for j in range(len(x))), torch.zeros(dim))
-        leaving = sum((outgoing[i, j] * layer.edge_out(x[j]) for j in range(len(x))), torch.zeros(dim))
+    for i in nodes:
+        arriving = sum((incoming[i, j] * (w_in @ x[j] + b_in) for j in nodes), zero)
+        leaving = sum((outgoing[i, j] * (w_out @ x[j] + b_out) for j in nodes), zero)
         a = torch.cat([arriving, leaving])
-        z = torch.sigmoid(w_z @ torch.cat([a, x[i]]) + b_z)
-        r = torch.sigmoid(w_r @ torch.cat([a, x[i]]) + b_r)
-        proposed = torch.tanh(layer.candidate(torch.cat([a, r * x[i]])))
+        z = torch.sigmoid(w_z @ a + u_z @ x[i] + b_z)
+        r = torch.sigmoid(w_r @ a + u_r @ x[i] + b_r)
+        proposed = torch.tanh(w_o @ a + u_o @ (r * x[i]) + b_o)
         rows.append((1 - z) * x[i] + z * proposed)
     return torch.stack(rows)
 
