@@ -23,8 +23,9 @@ h_T. It is a GRU whose update gate is scaled by relevance, as DIEN's AUGRU (Zhou
 Readings: relevance (4) is a click's own, between 0 and 1; DIEN's softmax would share out one update among
 all clicks, so that a long session hardly moves.
 
-Departures: by default scores are scaled cosines of normalised items and sessions (`head=niser`, as in NISER+),
-with dropout on the item vectors; `head=native` is the paper's s · x_i. Batches of 1,024 at lr 2e-3.
+Departures: by default scores are scaled cosines of normalised items and sessions (`head=niser`, as in
+NISER+), with dropout on the item vectors; `head=native` is the paper's s · x_i. Batches of 1,024 targets at a
+learning rate of 0.002.
 """
 
 from __future__ import annotations

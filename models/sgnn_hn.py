@@ -114,5 +114,5 @@ class StarQuery(nn.Module):
 
     def forward(self, star: Tensor, nodes: Tensor) -> Tensor:
         """(B, 1, D) stars and (B, L, D) nodes to (B, L, 1)."""
-        query = self.of_star(star) @ self.of_node.weight / math.sqrt(nodes.shape[2])  # (B, 1, D)
+        query: Tensor = self.of_star(star) @ self.of_node.weight / math.sqrt(nodes.shape[2])  # (B, 1, D)
         return (nodes * query).sum(2, keepdim=True)

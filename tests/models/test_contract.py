@@ -108,6 +108,21 @@ def test_gradients_are_finite_and_reach_every_parameter(case: Case) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.model.mixed_precision], ids=str)
+def test_low_precision_changes_the_vectors_little(case: Case) -> None:
+    torch.manual_seed(0)
+    sessions = planted(50, 0)
+    model = case.model.build(sessions, **case.hyper).eval()
+    batch = Examples.of(sessions, model.batching, model.max_length).batch(np.arange(64))
+    with torch.no_grad():
+        exact, _ = model.pairs(batch)
+        model.softmax_dtype = torch.bfloat16
+        low, _ = model.pairs(batch)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, exact), "nothing ran in bfloat16"
+    assert float((low - exact).norm() / exact.norm()) < 0.02
+
+
 @each_model
 def test_learns_a_planted_pattern(case: Case, tmp_path: Path) -> None:
     train, held_out = planted(600, 1), planted(100, 2)
