@@ -51,7 +51,7 @@ class SGNNHN(SessionEncoder):
         n_items: int,
         *,
         dim: int = 100,
-        layers: int = 6,
+        layers: int = 3,
         dropout: float = 0.2,
         scale: float = 12.0,
         max_length: int = 50,

@@ -122,6 +122,11 @@ class Retriever:
         """The k items nearest to one item index, itself left out."""
         return self.search_excluding(self._index.reconstruct(item - 1), k, (item,))
 
+    def vectors(self) -> Scores:
+        """A copy of all item vectors, (n, D): row i is item index i + 1."""
+        vectors: Scores = self._storage().reconstruct_n(0, self.n_items)
+        return vectors
+
     def exact(self) -> Retriever:
         """The same vectors behind exact search: the yardstick of an approximate index."""
         return Retriever(self._storage(), hidden=self._hidden) if self._hnsw else self

@@ -26,6 +26,8 @@ class Evaluation:
     cases: int
     unmasked: dict[str, float]
     unseen_only: dict[str, float]
+    clicks: Items  # (n,) training clicks of each item of the bundle
+    answered: Items  # (n,) how often it was among the 20, nothing masked
 
 
 def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
@@ -46,7 +48,9 @@ def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
         scores, items = answer(bundle, prefixes, TOP + 1 + prefixes.shape[1])
         unmasked.add(scores[:, : TOP + 1], items[:, : TOP + 1], targets)
         unseen_only.add(*_leave_out(scores, items, prefixes), targets)
-    return Evaluation(len(examples), unmasked.metrics(), unseen_only.metrics())
+    return Evaluation(
+        len(examples), unmasked.metrics(), unseen_only.metrics(), clicks[1:], unmasked.answered[1:]
+    )
 
 
 def answer(bundle: Bundle, prefixes: Items, k: int) -> tuple[npt.NDArray[np.float32], Items]:
@@ -78,14 +82,14 @@ class _Tally:
     def __init__(self, clicks: Items) -> None:
         self._clicks = clicks  # (n + 1,) training clicks of each item
         self._ranks: list[Ranks] = []
-        self._answered = np.zeros(len(clicks), dtype=np.int64)
+        self.answered = np.zeros(len(clicks), dtype=np.int64)
 
     def add(self, scores: npt.NDArray[np.float32], items: Items, targets: Items) -> None:
         self._ranks.append(rank_in(scores, items, targets))
-        self._answered += np.bincount(items[:, :TOP].ravel(), minlength=len(self._answered))
+        self.answered += np.bincount(items[:, :TOP].ravel(), minlength=len(self.answered))
 
     def metrics(self) -> dict[str, float]:
-        answered = self._answered[1:]
+        answered = self.answered[1:]
         return {
             **ranking_metrics(np.concatenate(self._ranks)),
             f"coverage@{TOP}": 100 * float((answered > 0).mean()),

@@ -200,6 +200,39 @@ def evaluate(
 
 
 @app.command()
+def popularity(
+    bundle: Annotated[list[Path], typer.Option(help="A bundle's directory; repeat it to compare.")],
+    data: DataOption,
+    results: Annotated[Path, typer.Option(help="Gets <dataset>/popularity.svg and popularity.json.")],
+    threads: ThreadsOption = CORES,
+    json_: JsonOption = False,
+) -> None:
+    """Measure and draw popularity bias: item vectors' lengths, and how popular the answered items are.
+
+    Answers are those to the test cases, through the served path.
+    """
+    from service.bundle import Bundle
+    from service.deployment import replace_file
+    from training.dataset import Dataset
+    from training.fit import source_commit
+    from training.popularity import draw, measure
+
+    with reported(json_) as console:
+        dataset = Dataset.load(data)
+        biases = [measure(Bundle.load(each, threads), dataset) for each in bundle]
+        figures = {bias.title: bias.figures() for bias in biases}
+        result = {"command": _command(), "commit": source_commit(), "models": figures}
+        place = results / dataset.info.name
+        place.mkdir(parents=True, exist_ok=True)
+        draw(biases, place / "popularity.svg")
+        replace_file(place / "popularity.json", json.dumps(result, indent=2).encode() + b"\n")
+        if json_:
+            print(json.dumps(result))
+        else:
+            console.print(f"wrote {place / 'popularity.svg'} and {place / 'popularity.json'}")
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Option(help="A run's select.pt or refit.pt.")],
     data: DataOption,

@@ -99,3 +99,9 @@ def test_a_saved_index_answers_the_same(kind: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(before, after)
     exact: tuple[Scores, npt.NDArray[np.int64]] = loaded.exact().search(vectors, 1)
     np.testing.assert_array_equal(exact[1].ravel(), np.arange(1, 51))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_are_those_that_were_indexed(kind: str) -> None:
+    vectors = random_vectors(50, seed=5)
+    np.testing.assert_array_equal(Retriever.build(vectors, kind).vectors(), vectors)
