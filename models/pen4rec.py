@@ -45,7 +45,7 @@ from models.layers import GRU, GatedGraphLayer, SessionGraph
 class PEN4Rec(SessionEncoder):
     """Two retrievals from the session's history, then a preference that evolves through them."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    recipe: Recipe = Recipe(epochs=6, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     mixed_precision: ClassVar[bool] = True
