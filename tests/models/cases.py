@@ -62,4 +62,6 @@ CASES = [
     Case("sgnn_hn", {"dim": 16, "layers": 3}),
     Case("pen4rec", {"dim": 16, "head": "niser"}),
     Case("pen4rec", {"dim": 16, "head": "native", "steps": 2, "recent": 3}),
+    Case("gce_gnn", {"dim": 16, "dropout_global": 0.1, "head": "niser"}),
+    Case("gce_gnn", {"dim": 16, "dropout_global": 0.1, "head": "native", "hops": 2}),
 ]
