@@ -34,7 +34,8 @@ from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncod
 from models.layers import SessionGraph
 
 import os
-UNIT=float(os.environ.get('UNIT','1'))
+
+UNIT = float(os.environ.get("UNIT", "1"))
 SLOPE = 0.2  # of LeakyReLU below 0
 
 
@@ -64,7 +65,7 @@ class GCEGNN(SessionEncoder):
         super().__init__()
         self.head = head
         self.scale = scale if head == "niser" else 1.0
-        self.unit = UNIT*math.sqrt(dim) if UNIT else 1.0
+        self.unit = UNIT * math.sqrt(dim) if UNIT else 1.0
         self.max_length = max_length
         self.reach = reach
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
@@ -119,9 +120,9 @@ class GCEGNN(SessionEncoder):
         else:
             neighbours = neighbours[of]
             rows = row[:, None].expand_as(neighbours)
-            vectors = self._around(hops - 1, rows.flatten(), neighbours.flatten(), mean)
-            near = torch.cat([vectors.view(*neighbours.shape, -1), weights[of]], 2).to(dtype)
-        vectors: Tensor = layer(own, near, mean[row])
+            seen = self._around(hops - 1, rows.flatten(), neighbours.flatten(), mean)
+            near = torch.cat([seen.view(*neighbours.shape, -1), weights[of]], 2).to(dtype)
+        vectors: Tensor = layer(own, near, mean[row])  # (P', D)
         return vectors[place]
 
     def _vectors(self, items: Tensor) -> Tensor:
@@ -145,8 +146,8 @@ class EdgeAttention(nn.Module):
         itself, following, preceding = place == place[:, None], graph.outgoing > 0, graph.incoming > 0
         scores = (nodes[:, None] * self.types[:, None]) @ nodes.transpose(1, 2)[:, None]  # (B, 4, L, L)
         to_itself, to_next, to_previous, to_both = scores.unbind(1)
-        e = torch.where(following, torch.where(preceding, to_both, to_next), to_previous)
-        e = leaky_relu(torch.where(itself, to_itself, e), SLOPE)
+        other = torch.where(following, torch.where(preceding, to_both, to_next), to_previous)
+        e: Tensor = leaky_relu(torch.where(itself, to_itself, other), SLOPE)
         alpha = e.masked_fill(~(itself | following | preceding), -torch.inf).softmax(2)
         return alpha @ nodes
 
@@ -170,7 +171,8 @@ class GlobalAttention(nn.Module):
         real = near[:, :, -1:] > 0
         pi = logits.masked_fill(~real, torch.finfo(torch.float32).min).softmax(1) * real
         around = (pi.transpose(1, 2).to(dtype) @ near).squeeze(1)[:, :-1].float()  # (P, D)
-        return torch.relu(self.mix(self.dropout(torch.cat([own, around], 1))))
+        vectors: Tensor = torch.relu(self.mix(self.dropout(torch.cat([own, around], 1))))  # (3)
+        return vectors
 
 
 class ReversedAttention(nn.Module):
@@ -191,7 +193,8 @@ class ReversedAttention(nn.Module):
         z = torch.tanh(self.place(torch.cat([h, self.positions(from_last)], 2)))
         mean = (h * real).sum(1) / length  # (B, D)
         beta = self.weight(torch.sigmoid(self.of_each(z) + self.of_mean(mean)[:, None]))  # (B, L, 1)
-        return (beta * h * real).sum(1)
+        session: Tensor = (beta * h * real).sum(1)
+        return session
 
 
 def global_graph(
@@ -231,4 +234,5 @@ def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     if torch.compiler.is_exporting():
         return values, torch.arange(len(values), device=values.device)
-    return values.unique(return_inverse=True)
+    distinct, place = torch.unique(values, return_inverse=True)
+    return distinct, place

@@ -1,7 +1,8 @@
-"""GCE-GNN against its equations, one session, item and neighbour at a time; its graph against a plain count."""
+"""GCE-GNN against its equations, one item and neighbour at a time; its global graph against a plain count."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from typing import Any
@@ -17,14 +18,12 @@ from models.base import Sessions
 from models.gce_gnn import GCEGNN, GlobalAttention, global_graph
 
 N_ITEMS = 6
-some_sessions = st.lists(
-    st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6
-)
+some_sessions = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
 def flat(sessions: list[list[int]]) -> Sessions:
     offsets = np.cumsum([0, *map(len, sessions)])
-    return Sessions(np.array(sum(sessions, []), np.int32), offsets, N_ITEMS)
+    return Sessions(np.array(list(itertools.chain(*sessions)), np.int32), offsets, N_ITEMS)
 
 
 def padded(sessions: list[list[int]]) -> Tensor:
@@ -66,7 +65,10 @@ def slow_forward(model: GCEGNN, session: list[int]) -> Tensor:
     clicks = torch.stack([vector(model, item) for item in session])
     mean = clicks.mean(0)
     h = torch.stack(
-        [slow_local(model, session, item) + slow_global(model, item, mean, len(model.hops)) for item in session]
+        [
+            slow_local(model, session, item) + slow_global(model, item, mean, len(model.hops))
+            for item in session
+        ]
     )
     readout = model.readout
     q2 = readout.weight.weight[0]
@@ -85,7 +87,7 @@ def vector(model: GCEGNN, item: int) -> Tensor:
 
 
 def slow_local(model: GCEGNN, session: list[int], i: int) -> Tensor:
-    steps = set(zip(session, session[1:], strict=False))
+    steps = set(itertools.pairwise(session))
     to_itself, to_next, to_previous, to_both = model.edges.types
     scores, vectors = [], []
     for j in dict.fromkeys(session):
