@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from typing import Any
 
@@ -83,7 +82,7 @@ def slow_forward(model: GCEGNN, session: list[int]) -> Tensor:
 
 def vector(model: GCEGNN, item: int) -> Tensor:
     row = model.items.weight[item]
-    return row * math.sqrt(len(row)) / row.norm() if model.head == "niser" else row
+    return row / row.norm() if model.head == "niser" else row
 
 
 def slow_local(model: GCEGNN, session: list[int], i: int) -> Tensor:
