@@ -51,6 +51,7 @@ class GCEGNN(SessionEncoder):
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
     family: ClassVar[Family] = "global graph"
     batching: Batching = "prefixes"
+    mixed_precision: ClassVar[bool] = True
     global_items: Tensor
     global_weights: Tensor
 
@@ -62,6 +63,7 @@ class GCEGNN(SessionEncoder):
         hops: int = 1,
         reach: int = 3,
         neighbours: int = 12,
+        dropout: float = 0.2,
         dropout_hop: float = 0.0,
         dropout_global: float = 0.5,
         head: Head = "niser",
@@ -74,6 +76,7 @@ class GCEGNN(SessionEncoder):
         self.max_length = max_length
         self.reach = reach
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
+        self.dropout = nn.Dropout(dropout)
         self.register_buffer("global_items", torch.zeros(n_items + 1, neighbours, dtype=torch.int32))
         self.register_buffer("global_weights", torch.zeros(n_items + 1, neighbours))
         self.edges = EdgeAttention(dim)
@@ -93,7 +96,7 @@ class GCEGNN(SessionEncoder):
 
     def forward(self, sessions: Tensor) -> Tensor:
         real = (sessions > PAD)[:, :, None]  # (B, L, 1)
-        clicks = self._vectors(sessions)  # (B, L, D)
+        clicks = self.dropout(self._vectors(sessions))  # (B, L, D)
         mean = (clicks * real).sum(1) / real.sum(1)  # s̄, (B, D)
         graph = SessionGraph(sessions)
         of_session = graph.node_of @ self.edges(clicks, graph)  # (1), (B, L, D)
