@@ -71,6 +71,9 @@ class GCEGNN(SessionEncoder):
         max_length: int = 50,
     ) -> None:
         super().__init__()
+        for name, value in (("hops", hops), ("reach", reach), ("neighbours", neighbours)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self.head = head
         self.scale = scale if head == "niser" else 1.0
         self.max_length = max_length

@@ -137,7 +137,7 @@ def test_equals_its_equations(
 
 def test_training_in_bfloat16_is_close() -> None:
     torch.manual_seed(0)
-    model = GCEGNN.build(flat([[1, 2, 3, 4, 5, 6], [2, 1, 4]]), dim=16, dropout_global=0.0)
+    model = GCEGNN.build(flat([[1, 2, 3, 4, 5, 6], [2, 1, 4]]), dim=16, dropout=0.0, dropout_global=0.0)
     sessions = padded([[1, 2, 3], [4, 4, 1, 2], [6]])
     exact = model(sessions)
     model.softmax_dtype = torch.bfloat16
@@ -152,3 +152,10 @@ def test_a_loaded_model_keeps_its_own_graph() -> None:
     other.load_state_dict(trained.state_dict())
     assert torch.equal(other.global_items, trained.global_items)
     assert other.global_items[2].tolist()[:3] == [1, 3, 0]
+
+
+@pytest.mark.parametrize("name", ["hops", "reach", "neighbours"])
+def test_a_graph_has_bounds(name: str) -> None:
+    hyper: dict[str, Any] = {name: 0}
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        GCEGNN(9, dim=4, **hyper)
