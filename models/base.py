@@ -16,7 +16,7 @@ from models.losses import Negatives, Objective, cross_entropy, sampled_loss
 
 PAD = 0
 Head = Literal["native", "niser"]
-Batching = Literal["prefixes", "positions", "session-parallel"]
+Batching = Literal["prefixes", "positions", "session-parallel", "interactions"]
 Family = Literal["sequence", "session graph", "global graph", "factorisation"]
 Hyper = bool | int | float | str
 
@@ -51,6 +51,8 @@ class Batch:
     `positions`: `targets` is (B, L), the click after each position, PAD where there is none.
     `session-parallel`: one click of each lane, `sessions` (B, 1), and the next one, `targets` (B,); both PAD
     in a lane that has run out of sessions. `starts` (B,) marks the lanes that begin a session here.
+    `interactions`: `sessions` (B,) holds no items but which of the training sessions each interaction is of,
+    and `targets` (B,) its item.
     """
 
     sessions: Tensor  # (B, L) int64
@@ -162,13 +164,22 @@ class SessionEncoder(nn.Module):
             return batch.targets
         return nn.functional.pad(batch.targets, (0, horizon - 1)).unfold(1, horizon, 1)
 
-    def score_loss(self, vectors: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
+    def score_loss(
+        self,
+        vectors: Tensor,
+        targets: Tensor,
+        negatives: Negatives | None,
+        *,
+        items: Tensor | None = None,
+        head: Head | None = None,
+    ) -> Tensor:
         """Mean of the recipe's loss over (N, D) session vectors and their targets, (N,) or (N, K) items.
 
-        `negatives` must be given for every loss but `ce`.
+        `negatives` must be given for every loss but `ce`; `items` are the item vectors, if they are at hand,
+        and `head` is how they are scored in training, if not as they are served.
         """
-        normalise = self.head == "niser"
-        vectors, items = vectors * self.scale, self.item_vectors()
+        normalise = (head or self.head) == "niser"
+        vectors, items = vectors * self.scale, self.item_vectors() if items is None else items
         bias = None if normalise else self.item_bias()
         if self.recipe.loss == "ce":
             return cross_entropy(

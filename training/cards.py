@@ -18,7 +18,10 @@ _FIRST_SENTENCE = re.compile(r"(?P<title>[^:]+): (?P<paper>(?P<authors>[^,]+), .
 
 @dataclass(frozen=True)
 class Card:
-    """A model in one line; `title` is its name in the literature, `parameters` their number."""
+    """A model in one line; `title` is its name in the literature, `parameters` their number.
+
+    A factorisation model learns a vector of each training session too: one is counted. No bundle holds any.
+    """
 
     name: str
     title: str

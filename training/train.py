@@ -23,6 +23,7 @@ from models.base import Hyper, Recipe, SessionEncoder, Sessions
 from training import checkpoint
 from training.batches import Examples
 from training.checkpoint import CheckpointError
+from training.interactions import Interactions
 from training.lanes import Lanes
 from training.metrics import mrr_at_k, recall_at_k
 from training.negatives import NegativeSampler
@@ -160,8 +161,10 @@ def train_phase(
     return Trained(bare.eval(), state.best_epoch + 1, state.history)
 
 
-def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lanes:
+def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lanes | Interactions:
     """What an epoch of the model's batching goes through."""
+    if model.batching == "interactions":
+        return Interactions.of(train)
     if model.batching == "session-parallel":
         return Lanes.of(train, model.recipe.batch_size)
     return Examples.of(train, model.batching, model.max_length)

@@ -1,0 +1,45 @@
+"""Every session and item in it is an interaction exactly once an epoch, in an order of the epoch's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.base import Sessions
+from training.interactions import Interactions
+
+session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+def flat(sessions: list[list[int]]) -> Sessions:
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sessions])])
+    return Sessions(np.array([i for s in sessions for i in s], dtype=np.int32), offsets, 9)
+
+
+@given(session_lists, st.integers(1, 20))
+def test_each_pair_once(sessions: list[list[int]], batch_size: int) -> None:
+    interactions = Interactions.of(flat(sessions))
+    plan = interactions.plan(batch_size, seed=1, epoch=2)
+    batches = [interactions.batch(indices) for indices in plan]
+    seen = Counter(
+        pair
+        for batch in batches
+        for pair in zip(batch.sessions.tolist(), batch.targets.tolist(), strict=True)
+    )
+    assert seen == Counter({(s, item) for s, session in enumerate(sessions) for item in session})
+    assert interactions.n_targets == seen.total()
+    assert [len(batch.targets) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
+    interactions = Interactions.of(flat([[1, 2, 3, 4]] * 20))
+
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return [indices.tolist() for indices in interactions.plan(16, seed, epoch)]
+
+    assert plan(1, 1) == plan(1, 1)
+    assert plan(1, 1) != plan(1, 2)
+    assert plan(1, 1) != plan(2, 1)
