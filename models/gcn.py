@@ -1,0 +1,48 @@
+"""GCN: Kipf & Welling, Semi-Supervised Classification with Graph Convolutional Networks, ICLR 2017.
+
+On the bipartite graph of sessions and items, Â = D^-½ A D^-½ (see `interactions.py`):
+
+    H⁽ᵏ⁺¹⁾ = LeakyReLU(Â H⁽ᵏ⁾ Wₖ + bₖ)                       (1)  H⁽⁰⁾: a vector of each session and item
+    v = [H⁽⁰⁾; H⁽¹⁾; …; H⁽ᴷ⁾]                                (2)
+    loss = −log σ(v_s · v_i − v_s · v_j) + λ/2 (‖h_s‖² + ‖h_i‖² + ‖h_j‖²)    (3)  h: rows of H⁽⁰⁾
+    v_s = mean of the clicks' v                              (4)  of a session that is served
+
+Departures: the paper classifies the nodes of one graph; nodes without features, (2) and (3) are those of the
+later papers that compare themselves with it as a recommender. Â has no self-loops, since (2) keeps a node's
+own vector. A step's pairs share one sample of negatives, and (3) is the mean over it. By default items are
+ranked by cosine (`head=niser`).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import leaky_relu
+
+from models.base import Head, Recipe
+from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
+
+
+class GCN(GraphEncoder):
+    """What a node's neighbours gather, through a dense layer, layer upon layer."""
+
+    recipe: Recipe = Recipe(
+        epochs=12, batch_size=8192, lr=1e-2, lr_step=12, patience=3, loss="bpr", negatives=256, in_batch=False
+    )
+
+    def __init__(
+        self,
+        n_items: int,
+        graph: SessionItemGraph,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        slope: float = 0.2,
+        decay: float = 1e-4,
+        head: Head = "niser",
+    ) -> None:
+        super().__init__(n_items, graph, dim=dim, layers=layers, decay=decay, head=head)
+        self.slope = slope
+        self.weights = dense_layers(layers, dim)  # W, b
+
+    def layer(self, number: int, own: Tensor, gathered: Tensor) -> Tensor:
+        return leaky_relu(self.weights[number](gathered), self.slope)  # (1)

@@ -1,0 +1,63 @@
+"""NGCF: Wang et al., Neural Graph Collaborative Filtering, SIGIR 2019.
+
+On the bipartite graph of sessions and items, Â = D^-½ A D^-½ (see `interactions.py`):
+
+    M⁽ᵏ⁾ = LeakyReLU((Â + I) H⁽ᵏ⁾ Wₖ + bₖ) + LeakyReLU((H⁽ᵏ⁾ ⊙ Â H⁽ᵏ⁾) W′ₖ + b′ₖ)     (1)
+    H⁽ᵏ⁺¹⁾ = dropout(M⁽ᵏ⁾)                                   (2)  message dropout, 0.1
+    v = [H⁽⁰⁾; H⁽¹⁾/‖H⁽¹⁾‖; …; H⁽ᴷ⁾/‖H⁽ᴷ⁾‖]                  (3)
+    loss = −log σ(v_s · v_i − v_s · v_j) + λ/2 (‖h_s‖² + ‖h_i‖² + ‖h_j‖²)    (4)  h: rows of H⁽⁰⁾
+    v_s = mean of the clicks' v                              (5)  of a session that is served
+
+Departures: the paper has one LeakyReLU around the sum in (1) and no biases; the authors' code has two and
+biases, as here. λ weighs rows of H⁽⁰⁾ instead of v. The vector of a session in (4) has dropout masks of its
+own, not those under which its items hear from it. A step's pairs share one sample of negatives. H⁽⁰⁾ starts
+from N(0, 0.1²) instead of Xavier's, which shrinks with the number of sessions. By default items are ranked by
+cosine (`head=niser`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, normalize
+
+from models.base import Head, Recipe
+from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
+
+
+class NGCF(GraphEncoder):
+    """What a node's neighbours gather, and how like them it is, through dense layers."""
+
+    recipe: Recipe = Recipe(
+        epochs=12, batch_size=8192, lr=1e-2, lr_step=12, patience=3, loss="bpr", negatives=256, in_batch=False
+    )
+
+    def __init__(
+        self,
+        n_items: int,
+        graph: SessionItemGraph,
+        *,
+        dim: int = 64,
+        layers: int = 3,
+        dropout: float = 0.1,
+        slope: float = 0.2,
+        decay: float = 1e-5,
+        head: Head = "niser",
+    ) -> None:
+        super().__init__(n_items, graph, dim=dim, layers=layers, decay=decay, head=head)
+        self.slope = slope
+        self.dropout = nn.Dropout(dropout)
+        self.sums = dense_layers(layers, dim)  # W, b
+        self.products = dense_layers(layers, dim)  # W′, b′
+
+    def layer(self, number: int, own: Tensor, gathered: Tensor) -> Tensor:
+        of_sum = leaky_relu(self.sums[number](own + gathered), self.slope)
+        of_product = leaky_relu(self.products[number](own * gathered), self.slope)
+        vectors: Tensor = self.dropout(of_sum + of_product)  # (1), (2)
+        return vectors
+
+    def combine(self, layers: Sequence[Tensor]) -> Tensor:
+        first, *later = layers
+        return torch.cat([first, *(normalize(layer, dim=1) for layer in later)], 1)  # (3)
