@@ -18,7 +18,7 @@ from training.hyper import resolve
 from training.metrics import mrr_at_k, recall_at_k
 from training.negatives import NegativeSampler
 from training.registry import find_model
-from training.train import make_optimizer
+from training.train import make_optimizer, training_examples
 from training.validation import rank_targets
 
 LOOKS = 4  # at validation MRR@20 in an epoch: a whole one may overshoot by far
@@ -40,7 +40,7 @@ def build(
 def training_steps(model: SessionEncoder, train: Sessions, seed: int, epochs: int) -> Iterator[float]:
     """Train as `training.train` does; yields after each step, with the epochs done so far."""
     recipe = model.recipe
-    examples = Examples.of(train, model.batching, model.max_length)
+    examples = training_examples(model, train)
     optimizer = make_optimizer(model, recipe)
     sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
     model.train()
@@ -66,9 +66,9 @@ def throughput(
     scored: list[int] = []
     score_loss = model.score_loss
 
-    def counting(vectors: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
+    def counting(vectors: Tensor, targets: Tensor, negatives: Negatives | None, **others: Any) -> Tensor:
         scored.append(int((targets > PAD).sum()))
-        return score_loss(vectors, targets, negatives)
+        return score_loss(vectors, targets, negatives, **others)
 
     model.score_loss = counting  # type: ignore[method-assign]
     training = training_steps(model, train, seed, epochs=warm_up + steps)  # each has at least one step
