@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ import torch
 
 from benchmarks import recbole_ours
 from models.base import Sessions
+from models.interactions import interactions
 from service.deployment import replace_file
 from training.batches import Examples
 from training.dataset import Dataset
@@ -38,6 +39,7 @@ DIM = 100
 BATCH_SIZE = 512
 # In the throughput runs ours trains as RecBole does: one next click, full softmax, Adam.
 SAME_RECIPE: dict[str, Any] = {"batch_size": BATCH_SIZE, "loss": "ce", "horizon": 1, "optimizer": "adam"}
+PAIRS_BATCH_SIZE = 2048  # RecBole's default; pairs of a session and an item, with a negative each there
 WARM_UP_STEPS = 5
 SEED = 1
 WORKER = Path(__file__).with_name("recbole_worker.py")
@@ -52,9 +54,20 @@ class Pair:
     """One model there and here, made the same size; what is not said is each side's default."""
 
     recbole: str
-    settings: dict[str, int | str]  # of RecBole
+    settings: dict[str, int | str | list[int]]  # of RecBole
     ours: tuple[str, ...] = (f"dim={DIM}",)
     length: int = 50  # newest clicks of a session that RecBole reads
+    interactions: bool = False  # a session is a RecBole user: pairs of it and an item, no sequences
+
+    @property
+    def batch_size(self) -> int:
+        """RecBole's, and ours in the throughput runs."""
+        return PAIRS_BATCH_SIZE if self.interactions else BATCH_SIZE
+
+    @property
+    def same_recipe(self) -> dict[str, Any]:
+        """What our recipe takes from RecBole in the throughput runs."""
+        return {"batch_size": PAIRS_BATCH_SIZE} if self.interactions else SAME_RECIPE
 
 
 PAIRS = {
@@ -72,6 +85,16 @@ PAIRS = {
     "caser": Pair("Caser", {"embedding_size": DIM, "nh": 16, "nv": 4}, length=5),
     "bert4rec": Pair("BERT4Rec", {"hidden_size": DIM, "inner_size": 4 * DIM, "n_layers": 2, "n_heads": 2}),
     "srgnn": Pair("SRGNN", {"embedding_size": DIM, "step": 1}),
+    "bprmf": Pair("BPR", {"embedding_size": DIM}, interactions=True),
+    "ngcf": Pair(
+        "NGCF",
+        {"embedding_size": 64, "hidden_size_list": [64, 64, 64]},
+        ("dim=64", "layers=3"),
+        interactions=True,
+    ),
+    "lightgcn": Pair(
+        "LightGCN", {"embedding_size": 64, "n_layers": 3}, ("dim=64", "layers=3"), interactions=True
+    ),
 }
 
 
@@ -87,13 +110,14 @@ class RecBole:
 
     def ask(self, pair: Pair, request: dict[str, Any]) -> Figures:
         """What the worker answers to a request for throughput or quality."""
-        folder = self._sessions(pair.length)
+        folder = self._interactions() if pair.interactions else self._sessions(pair.length)
         common = {
             "model": pair.recbole,
             "settings": pair.settings,
             "folder": str(folder),
             "length": pair.length,
-            "batch_size": BATCH_SIZE,
+            "batch_size": pair.batch_size,
+            "interactions": pair.interactions,
             "threads": self.threads,
             "seed": SEED,
         }
@@ -107,7 +131,26 @@ class RecBole:
             check=True,
         )
         answer: Figures = json.loads(worker.stdout.splitlines()[-1])
+        if pair.interactions and "history" in answer:
+            answer["history"] = recbole_ours.judge_item_vectors(answer["history"], self.validation)
         return answer
+
+    def _interactions(self) -> Path:
+        """The training pairs, a session being a user; the other parts list the catalogue, for its size."""
+        folder = (self.work / "interactions").resolve()
+        if folder.exists():
+            return folder
+        catalogue = [(0, item) for item in range(1, self.train.n_items + 1)]
+        pairs = zip(*(part.tolist() for part in interactions(self.train)), strict=True)
+        unfinished = folder.with_suffix(".unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        parts: dict[str, Iterable[tuple[int, int]]] = {"train": pairs, "valid": catalogue, "test": catalogue}
+        for part, rows in parts.items():
+            with (unfinished / f"{folder.name}.{part}.inter").open("w") as file:
+                print("user_id:token\titem_id:token", file=file)
+                for session, item in rows:
+                    print(session, item, sep="\t", file=file)
+        return unfinished.rename(folder)
 
     def _sessions(self, length: int) -> Path:
         """RecBole's benchmark files: in each line a prefix, its newest `length` clicks, and its target.
@@ -188,9 +231,9 @@ def compare(
             name,
             "throughput",
             "ours",
-            timed | SAME_RECIPE,
+            timed | pair.same_recipe,
             lambda: recbole_ours.throughput(
-                recbole_ours.build(name, pair.ours, train, SEED, **SAME_RECIPE), train, SEED, **clock
+                recbole_ours.build(name, pair.ours, train, SEED, **pair.same_recipe), train, SEED, **clock
             ),
         )
     if not budget_seconds:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import embedding, normalize
 
-from models.base import PAD, SessionEncoder, Sessions
+from models.base import PAD, Head, SessionEncoder, Sessions
+from models.layers import running_mean
 from models.losses import Negatives
 from training.batches import Examples
 from training.fit import default_precision
@@ -57,6 +61,34 @@ def training_steps(model: SessionEncoder, train: Sessions, seed: int, epochs: in
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             yield epoch + (step + 1) / len(plan)
+
+
+class MeanOfItems(SessionEncoder):
+    """Serves any (n_items, D) item vectors as our models of interactions serve theirs, by cosine."""
+
+    causal = True
+    head: Head = "niser"
+
+    def __init__(self, items: Tensor) -> None:
+        super().__init__()
+        self.items = nn.functional.pad(normalize(items, dim=1), (0, 0, 1, 0))
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        return normalize(running_mean(embedding(sessions, self.items)), dim=2)
+
+    def item_vectors(self) -> Tensor:
+        return self.items
+
+
+def judge_item_vectors(history: list[dict[str, Any]], validation: Sessions) -> list[dict[str, float]]:
+    """The history with each file of item vectors replaced by its validation metrics."""
+    held_out, judged = Examples.of(validation, "positions", MeanOfItems.max_length), []
+    for look in history:
+        file = Path(look.pop("items"))
+        ranks = rank_targets(MeanOfItems(torch.from_numpy(np.load(file))), held_out)
+        file.unlink()
+        judged.append(look | {"recall@20": 100 * recall_at_k(ranks, 20), "mrr@20": 100 * mrr_at_k(ranks, 20)})
+    return judged
 
 
 def throughput(

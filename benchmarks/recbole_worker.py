@@ -17,6 +17,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
@@ -40,6 +41,7 @@ class Request:
     steps: int = 0  # steps that are timed
     seconds: float = 0.0  # the clock stops at the latest after so many
     budget_seconds: float = 0.0  # of training and evaluation; no epoch starts that would not fit
+    interactions: bool = False  # the files hold pairs of a user and an item, and no sequences
 
 
 class MaskAppended(BERT4Rec):  # type: ignore[misc]
@@ -93,6 +95,14 @@ def predicted(batch: Any) -> int:
 def configure(request: Request) -> Config:
     """The data format, full evaluation that masks nothing, and what the comparison holds equal."""
     folder = Path(request.folder)
+    sequences = {
+        "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+        "alias_of_item_id": ["item_id_list"],
+        "MAX_ITEM_LIST_LENGTH": request.length,
+        "loss_type": "CE",
+        "train_neg_sample_args": None,
+    }
+    pairs = {"load_col": {"inter": ["user_id", "item_id"]}}
     return Config(
         model=request.model,
         dataset=folder.name,
@@ -100,11 +110,7 @@ def configure(request: Request) -> Config:
             "data_path": str(folder.parent),
             "checkpoint_dir": str(folder / "saved"),
             "benchmark_filename": ["train", "valid", "test"],
-            "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
-            "alias_of_item_id": ["item_id_list"],
-            "MAX_ITEM_LIST_LENGTH": request.length,
-            "loss_type": "CE",
-            "train_neg_sample_args": None,
+            **(pairs if request.interactions else sequences),
             "train_batch_size": request.batch_size,
             "eval_batch_size": request.batch_size,
             "eval_args": {"order": "TO", "mode": "full"},
@@ -130,6 +136,8 @@ def answer(request: Request) -> dict[str, Any]:
     model_class = MaskAppended if request.model == "BERT4Rec" else get_model(request.model)
     model = model_class(config, train.dataset)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if request.interactions and not request.steps:
+        return {"history": item_tables(trainer, train, request)}
     if not request.steps:
         return {"history": quality(trainer, train, valid, request.budget_seconds)}
     clocked = Clocked(train, request)
@@ -153,6 +161,30 @@ def quality(trainer: Any, train: Any, valid: Any, budget_seconds: float) -> list
         elapsed += time.perf_counter() - began
         recall, mrr = (100 * float(result[metric]) for metric in ("recall@20", "mrr@20"))
         history.append({"epochs": len(history) + 1, "seconds": trained, "recall@20": recall, "mrr@20": mrr})
+        print(json.dumps(history[-1]), file=sys.stderr, flush=True)
+    return history
+
+
+def item_tables(trainer: Any, train: Any, request: Request) -> list[dict[str, Any]]:
+    """Trains as `quality` does, but leaves the item vectors of each epoch in a file to be judged elsewhere.
+
+    RecBole ranks by a user's own vector, which a new session does not have. Rows are in our order of items.
+    """
+    tokens = train.dataset.field2token_id["item_id"]
+    order = [tokens[str(item)] for item in range(1, train.dataset.item_num)]
+    history: list[dict[str, Any]] = []
+    trained = 0.0
+    while not history or trained + trained / len(history) <= request.budget_seconds:
+        began = time.perf_counter()
+        trainer._train_epoch(train, len(history))
+        trained += time.perf_counter() - began
+        model = trainer.model.eval()
+        with torch.no_grad():
+            items = model.item_embedding.weight if request.model == "BPR" else model.forward()[1]
+            items = items[order].numpy(force=True)
+        file = Path(request.folder) / f"{request.model}-{len(history) + 1}.npy"
+        np.save(file, items)
+        history.append({"epochs": len(history) + 1, "seconds": trained, "items": str(file)})
         print(json.dumps(history[-1]), file=sys.stderr, flush=True)
     return history
 

@@ -125,7 +125,8 @@ class InteractionEncoder(SessionEncoder):
 
     A model writes `embed`. What it answers in eval mode is a table worked out when it enters that mode: the
     encoder that is exported holds no graph, no session of training, and propagates nothing. Training scores
-    by dot product, as the papers do; `head` is how items are ranked afterwards.
+    by dot product, as the papers do; `head` is how items are ranked afterwards: by cosine to the mean of unit
+    item vectors (`niser`), or by dot product with the mean of the vectors as they are (`native`).
     """
 
     family: ClassVar[Family] = "factorisation"
@@ -155,7 +156,8 @@ class InteractionEncoder(SessionEncoder):
         super().train(mode)
         if not mode:
             with torch.inference_mode(False), torch.no_grad():
-                self.table = self._propagated_items()
+                items = self._propagated_items()
+                self.table = normalize(items, dim=1) if self.head == "niser" else items
         return self
 
     def forward_all(self, sessions: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class LightGCN(GraphEncoder):
     """Vectors averaged over the graph, and nothing else that is learned."""
 
     recipe: Recipe = Recipe(
-        epochs=20, batch_size=8192, lr=2e-2, lr_step=20, patience=3, loss="bpr", negatives=256, in_batch=False
+        epochs=20, batch_size=8192, lr=5e-2, lr_step=14, patience=3, loss="bpr", negatives=256, in_batch=False
     )
 
     def __init__(
