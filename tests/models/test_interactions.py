@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from models.interactions import GraphEncoder, InteractionEncoder, SessionItemGra
 from models.lightgcn import LightGCN
 from models.losses import Negatives
 from models.ngcf import NGCF
+from training.export import write_encoder
 
 N_ITEMS = 9  # the last two are in no session
 CLICKS = [[3, 1, 3, 7], [2], [7, 7], [1, 2, 3, 4, 5, 6], [4, 3]]
@@ -114,6 +117,20 @@ def test_the_graph_is_the_sessions_each_item_once() -> None:
     torch.testing.assert_close(graph.to_items(torch.eye(len(CLICKS))), dense.T)
     torch.testing.assert_close(graph.rows_of(ASKED).times(torch.eye(N_ITEMS + 1)), dense[ASKED])
     assert len(graph.rows_of(ASKED[:0]).times(torch.eye(N_ITEMS + 1))) == 0
+
+
+def test_the_exported_encoder_holds_the_table_and_nothing_else(tmp_path: Path) -> None:
+    """No graph, no training session, no dense layer: one float for each entry of the table."""
+    model = NGCF.build(SESSIONS, dim=5).eval()
+    write_encoder(model, tmp_path / "encoder.onnx")
+    exported = onnx.load(tmp_path / "encoder.onnx")
+    floats = [
+        np.prod(tensor.dims)
+        for tensor in exported.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    ]
+    assert max(floats) == model.item_vectors().numel()
+    assert sum(floats) < model.item_vectors().numel() + 10  # a few scalars
 
 
 def test_served_is_the_table_of_the_last_eval() -> None:
