@@ -66,8 +66,10 @@ CASES = [
     Case("gce_gnn", {"dim": 16, "dropout_global": 0.1, "head": "native", "hops": 2}),
     # Means of a session's items again, and without the order of its clicks: vectors left as they were drawn
     # reach 0.06.
+    # Means of a session's items again, and without the order of its clicks. Untrained they reach 0.06 to 0.10
+    # and trained 0.20 to 0.25. A wrong graph would not show: that is for test_interactions.py to find.
     *(
-        Case(name, {"dim": 16, "head": head}, lr=0.05, recipe={"negatives": 20}, learns=0.19)
+        Case(name, {"dim": 16, "head": head}, lr=0.05, recipe={"negatives": 20}, learns=0.17)
         for name, head in [("bprmf", "native"), ("gcn", "niser"), ("ngcf", "niser"), ("lightgcn", "niser")]
     ),
 ]
