@@ -26,7 +26,7 @@ class GCN(GraphEncoder):
     """What a node's neighbours gather, through a dense layer, layer upon layer."""
 
     recipe: Recipe = Recipe(
-        epochs=12, batch_size=8192, lr=1e-2, lr_step=12, patience=3, loss="bpr", negatives=256, in_batch=False
+        epochs=20, batch_size=8192, lr=3e-2, lr_step=14, patience=3, loss="bpr", negatives=256, in_batch=False
     )
 
     def __init__(

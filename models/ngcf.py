@@ -31,7 +31,7 @@ class NGCF(GraphEncoder):
     """What a node's neighbours gather, and how like them it is, through dense layers."""
 
     recipe: Recipe = Recipe(
-        epochs=12, batch_size=8192, lr=1e-2, lr_step=12, patience=3, loss="bpr", negatives=256, in_batch=False
+        epochs=20, batch_size=8192, lr=3e-2, lr_step=14, patience=3, loss="bpr", negatives=256, in_batch=False
     )
 
     def __init__(
