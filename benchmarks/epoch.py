@@ -93,6 +93,8 @@ def main() -> int:
     keep_freed_memory()
     train = Dataset.load(options.data).train_all
     model = build(options.model, train)
+    if model.batching == "interactions":
+        parser.error(f"--model {options.model}: has no softmax to compare with torch's own")
     contenders: dict[str, Contender] = {
         "ours": (model, model.loss),
         "stock": (model, lambda batch: stock_loss(model, batch)),
@@ -102,10 +104,6 @@ def main() -> int:
         if (other.batching, other.max_length) != (model.batching, model.max_length):
             parser.error(f"{options.beside} is trained on other batches than {options.model}")
         contenders["beside"] = (other, other.loss)
-    model = find_model(options.model).build(train)
-    if model.batching == "interactions":
-        parser.error(f"--model {options.model}: has no softmax to compare with torch's own")
-    model.softmax_dtype = torch.bfloat16 if default_precision() == "bf16" else torch.float32
     examples = Examples.of(train, model.batching, model.max_length)
     batch_size = model.recipe.batch_size
     steps = len(examples.plan(batch_size, seed=0, epoch=0))

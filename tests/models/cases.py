@@ -64,8 +64,6 @@ CASES = [
     Case("pen4rec", {"dim": 16, "head": "native", "steps": 2, "recent": 3}),
     Case("gce_gnn", {"dim": 16, "dropout_global": 0.1, "head": "niser"}),
     Case("gce_gnn", {"dim": 16, "dropout_global": 0.1, "head": "native", "hops": 2}),
-    # Means of a session's items again, and without the order of its clicks: vectors left as they were drawn
-    # reach 0.06.
     # Means of a session's items again, and without the order of its clicks. Untrained they reach 0.06 to 0.10
     # and trained 0.20 to 0.25. A wrong graph would not show: that is for test_interactions.py to find.
     *(
