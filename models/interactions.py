@@ -149,7 +149,7 @@ class InteractionEncoder(SessionEncoder):
 
         `own` (B, dim) are the sessions' rows of `self.sessions`.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define embed")
 
     def train(self, mode: bool = True) -> Self:
         """Also works out `table` on entering eval mode; weights that change later need another call."""
@@ -202,7 +202,7 @@ class GraphEncoder(InteractionEncoder):
 
     def layer(self, number: int, own: Tensor, gathered: Tensor) -> Tensor:
         """The next layer's vectors, of a node's own and those gathered from its neighbours."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define layer")
 
     def combine(self, layers: Sequence[Tensor]) -> Tensor:
         """Vectors of all layers to the one that is scored."""
