@@ -1,8 +1,8 @@
 """Popularity bias of bundles, measured and drawn: how long item vectors are, and which items are recommended.
 
-Under a dot product a longer item vector scores higher in any session it points along, and training makes
-those of often-clicked items longer (Gupta et al. 2019, figure 1). A bundle of the `niser` head gives every
-item the same length.
+Under a dot product a longer item vector scores higher in any session it points along; whether training makes
+those of popular items longer, as Gupta et al. 2019 report of SR-GNN, is to be seen. A bundle of the `niser`
+head gives every item the same length.
 """
 
 from __future__ import annotations
