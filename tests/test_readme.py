@@ -139,3 +139,11 @@ def test_every_figure_stands_in_a_result() -> None:
                 assert told == f"{test['recall@20']:.2f} / {test['mrr@20']:.2f}", (name, dataset)
             else:
                 assert told == "not run", (name, dataset)
+
+
+def test_popularity_is_as_measured() -> None:
+    told = re.search(r"is (\d+) clicks popular on average, (\d+)\s+under NISER\+", README)
+    assert told is not None
+    measured = json.loads((ROOT / "docs/results/yoochoose1_64/popularity.json").read_text())["models"]
+    for number, model in zip(told.groups(), ("SR-GNN", "NISER+"), strict=True):
+        assert int(number) == round(measured[model]["popularity@20"])
