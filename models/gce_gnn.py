@@ -49,7 +49,7 @@ SLOPE = 0.2  # of LeakyReLU below 0
 class GCEGNN(SessionEncoder):
     """Two graphs, one of the session's clicks and one of all training sessions', summed."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    recipe: Recipe = Recipe(epochs=4, batch_size=1024, lr=2e-3, lr_step=2, patience=2)
     family: ClassVar[Family] = "global graph"
     batching: Batching = "prefixes"
     mixed_precision: ClassVar[bool] = True
