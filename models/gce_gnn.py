@@ -25,8 +25,8 @@ Departures: one hop by default, since a second one takes a neighbourhood for eve
 two on Diginetica: `hops=2`). By default (6) is a scaled cosine and item vectors enter both graphs at unit
 length (`head=niser`); `head=native` is the paper's. An item with fewer neighbours attends to those it has,
 where the authors' code repeats some of them at random. Batches of 1,024 instead of 100 at twice the learning
-rate; no L2 penalty; dropout on the session's item vectors. In training (2) is computed in the softmax's
-precision.
+rate; no L2 penalty; dropout on the session's item vectors. q₂ starts positive: a session shall not begin as
+the opposite of its clicks. In training (2) is computed in the softmax's precision.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ class GCEGNN(SessionEncoder):
         self.readout = ReversedAttention(dim, max_length)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+        with torch.no_grad():
+            self.readout.weight.weight.abs_()
 
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
