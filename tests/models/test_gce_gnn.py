@@ -159,3 +159,13 @@ def test_a_graph_has_bounds(name: str) -> None:
     hyper: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         GCEGNN(9, dim=4, **hyper)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_session_begins_along_its_clicks(seed: int) -> None:
+    """Not as their opposite: a run that had to turn around first might never recover."""
+    torch.manual_seed(seed)
+    model = GCEGNN(9, dim=16)
+    h = torch.randn(5, 1, 16)
+    session = model.readout(h, torch.ones(5, 1, 1, dtype=torch.bool))
+    assert ((session * h[:, 0]).sum(1) > 0).all()
