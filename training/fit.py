@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,8 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         "wall_seconds": round(
             sum(r["train_seconds"] + r["validation_seconds"] for h in histories.values() for r in h)
         ),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,  # of this process
+        "parameters": sum(p.numel() for p in phases[trained_on].model.parameters()),
         "history": histories,
         "bundle": bundle.name,
         "test_cases": evaluation.cases,
