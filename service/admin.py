@@ -111,7 +111,7 @@ def _hidden(live: LiveBundle) -> Response:
 
 def _models(live: LiveBundle) -> Response:
     deployment, model = live.current.deployment, live.current.model
-    shown = {"version", "model", "head", "created_at", "n_items", "dim", "index", "metrics"}
+    shown = {"version", "kind", "model", "head", "created_at", "n_items", "dim", "index", "metrics"}
     return JSONResponse(
         {
             "loaded": [model.bundle.manifest.model_dump(mode="json", include=shown)] if model else [],

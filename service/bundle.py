@@ -3,9 +3,14 @@
 A bundle is a directory that holds exactly what is needed to answer a session:
 
     manifest.json       what this is, how it was made, and the sha256 of every other file
+    items.txt           external item id of item index 1..n, by descending training popularity
+
+and, if its kind is `encoder`,
+
     encoder.onnx[.data] sessions (B, L) int64 -> vectors (B, D) float32, L2-normalised
     index.faiss         inner product over L2-normalised item vectors; FAISS id = item index - 1
-    items.txt           external item id of item index 1..n, by descending training popularity
+
+or, if its kind is `neighbours`, one `.npy` for each array of `service.neighbours`.
 """
 
 from __future__ import annotations
@@ -19,11 +24,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.encoder import Encoder
+from service.neighbours import NEIGHBOURS
+from service.ranker import NearestItems, Ranker
 from service.retriever import Retriever
 
 SCHEMA_VERSION = 1
@@ -32,7 +39,7 @@ ENCODER = "encoder.onnx"
 ENCODER_DATA = "encoder.onnx.data"
 INDEX = "index.faiss"
 ITEMS = "items.txt"
-FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
+ENCODER_FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
 MAX_ITEM_ID_LENGTH = 256
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -58,18 +65,32 @@ class Manifest(BaseModel):
 
     schema_version: int
     version: str = Field(pattern=rf"^{VERSION_PATTERN.pattern}$")
+    kind: Literal["encoder", "neighbours"] = "encoder"
     model: str
-    head: Literal["native", "niser"]
+    head: Literal["native", "niser"] | None = None
     hyperparameters: dict[str, bool | int | float | str | None]
     source_commit: str
     data_fingerprint: str
     created_at: datetime
     n_items: int = Field(ge=1)
-    dim: int = Field(ge=1)
+    dim: int | None = Field(None, ge=1)
     max_length: int = Field(ge=1)
-    index: IndexInfo
+    index: IndexInfo | None = None
     metrics: dict[str, float]
     files: dict[str, str] = Field(description="sha256 of every other file")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "encoder" and None in (self.head, self.dim, self.index):
+            raise ValueError("an encoder has a head, a dim and an index")
+        if self.kind == "neighbours" and self.model not in NEIGHBOURS:
+            raise ValueError(f"{self.model} is none of the neighbours: {', '.join(NEIGHBOURS)}")
+        return self
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The files that a bundle of this kind must have beside the manifest."""
+        return ENCODER_FILES if self.kind == "encoder" else (*NEIGHBOURS[self.model].files(), ITEMS)
 
 
 @dataclass(frozen=True)
@@ -80,8 +101,7 @@ class Bundle:
     manifest: Manifest
     items: tuple[str, ...]
     index_of: dict[str, int]
-    encoder: Encoder
-    retriever: Retriever
+    ranker: Ranker
 
     @classmethod
     def load(cls, path: Path, threads: int = 1) -> Bundle:
@@ -91,7 +111,7 @@ class Bundle:
         Raises `BundleError` for anything missing, altered, truncated, newer or inconsistent.
         """
         manifest = read_manifest(path)
-        for name in FILES:
+        for name in manifest.required:
             if name not in manifest.files:
                 raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
             if not (path / name).is_file():
@@ -99,37 +119,81 @@ class Bundle:
             if file_sha256(path / name) != manifest.files[name]:
                 raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
         items = read_items(path / ITEMS)
-        try:
-            encoder = Encoder(path / ENCODER, manifest.max_length, threads)
-        except ValueError as error:
-            raise BundleError(f"{path / ENCODER}: {error}") from error
-        try:
-            retriever = Retriever.load(path / INDEX, manifest.index.ef_search)
-        except ValueError as error:
-            raise BundleError(f"{path / INDEX}: {error}") from error
-        found = {
-            f"{ITEMS}: items": (len(items), manifest.n_items),
-            f"{INDEX}: rows": (retriever.n_items, manifest.n_items),
-            f"{INDEX}: dimensions": (retriever.dim, manifest.dim),
-            f"{ENCODER}: dimensions": (encoder.dim, manifest.dim),
-        }
-        for what, (actual, declared) in found.items():
-            if actual != declared:
-                raise BundleError(f"{path}/{what}: {actual}, but the manifest says {declared}")
-        try:
-            encoder.encode([[manifest.n_items]])
-        except Exception as error:  # onnxruntime's own exceptions share no base class
-            raise BundleError(
-                f"{path / ENCODER}: it does not know item {manifest.n_items}: {error}"
-            ) from error
+        _agree(path, {f"{ITEMS}: items": (len(items), manifest.n_items)})
+        ranker: Ranker
+        if manifest.kind == "encoder":
+            ranker = _load_encoder(path, manifest, threads)
+        else:
+            ranker = _load_neighbours(path, manifest)
         return cls(
             path=path,
             manifest=manifest,
             items=("", *items),
             index_of={item_id: i for i, item_id in enumerate(items, start=1)},
-            encoder=encoder,
-            retriever=retriever,
+            ranker=ranker,
         )
+
+    @property
+    def encoder(self) -> Encoder:
+        """Raises `BundleError` when there is none."""
+        return self._nearest_items().encoder
+
+    @property
+    def retriever(self) -> Retriever:
+        """Raises `BundleError` when there is none."""
+        return self._nearest_items().retriever
+
+    def _nearest_items(self) -> NearestItems:
+        if not isinstance(self.ranker, NearestItems):
+            raise BundleError(f"{self.path}: {self.manifest.model} ranks by neighbours: it has no vectors")
+        return self.ranker
+
+
+def _load_encoder(path: Path, manifest: Manifest, threads: int) -> NearestItems:
+    assert manifest.index is not None, "the manifest was validated"
+    try:
+        encoder = Encoder(path / ENCODER, manifest.max_length, threads)
+    except ValueError as error:
+        raise BundleError(f"{path / ENCODER}: {error}") from error
+    try:
+        retriever = Retriever.load(path / INDEX, manifest.index.ef_search)
+    except ValueError as error:
+        raise BundleError(f"{path / INDEX}: {error}") from error
+    _agree(
+        path,
+        {
+            f"{INDEX}: rows": (retriever.n_items, manifest.n_items),
+            f"{INDEX}: dimensions": (retriever.dim, manifest.dim),
+            f"{ENCODER}: dimensions": (encoder.dim, manifest.dim),
+        },
+    )
+    try:
+        encoder.encode([[manifest.n_items]])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise BundleError(f"{path / ENCODER}: it does not know item {manifest.n_items}: {error}") from error
+    return NearestItems(encoder, retriever)
+
+
+def _load_neighbours(path: Path, manifest: Manifest) -> Ranker:
+    try:
+        neighbours = NEIGHBOURS[manifest.model].load(path)
+    except ValueError as error:
+        raise BundleError(f"{path}/{error}") from error
+    _agree(
+        path,
+        {
+            "arrays: items": (neighbours.n_items, manifest.n_items),
+            "arrays: longest session": (neighbours.max_length, manifest.max_length),
+        },
+    )
+    neighbours.rank([[manifest.n_items] * neighbours.max_length], [1], [()])
+    return neighbours
+
+
+def _agree(path: Path, found: dict[str, tuple[int, int | None]]) -> None:
+    for what, (actual, declared) in found.items():
+        if actual != declared:
+            raise BundleError(f"{path}/{what}: {actual}, but the manifest says {declared}")
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -26,7 +26,8 @@ from service.deployment import (
     unhide,
 )
 from service.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
-from service.retriever import Items, Retriever
+from service.ranker import Ranker
+from service.retriever import Items
 
 log = structlog.get_logger()
 
@@ -36,15 +37,15 @@ class Model:
     """A loaded bundle as it is served: hidden items are left out once per deployment, not per request."""
 
     bundle: Bundle
-    retriever: Retriever
+    ranker: Ranker
     visible: Items  # item indices that are not hidden, most popular first
 
     @classmethod
     def serve(cls, bundle: Bundle, hidden: frozenset[str]) -> Model:
         """Leave `hidden` out of a bundle."""
         items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
-        retriever = bundle.retriever.without(items)
-        return cls(bundle, retriever, retriever.visible())
+        ranker = bundle.ranker.without(items)
+        return cls(bundle, ranker, ranker.visible())
 
     @property
     def version(self) -> str:

@@ -2,7 +2,7 @@
 
 An answer comes from the first of three stages that has one, and is filled up to k by the stages after it:
 
-    model     the session's known items, encoded; their nearest items by cosine
+    model     what the live bundle makes of the session's known items
     trending  what is clicked most by everyone now (this worker's copy, so it outlives Redis)
     popular   what was clicked most in training
 
@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import structlog
 
 from service.live import LiveBundle, Model
-from service.metrics import CLICKS, ENCODE_SECONDS, RECOMMENDATIONS, REDIS_ERRORS, SEARCH_SECONDS
+from service.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
 from service.retriever import Items, Scores
 from service.store import Appended, Click, SessionStore, StoreUnavailable
 
@@ -70,7 +70,7 @@ class Recommendation:
     reason: str
     degraded: bool  # Redis did not answer: made without the session
     ignored: list[str]  # the session's items that the bundle does not know
-    encoded: list[str]  # the items that the encoder saw, oldest first
+    encoded: list[str]  # the items that the model saw, oldest first
     items: list[Scored]
 
 
@@ -83,13 +83,12 @@ class Query(NamedTuple):
 
 
 def rank(model: Model, queries: Sequence[Query]) -> list[list[Scored]]:
-    """Each query's nearest items, in one encoder run and one search; never fewer than k when k exist."""
-    with ENCODE_SECONDS.time():
-        vectors = model.bundle.encoder.encode([query.items for query in queries])
-    with SEARCH_SECONDS.time():
-        found = model.retriever.search_each(
-            vectors, [query.k for query in queries], [query.excluded for query in queries]
-        )
+    """Each query's best items, all queries at once; fewer than k only by a bundle of neighbours."""
+    found = model.ranker.rank(
+        [query.items for query in queries],
+        [query.k for query in queries],
+        [query.excluded for query in queries],
+    )
     return [_scored(model, scores, items) for scores, items in found]
 
 
@@ -146,9 +145,7 @@ class Recommender:
             raise NoModel("no model is published yet")
         if item_id not in model.bundle.index_of:
             raise UnknownItem(f"not an item of version {model.version}")
-        return model.version, _scored(
-            model, *model.retriever.search_similar(model.bundle.index_of[item_id], k)
-        )
+        return model.version, _scored(model, *model.ranker.similar(model.bundle.index_of[item_id], k))
 
     def trending(self, k: int, excluded: Collection[str] = ()) -> list[Scored]:
         """What everyone clicks now, highest score first, without what is hidden or not in the bundle."""
@@ -205,20 +202,25 @@ class Recommender:
         excluded = {*options.exclude, *seen} if exclude_seen else {*options.exclude}
         known = [item_id for item_id in fed if item_id in index_of]
 
-        stage: Stage
+        stage: Stage = "model"
+        items: list[Scored] = []
         if model and known:
-            known = known[-model.bundle.encoder.max_length :]
-            stage, reason = "model", f"the encoder saw {len(known)} of the session's {len(seen)} clicks"
+            known = known[-model.ranker.max_length :]
+            reason = f"the model saw {len(known)} of the session's {len(seen)} clicks"
             query = Query(
                 [index_of[item_id] for item_id in known],
                 options.k,
                 {index_of[item_id] for item_id in excluded if item_id in index_of},
             )
             (items,) = rank(model, [query])
+            reason += "" if items else ", and found nothing"
         else:
             reason = _why_no_model(seen, fed, model, degraded)
-            items = self.trending(options.k, excluded)
-            stage = "trending" if items else "popular"
+        if len(items) < options.k:
+            held = len(items)
+            items += self.trending(options.k - held, excluded.union(item_id for item_id, _ in items))
+            if not held:
+                stage = "trending" if items else "popular"
             if model:
                 items += _popular(
                     model, options.k - len(items), excluded.union(item_id for item_id, _ in items)

@@ -32,7 +32,7 @@ Exclude = Annotated[list[ItemId], Field(max_length=MAX_EXCLUDE, description="ite
 ExcludeSeen = Annotated[
     bool | None, Field(description="leave out what the session clicked; default: as deployed")
 ]
-Explain = Annotated[bool, Field(description="say what the encoder saw, and why this stage answered")]
+Explain = Annotated[bool, Field(description="say what the model saw, and why this stage answered")]
 
 
 class Body(BaseModel):
@@ -88,7 +88,7 @@ class Explanation(BaseModel):
     """With explain=true."""
 
     reason: str
-    encoded: list[str] = Field(description="the items that the encoder saw, oldest first")
+    encoded: list[str] = Field(description="the items that the model saw, oldest first")
 
 
 class RecommendationAnswer(BaseModel):
@@ -168,12 +168,13 @@ class ModelAnswer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     version: str
+    kind: Literal["encoder", "neighbours"]
     model: str
-    head: str
+    head: str | None = Field(description="null for neighbours, as are dim and index")
     created_at: str
     n_items: int
-    dim: int
-    index: dict[str, str | float | None]
+    dim: int | None
+    index: dict[str, str | float | None] | None
     metrics: dict[str, float]
 
 

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import Hyper, SessionEncoder
+from models.base import Head, Hyper, SessionEncoder
 from service.bundle import (
     ENCODER,
-    FILES,
     INDEX,
     ITEMS,
     SCHEMA_VERSION,
@@ -34,6 +33,7 @@ from service.bundle import (
     write_manifest,
 )
 from service.deployment import bundle_path
+from service.neighbours import Neighbours
 from service.retriever import HNSW_EF_SEARCH, Retriever
 
 FLAT_UP_TO = 50_000  # items: exact search takes about 0.3 ms there, and loses nothing
@@ -83,6 +83,59 @@ def export_bundle(
     `ExportError`.
     """
     model.eval()
+    sample = sample[:PARITY_SESSIONS]
+    with _assembled(artifacts, version) as work:
+        write_encoder(model, work / ENCODER)
+        vectors = served_item_vectors(model)
+        index = IndexInfo(kind=_index_kind(kind, len(items)), recall_at_20=0)
+        if index.kind == "hnsw":
+            index = index.model_copy(update={"ef_search": HNSW_EF_SEARCH})
+        Retriever.build(vectors, index.kind).save(work / INDEX)
+        write_items(work / ITEMS, items)
+        manifest = _manifest(
+            work, version, len(items), provenance, model.max_length, model.head, vectors.shape[1], index
+        )
+        write_manifest(work, manifest)
+        bundle = Bundle.load(work, threads=torch.get_num_threads())
+        check_parity(model, bundle, sample)
+        recall = index_recall(bundle, sample)
+        measured = {
+            "index": index.model_copy(update={"recall_at_20": recall}),
+            "metrics": measure(bundle),
+        }
+        write_manifest(work, manifest.model_copy(update=measured))
+    return bundle_path(artifacts, version)
+
+
+def export_neighbours(
+    neighbours: Neighbours,
+    items: list[str],
+    sample: list[list[int]],
+    provenance: Provenance,
+    artifacts: Path,
+    version: str,
+    measure: Callable[[Bundle], dict[str, float]],
+) -> Path:
+    """The same for a bundle of neighbours: its answers to `sample` must be those of `neighbours` itself."""
+    sample = sample[:PARITY_SESSIONS]
+    with _assembled(artifacts, version) as work:
+        neighbours.save(work)
+        write_items(work / ITEMS, items)
+        manifest = _manifest(work, version, len(items), provenance, neighbours.max_length)
+        write_manifest(work, manifest)
+        bundle = Bundle.load(work)
+        ks, excluded = [TOP] * len(sample), [()] * len(sample)
+        counted, loaded = (each.rank(sample, ks, excluded) for each in (neighbours, bundle.ranker))
+        for (scores, found), (same_scores, same_items) in zip(counted, loaded, strict=True):
+            if not (np.array_equal(scores, same_scores) and np.array_equal(found, same_items)):
+                raise ExportError("the loaded arrays answer otherwise than those that were counted")
+        write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
+    return bundle_path(artifacts, version)
+
+
+@contextlib.contextmanager
+def _assembled(artifacts: Path, version: str) -> Iterator[Path]:
+    """A directory to write a bundle in; it moves into place when all went well, and else is gone."""
     place = bundle_path(artifacts, version)
     if place.exists():
         raise ExportError(f"{place} exists already: versions are never overwritten")
@@ -90,45 +143,40 @@ def export_bundle(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        write_encoder(model, work / ENCODER)
-        vectors = served_item_vectors(model)
-        index = _index_kind(kind, len(items))
-        Retriever.build(vectors, index).save(work / INDEX)
-        write_items(work / ITEMS, items)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            version=version,
-            model=provenance.model,
-            head=model.head,
-            hyperparameters={"seed": provenance.seed, **provenance.hyperparameters},
-            source_commit=provenance.source_commit,
-            data_fingerprint=provenance.data_fingerprint,
-            created_at=datetime.now(UTC),
-            n_items=len(items),
-            dim=vectors.shape[1],
-            max_length=model.max_length,
-            index=IndexInfo(
-                kind=index, recall_at_20=0, ef_search=HNSW_EF_SEARCH if index == "hnsw" else None
-            ),
-            metrics={},
-            files={name: file_sha256(work / name) for name in FILES},
-        )
-        write_manifest(work, manifest)
-        bundle = Bundle.load(work, threads=torch.get_num_threads())
-        sample = sample[:PARITY_SESSIONS]
-        check_parity(model, bundle, sample)
-        recall = index_recall(bundle, sample)
-        manifest = manifest.model_copy(
-            update={
-                "index": manifest.index.model_copy(update={"recall_at_20": recall}),
-                "metrics": measure(bundle),
-            }
-        )
-        write_manifest(work, manifest)
+        yield work
         work.rename(place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return place
+
+
+def _manifest(
+    work: Path,
+    version: str,
+    n_items: int,
+    provenance: Provenance,
+    max_length: int,
+    head: Head | None = None,
+    dim: int | None = None,
+    index: IndexInfo | None = None,
+) -> Manifest:
+    """The manifest of the files in `work`, without metrics; a bundle with an index is one of an encoder."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        version=version,
+        kind="encoder" if index else "neighbours",
+        model=provenance.model,
+        head=head,
+        hyperparameters={"seed": provenance.seed, **provenance.hyperparameters},
+        source_commit=provenance.source_commit,
+        data_fingerprint=provenance.data_fingerprint,
+        created_at=datetime.now(UTC),
+        n_items=n_items,
+        dim=dim,
+        max_length=max_length,
+        index=index,
+        metrics={},
+        files={file.name: file_sha256(file) for file in sorted(work.iterdir())},
+    )
 
 
 class _Served(nn.Module):

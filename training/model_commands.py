@@ -192,7 +192,7 @@ def evaluate(
             "dataset": dataset.info.name,
             "split": split,
             "cases": measured.cases,
-            "index": loaded.manifest.index.model_dump(),
+            "index": loaded.manifest.index.model_dump() if loaded.manifest.index else None,
             "metrics": measured.unmasked,
             "metrics_without_seen_items": measured.unseen_only,
         }

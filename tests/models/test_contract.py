@@ -174,6 +174,7 @@ def test_bundle_answers_as_the_model_does(case: Case, tmp_path: Path) -> None:
     expected = scores[1:].argsort(descending=True)[:5] + 1
     _, items = bundle.retriever.search(bundle.encoder.encode([session]), 5)
     assert items[0].tolist() == expected.tolist()
+    assert bundle.manifest.index is not None
     assert bundle.manifest.index.recall_at_20 == 1.0
 
 

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.bundle import (
     ENCODER,
     ENCODER_DATA,
-    FILES,
+    ENCODER_FILES,
     INDEX,
     ITEMS,
     MANIFEST,
@@ -88,7 +88,7 @@ class Shop:
             max_length=self.max_length,
             index=IndexInfo(kind=index, recall_at_20=1),
             metrics={"recall@20": 0.5},
-            files={name: file_sha256(path / name) for name in FILES},
+            files={name: file_sha256(path / name) for name in ENCODER_FILES},
         )
         write_manifest(path, manifest)
         return path
@@ -108,7 +108,7 @@ def edit_manifest(path: Path, **changes: object) -> None:
 
 def seal(path: Path) -> None:
     """Make the manifest's checksums agree with the files again, however broken those are."""
-    edit_manifest(path, files={name: file_sha256(path / name) for name in FILES})
+    edit_manifest(path, files={name: file_sha256(path / name) for name in ENCODER_FILES})
 
 
 def write_encoder(file: Path, vectors: Vectors, *, scale: float = 1.0) -> None:
@@ -183,8 +183,8 @@ def _wrong_signature(path: Path) -> None:
 
 # Ways to break a written `Shop.make()` bundle, and what the refusal must say.
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    **{f"{name} truncated": (_cut(name), f"{name}: sha256 differs") for name in FILES},
-    **{f"{name} missing": (_remove(name), f"{name}: missing") for name in FILES},
+    **{f"{name} truncated": (_cut(name), f"{name}: sha256 differs") for name in ENCODER_FILES},
+    **{f"{name} missing": (_remove(name), f"{name}: missing") for name in ENCODER_FILES},
     "manifest missing": (_remove(MANIFEST), "manifest.json: missing"),
     "manifest truncated": (_cut(MANIFEST), "manifest.json: not JSON"),
     "manifest no object": (lambda path: (path / MANIFEST).write_text("[]"), "schema_version is None"),

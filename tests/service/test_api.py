@@ -81,7 +81,7 @@ async def test_recommend_options(shop: Serving) -> None:
     answer = await shop.recommend("s", k=7, exclude=out, exclude_seen=True, model="v1", explain=True)
     assert item_ids(answer) == SHOP.nearest(["i5"], 7, without=[*out, "i5"])
     assert answer["explanation"] == {
-        "reason": "the encoder saw 1 of the session's 1 clicks",
+        "reason": "the model saw 1 of the session's 1 clicks",
         "encoded": ["i5"],
     }
 

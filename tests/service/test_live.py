@@ -72,7 +72,7 @@ async def test_a_request_keeps_the_bundle_it_began_with(artifacts: Path) -> None
         await version_becomes(live, "v2")
         vector = begun.bundle.encoder.encode([[1]])[0]
         assert vector == pytest.approx(old.session_vector(["i1"]), abs=1e-6)
-        assert begun.retriever.search_excluding(vector, 1, ())[1].tolist() == [1]
+        assert begun.ranker.rank([[1]], [1], [()])[0][1].tolist() == [1]
 
 
 async def test_a_bad_bundle_is_refused_until_something_changes(artifacts: Path) -> None:
@@ -129,7 +129,7 @@ async def test_hidden_items_are_left_out_and_come_back(artifacts: Path) -> None:
         live.look()
         assert live.current.model is not None
         assert live.current.model.visible.tolist() == left
-        found = live.current.model.retriever.search_excluding(Shop.make(n_items=5).vectors[1], 9, ())[1]
+        ((_, found),) = live.current.model.ranker.rank([[2]], [9], [()])
         assert sorted(found.tolist()) == left
 
 

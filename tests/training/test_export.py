@@ -69,6 +69,7 @@ def test_manifest_tells_where_a_bundle_comes_from(tmp_path: Path) -> None:
     assert path == bundle_path(tmp_path, "v1")
     assert (manifest.model, manifest.head, manifest.source_commit) == ("mean", "native", "commit")
     assert (manifest.n_items, manifest.dim, manifest.metrics) == (N_ITEMS, 8, {"mrr@20": 7.0})
+    assert manifest.index is not None
     assert manifest.index.recall_at_20 == 1.0
 
 
@@ -76,9 +77,10 @@ def test_hnsw_carries_its_measured_recall(tmp_path: Path) -> None:
     path = export_bundle(
         Mean(N_ITEMS, head="niser"), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {}, kind="hnsw"
     )
-    bundle = Bundle.load(path)
-    assert bundle.manifest.index.kind == "hnsw"
-    assert 0.9 < bundle.manifest.index.recall_at_20 <= 1
+    index = Bundle.load(path).manifest.index
+    assert index is not None
+    assert index.kind == "hnsw"
+    assert 0.9 < index.recall_at_20 <= 1
 
 
 def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> None:
