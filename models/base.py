@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -116,13 +117,7 @@ class SessionEncoder(nn.Module):
     @classmethod
     def hyperparameters(cls) -> dict[str, HyperParameter]:
         """Every hyper-parameter, read off the signature of `__init__`."""
-        hints = typing.get_type_hints(cls.__init__)
-        found = {}
-        for parameter in inspect.signature(cls.__init__).parameters.values():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                choices = typing.get_args(hints[parameter.name])  # of a Literal
-                found[parameter.name] = HyperParameter(type(parameter.default), parameter.default, choices)
-        return found
+        return hyperparameters_of(cls.__init__)
 
     def forward(self, sessions: Tensor) -> Tensor:
         """Session vectors (B, D) of (B, L) int64 sessions; L2-normalised under the `niser` head."""
@@ -204,6 +199,17 @@ class SessionEncoder(nn.Module):
             normalise=normalise,
             dtype=self.softmax_dtype,
         )
+
+
+def hyperparameters_of(function: Callable[..., object]) -> dict[str, HyperParameter]:
+    """The keyword-only arguments of a function."""
+    hints = typing.get_type_hints(function)
+    found = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            choices = typing.get_args(hints[parameter.name])  # of a Literal
+            found[parameter.name] = HyperParameter(type(parameter.default), parameter.default, choices)
+    return found
 
 
 def last_position(positions: Tensor, sessions: Tensor) -> Tensor:

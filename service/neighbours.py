@@ -30,6 +30,19 @@ class Candidates(NamedTuple):
     item: Ints
     score: npt.NDArray[np.floating]
 
+    def take(self, which: Ints) -> Candidates:
+        """Some of them."""
+        return Candidates(self.row[which], self.item[which], self.score[which])
+
+    def best(self, k: int, rows: int) -> Ranked:
+        """The k best of each session, as (B, k) scores and items; item 0 where there are no more."""
+        row, item, score = self.take(best_of_each(self.row, self.score, k, rows))
+        column = np.arange(len(row)) - np.searchsorted(row, row)
+        scores = np.full((rows, k), -np.inf, dtype=np.float32)
+        items = np.zeros((rows, k), dtype=np.int64)
+        scores[row, column], items[row, column] = score, item
+        return scores, items
+
 
 class Neighbours(ABC):
     """A ranker made of arrays: each field of a subclass is one, and a file `<field>.npy` of its bundle."""
@@ -85,15 +98,10 @@ class Neighbours(ABC):
 
     def search(self, sessions: Items, k: int) -> Ranked:
         """See `Ranker`."""
-        rows = len(sessions)
-        row, item, score = self._allowed(newest(sessions, self.max_length))
-        best = best_of_each(row, score, k, rows)
-        row = row[best]
-        column = np.arange(len(row)) - np.searchsorted(row, row)
-        scores = np.full((rows, k), -np.inf, dtype=np.float32)
-        items = np.zeros((rows, k), dtype=np.int64)
-        scores[row, column], items[row, column] = score[best], item[best]
-        return scores, items
+        found = self.candidates(newest(sessions, self.max_length))
+        if self._visible is not None:
+            found = found.take(np.flatnonzero(self._visible[found.item]))
+        return found.best(k, len(sessions))
 
     def rank(
         self, sessions: Sequence[Sequence[int]], ks: Sequence[int], excluded: Sequence[Collection[int]]
@@ -130,13 +138,6 @@ class Neighbours(ABC):
         return (
             np.arange(1, self.n_items + 1) if self._visible is None else np.flatnonzero(self._visible[1:]) + 1
         )
-
-    def _allowed(self, sessions: Items) -> Candidates:
-        found = self.candidates(sessions)
-        if self._visible is None:
-            return found
-        keep = self._visible[found.item]
-        return Candidates(found.row[keep], found.item[keep], found.score[keep])
 
 
 @dataclass(frozen=True)

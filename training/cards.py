@@ -1,4 +1,4 @@
-"""Model cards: what each model is, as its module's docstring and its class say it."""
+"""Cards: what each model or baseline is, as its module's docstring and its class say it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.base import Family, Head, SessionEncoder, Sessions
-from training.registry import find_model, model_names
+from models.base import Head, SessionEncoder, Sessions
+from training.registry import baseline_names, find_baseline, find_model, model_names
 
 # "NAME: Authors, Title, Venue Year.", the first sentence of every model's module
 _FIRST_SENTENCE = re.compile(r"(?P<title>[^:]+): (?P<paper>(?P<authors>[^,]+), .*?\b(?P<year>\d{4}))[.;]")
@@ -21,44 +21,40 @@ class Card:
     """A model in one line; `title` is its name in the literature, `parameters` their number.
 
     A factorisation model learns a vector of each training session too: one is counted. No bundle holds any.
+    A counted baseline has no parameters and no head.
     """
 
     name: str
     title: str
     paper: str
     cited: str  # authors and year
-    family: Family
+    family: str
     parameters: int
-    head: Head
+    head: Head | None
     causal: bool
 
 
 def all_cards(n_items: int) -> list[Card]:
-    """The card of every model under `models/`, for a catalogue of `n_items`."""
-    return [card(name, n_items) for name in model_names()]
+    """The card of every model and baseline, for a catalogue of `n_items`."""
+    return [card(name, n_items) for name in [*baseline_names(), *model_names()]]
 
 
 def card(name: str, n_items: int) -> Card:
-    """One model's card, at its default hyper-parameters. Raises `UnknownModelError`."""
-    model_class = find_model(name)
+    """One card, of a model at its default hyper-parameters. Raises `UnknownModelError`."""
     source = _FIRST_SENTENCE.match(" ".join(docstring(name).split()))
-    assert source, f"models/{name}.py: its docstring must begin 'NAME: Authors, Title, Venue Year.'"
-    model = _without_memory(model_class, n_items)
-    return Card(
-        name=name,
-        title=source["title"],
-        paper=source["paper"],
-        cited=f"{source['authors']} {source['year']}",
-        family=model.family,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        head=model.head,
-        causal=model.causal,
-    )
+    assert source, f"{name}: its module's docstring must begin 'NAME: Authors, Title, Venue Year.'"
+    told = (name, source["title"], source["paper"], f"{source['authors']} {source['year']}")
+    if name in baseline_names():
+        return Card(*told, family="counted", parameters=0, head=None, causal=False)
+    model = _without_memory(find_model(name), n_items)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Card(*told, model.family, parameters, model.head, model.causal)
 
 
 def docstring(name: str) -> str:
-    """What the model's module says of it. Raises `UnknownModelError`."""
-    return (sys.modules[find_model(name).__module__].__doc__ or "").strip()
+    """What its module says of it. Raises `UnknownModelError`."""
+    defined = find_baseline(name) if name in baseline_names() else find_model(name)
+    return (sys.modules[defined.__module__].__doc__ or "").strip()
 
 
 def _without_memory(model_class: type[SessionEncoder], n_items: int) -> SessionEncoder:

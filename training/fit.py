@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import resource
 import subprocess
@@ -15,13 +14,14 @@ import torch
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
 from service.bundle import Bundle
-from service.deployment import replace_file
 from training import checkpoint
+from training.cards import card
 from training.checkpoint import CheckpointError
 from training.dataset import Dataset
 from training.evaluate import Evaluation, evaluate
 from training.export import PARITY_SESSIONS, IndexKind, Provenance, export_bundle, new_version
 from training.registry import find_model
+from training.results import Fitted, measurements
 from training.train import Phase, Progress, RunConfig, Trained, train_phase
 
 
@@ -48,14 +48,6 @@ class FitOptions:
     refit: bool = False
     refit_epochs: int | None = None
     resume: bool = False
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A bundle in place, and what was measured of it on test."""
-
-    bundle: Path
-    result: dict[str, object]
 
 
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
@@ -107,9 +99,14 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         phases[trained_on].model, config, data, options.artifacts, options.index, commit
     )
     histories = {phase: trained.history for phase, trained in phases.items()}
+    told = card(model, data.info.n_items)
     result: dict[str, object] = {
         "model": model,
+        "title": told.title,
+        "cited": told.cited,
+        "family": told.family,
         "dataset": data.info.name,
+        "data_fingerprint": data.info.fingerprint,
         "command": command,
         "commit": commit,
         "seed": options.seed,
@@ -126,11 +123,9 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         "parameters": sum(p.numel() for p in phases[trained_on].model.parameters()),
         "history": histories,
         "bundle": bundle.name,
-        "test_cases": evaluation.cases,
-        "test": evaluation.unmasked,
-        "test_without_seen_items": evaluation.unseen_only,
+        **measurements(Bundle.load(bundle), data, evaluation),
     }
-    return Fitted(bundle, result)
+    return Fitted(bundle, result, evaluation)
 
 
 def run_path(artifacts: Path, dataset: str, model: str, seed: int) -> Path:
@@ -191,14 +186,6 @@ def recent_sessions(sessions: Sessions) -> list[list[int]]:
         newest.items[start : end - 1].tolist()
         for start, end in zip(newest.offsets[:-1], newest.offsets[1:], strict=True)
     ]
-
-
-def write_result(results: Path, fitted: Fitted) -> Path:
-    """Write `<results>/<dataset>/<model>.json`."""
-    file = results / str(fitted.result["dataset"]) / f"{fitted.result['model']}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, json.dumps(fitted.result, indent=2).encode() + b"\n")
-    return file
 
 
 def source_commit() -> str:

@@ -7,7 +7,8 @@ import math
 import typing
 from collections.abc import Sequence
 
-from models.base import Hyper, HyperParameter, Recipe, SessionEncoder
+from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, hyperparameters_of
+from training.registry import find_baseline
 
 BOOLEANS = {"true": True, "false": False}
 
@@ -28,26 +29,38 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
         for default in [getattr(model.recipe, f.name)]
     }
     declared = model.hyperparameters()
-    hyper = {name: parameter.default for name, parameter in declared.items()}
-    changes: dict[str, Hyper] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise HyperError(f"--set {assignment}: expected name=value")
-        if name in recipe_fields:
-            changes[name] = _parse(name, text, recipe_fields[name])
-        elif name in declared:
-            hyper[name] = _parse(name, text, declared[name])
-        else:
-            known = ", ".join(sorted([*recipe_fields, *declared]))
-            raise HyperError(f"--set {name}: {model.__name__} has no such hyper-parameter; it has: {known}")
+    assigned = _assign(model.__name__, {**recipe_fields, **declared}, assignments)
+    hyper = {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
     try:
-        recipe = dataclasses.replace(model.recipe, **changes)  # type: ignore[arg-type]
+        recipe = dataclasses.replace(
+            model.recipe,
+            **{name: value for name, value in assigned.items() if name in recipe_fields},  # type: ignore[arg-type]
+        )
     except ValueError as error:
         raise HyperError(f"--set: {error}") from error
     if recipe.horizon > 1 and hyper.get("batching", model.batching) != "positions":
         raise HyperError(f"--set horizon={recipe.horizon}: {model.__name__} has one target an example")
     return recipe, hyper
+
+
+def resolve_counted(baseline: str, assignments: Sequence[str]) -> dict[str, Hyper]:
+    """Every hyper-parameter of a counted baseline, likewise. Raises `HyperError`."""
+    declared = hyperparameters_of(find_baseline(baseline))
+    assigned = _assign(baseline, declared, assignments)
+    return {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
+
+
+def _assign(owner: str, known: dict[str, HyperParameter], assignments: Sequence[str]) -> dict[str, Hyper]:
+    assigned: dict[str, Hyper] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise HyperError(f"--set {assignment}: expected name=value")
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise HyperError(f"--set {name}: {owner} has no such hyper-parameter; it has: {names}")
+        assigned[name] = _parse(name, text, known[name])
+    return assigned
 
 
 def _parse(name: str, text: str, parameter: HyperParameter) -> Hyper:

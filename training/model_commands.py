@@ -47,7 +47,7 @@ CORES = os.cpu_count() or 1
 @app.command()
 def train(
     data: DataOption,
-    model: Annotated[str, typer.Option(help="A module's name under models/: gru4rec, niser, …")],
+    model: Annotated[str, typer.Option(help="What `models` lists: niser, gru4rec, vmis_knn, …")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any recipe field or hyper-parameter."),
@@ -80,40 +80,51 @@ def train(
 ) -> None:
     """Train a model, export it as a bundle, and measure the bundle on the test sessions.
 
-    Epochs end early when validation MRR@20 stops rising. Every epoch leaves a checkpoint under
-    ARTIFACTS/runs/; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
+    A counted baseline is counted; item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when
+    validation MRR@20 stops rising. Every epoch leaves a checkpoint under ARTIFACTS/runs/; Ctrl-C or a kill
+    loses nothing before the last one: run again with --resume.
     """
     from service.deployment import publish as publish_version
+    from service.neighbours import NEIGHBOURS
+    from training.count import count
     from training.dataset import Dataset
-    from training.fit import FitOptions, default_precision, fit, write_result
-    from training.hyper import resolve
-    from training.registry import find_model
+    from training.fit import FitOptions, default_precision, fit
+    from training.hyper import HyperError, resolve, resolve_counted
+    from training.registry import baseline_names, find_model
+    from training.results import write_result
     from training.watch import TerminalWatcher
 
     with reported(json_) as console:
-        recipe, hyper = resolve(find_model(model), set_ or [])
-        options = FitOptions(
-            recipe=recipe,
-            hyper=hyper,
-            seed=seed,
-            precision=default_precision() if precision == "auto" else precision,
-            threads=threads,
-            artifacts=artifacts,
-            index=index,
-            refit=refit,
-            refit_epochs=refit_epochs,
-            resume=resume,
-        )
-        dataset = Dataset.load(data)
-        try:
-            with TerminalWatcher(console) as watcher:
-                fitted = fit(model, dataset, options, watcher, _command())
-        except KeyboardInterrupt:
-            console.print("interrupted; the same command with --resume goes on from the last checkpoint")
-            raise typer.Exit(INTERRUPTED) from None
+        if model in baseline_names():
+            if publish and model not in NEIGHBOURS:
+                raise HyperError(
+                    f"--publish: {model} cannot be served; of what is counted, {', '.join(NEIGHBOURS)} can"
+                )
+            hyper = resolve_counted(model, set_ or [])
+            fitted = count(model, Dataset.load(data), hyper, artifacts, refit=refit, command=_command())
+        else:
+            recipe, hyper = resolve(find_model(model), set_ or [])
+            options = FitOptions(
+                recipe=recipe,
+                hyper=hyper,
+                seed=seed,
+                precision=default_precision() if precision == "auto" else precision,
+                threads=threads,
+                artifacts=artifacts,
+                index=index,
+                refit=refit,
+                refit_epochs=refit_epochs,
+                resume=resume,
+            )
+            try:
+                with TerminalWatcher(console) as watcher:
+                    fitted = fit(model, Dataset.load(data), options, watcher, _command())
+            except KeyboardInterrupt:
+                console.print("interrupted; the same command with --resume goes on from the last checkpoint")
+                raise typer.Exit(INTERRUPTED) from None
         if results is not None:
             console.print(f"wrote {write_result(results, fitted)}")
-        if publish:
+        if publish and fitted.bundle is not None:
             publish_version(artifacts, fitted.bundle.name)
         _report(fitted.result, json_, console, f"{fitted.bundle}{'  (live)' if publish else ''}", "test")
 
@@ -126,10 +137,10 @@ def models(
     n_items: Annotated[int, typer.Option(min=2, help="Items in the catalogue, for the parameters.")] = 40_000,
     json_: JsonOption = False,
 ) -> None:
-    """List the models that can be trained, or tell all about one."""
+    """List the models that can be trained or counted, or tell all about one."""
     from training.cards import all_cards, card, docstring
-    from training.hyper import resolve
-    from training.registry import find_model
+    from training.hyper import resolve, resolve_counted
+    from training.registry import baseline_names, find_model
 
     with reported(json_) as console:
         if name is None:
@@ -140,16 +151,26 @@ def models(
                 console.print(_table(cards))
             return
         one, text = card(name, n_items), docstring(name)
-        recipe, hyper = resolve(find_model(name), [])
-        settings = {"recipe": asdict(recipe), "hyperparameters": hyper}
+        settings: dict[str, dict[str, object]] = {"recipe": {}, "hyperparameters": {}}
+        if name in baseline_names():
+            settings["hyperparameters"] |= resolve_counted(name, [])
+        else:
+            recipe, hyper = resolve(find_model(name), [])
+            settings = {"recipe": asdict(recipe), "hyperparameters": {**hyper}}
         if json_:
             print(json.dumps({"n_items": n_items, **asdict(one), "docstring": text, **settings}))
         else:
-            causal = "causal" if one.causal else "not causal"
-            print(f"{text}\n\n{one.family}, {one.head} head, {causal}")
-            print(f"{one.parameters:,} parameters at {n_items:,} items")
+            kind_of = (
+                f"{one.head} head, {'causal' if one.causal else 'not causal'}"
+                if one.head
+                else "no parameters"
+            )
+            print(f"{text}\n\n{one.family}, {kind_of}")
+            if one.head:
+                print(f"{one.parameters:,} parameters at {n_items:,} items")
             for kind, values in settings.items():
-                print(f"\n{kind}, --set NAME=VALUE:")
+                if values:
+                    print(f"\n{kind}, --set NAME=VALUE:")
                 for setting, value in values.items():
                     print(f"  {setting:<20} {str(value).lower() if isinstance(value, bool) else value}")
 
@@ -160,8 +181,9 @@ def _table(cards: list[Card]) -> Table:
     table.add_column("head")
     table.add_column("causal")
     for card in cards:
-        causal = "yes" if card.causal else "no"
-        table.add_row(card.name, card.cited, card.family, f"{card.parameters:,}", card.head, causal)
+        causal = ("yes" if card.causal else "no") if card.head else "–"
+        parameters = f"{card.parameters:,}" if card.head else "–"
+        table.add_row(card.name, card.cited, card.family, parameters, card.head or "–", causal)
     return table
 
 
@@ -170,6 +192,10 @@ def evaluate(
     bundle: Annotated[Path, typer.Option(help="A bundle's directory.")],
     data: DataOption,
     split: Annotated[Literal["test", "validation"], typer.Option()] = "test",
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Also renew what RESULTS/<dataset>/<model>.json says was measured of this bundle."),
+    ] = None,
     threads: ThreadsOption = CORES,
     json_: JsonOption = False,
 ) -> None:
@@ -182,11 +208,16 @@ def evaluate(
     from service.bundle import Bundle
     from training.dataset import Dataset
     from training.evaluate import evaluate as evaluate_bundle
+    from training.results import ResultError, measure_again
 
     with reported(json_):
         dataset = Dataset.load(data)
         loaded = Bundle.load(bundle, threads)
         measured = evaluate_bundle(loaded, dataset, dataset.test if split == "test" else dataset.validation)
+        if results is not None:
+            if split != "test":
+                raise ResultError("--results: holds what was measured on test, not on validation")
+            measure_again(results, Bundle.load(bundle), dataset, measured)
         result = {
             "bundle": loaded.manifest.version,
             "dataset": dataset.info.name,
@@ -314,6 +345,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.export import ExportError
     from training.hyper import HyperError
     from training.registry import UnknownModelError
+    from training.results import ResultError
 
     console = Console(stderr=json_, highlight=False)
     try:
@@ -324,6 +356,7 @@ def reported(json_: bool) -> Iterator[Console]:
         DatasetError,
         DeploymentError,
         HyperError,
+        ResultError,
         UnknownModelError,
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)

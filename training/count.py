@@ -1,0 +1,75 @@
+"""What `train` does of a counted baseline: count, make a bundle if it can be served, evaluate, record."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from time import perf_counter
+
+from models.base import Hyper
+from service.bundle import Bundle
+from service.neighbours import Neighbours
+from training.cards import card
+from training.dataset import Dataset
+from training.evaluate import Evaluation, evaluate, evaluate_counted
+from training.export import Provenance, export_neighbours, new_version
+from training.fit import recent_sessions, source_commit
+from training.registry import find_baseline
+from training.results import Fitted, measurements
+
+
+def count(
+    baseline: str, data: Dataset, hyper: dict[str, Hyper], artifacts: Path, *, refit: bool, command: str
+) -> Fitted:
+    """Count `baseline` on the training sessions, with `refit` on the validation sessions, too.
+
+    Raises `ExportError`.
+    """
+    commit = source_commit()
+    started = perf_counter()
+    counted = find_baseline(baseline)(data.train_all if refit else data.train, **hyper)
+    seconds = perf_counter() - started
+    bundle = None
+    if isinstance(counted, Neighbours):
+        evaluations: list[Evaluation] = []
+
+        def measure(loaded: Bundle) -> dict[str, float]:
+            evaluations.append(evaluate(loaded, data, data.test))
+            return evaluations[0].unmasked
+
+        bundle = export_neighbours(
+            counted,
+            data.items,
+            recent_sessions(data.train_all),
+            Provenance(baseline, 1, hyper, commit, data.info.fingerprint),
+            artifacts,
+            new_version(baseline),
+            measure,
+        )
+        evaluation = evaluations[0]
+    else:
+        evaluation = evaluate_counted(counted, data, data.test)
+    told = card(baseline, data.info.n_items)
+    result: dict[str, object] = {
+        "model": baseline,
+        "title": told.title,
+        "cited": told.cited,
+        "family": told.family,
+        "dataset": data.info.name,
+        "data_fingerprint": data.info.fingerprint,
+        "command": command,
+        "commit": commit,
+        "seed": 1,
+        "threads": 1,
+        "recipe": None,
+        "hyperparameters": hyper,
+        "trained_on": "training and validation sessions" if refit else "training sessions",
+        "epochs": 0,
+        "wall_seconds": round(seconds, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "parameters": 0,
+        "history": {},
+        "bundle": bundle.name if bundle else None,
+        **measurements(Bundle.load(bundle) if bundle else None, data, evaluation),
+    }
+    return Fitted(bundle, result, evaluation)
