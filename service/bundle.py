@@ -73,7 +73,7 @@ class Manifest(BaseModel):
     data_fingerprint: str
     created_at: datetime
     n_items: int = Field(ge=1)
-    dim: int | None = Field(None, ge=1)
+    dim: int | None = Field(default=None, ge=1)
     max_length: int = Field(ge=1)
     index: IndexInfo | None = None
     metrics: dict[str, float]
