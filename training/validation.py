@@ -32,6 +32,7 @@ def rank_targets(model: SessionEncoder, examples: Examples) -> Ranks:
             vectors, targets = model(batch.sessions), batch.targets - 1
         scores = vectors @ items.T if bias is None else torch.addmm(bias[1:], vectors, items.T)  # (N, n)
         of_target = scores.gather(1, targets[:, None])
-        ranks.append((scores >= of_target).sum(1).numpy())
+        # all but those below it: NaN is below nothing, and a model that has diverged ranks last, not first
+        ranks.append((scores.shape[1] - (scores < of_target).sum(1)).numpy())
     model.train(was_training)
     return np.concatenate(ranks)
