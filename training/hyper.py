@@ -14,7 +14,7 @@ BOOLEANS = {"true": True, "false": False}
 
 
 class HyperError(ValueError):
-    """A `--set` names nothing the model has, or a value of the wrong type."""
+    """A `--set` or `--search` names nothing the model has, or a value of the wrong type."""
 
 
 def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Recipe, dict[str, Hyper]]:
