@@ -28,7 +28,9 @@ DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: w
 ArtifactsOption = Annotated[
     Path,
     typer.Option(
-        "--artifacts", help="Holds bundles/, runs/ and deployment.json.", envvar="NEXTCLICK_ARTIFACTS_DIR"
+        "--artifacts",
+        help="Holds bundles/, runs/, tune/ and deployment.json.",
+        envvar="NEXTCLICK_ARTIFACTS_DIR",
     ),
 ]
 JsonOption = Annotated[
@@ -346,6 +348,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.hyper import HyperError
     from training.registry import UnknownModelError
     from training.results import ResultError
+    from training.trial_journal import TuneError
 
     console = Console(stderr=json_, highlight=False)
     try:
@@ -357,6 +360,7 @@ def reported(json_: bool) -> Iterator[Console]:
         DeploymentError,
         HyperError,
         ResultError,
+        TuneError,
         UnknownModelError,
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)

@@ -68,4 +68,4 @@ class TerminalWatcher:
         )
 
     def on_step(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(text, markup=False)
