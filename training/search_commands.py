@@ -41,9 +41,9 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW..HIGH|NAME=A|B",
-            help="A range or a choice of any recipe field or hyper-parameter. A range is logarithmic for lr,"
-            " weight_decay, and where HIGH is 100 times LOW or more. [default: lr from a third to three times"
-            " the model's own, every dropout from 0 to 0.6]",
+            help="A range or a choice of any recipe field or hyper-parameter; may be repeated. A range is"
+            " logarithmic for lr, weight_decay, and where HIGH is 100 times LOW or more. Without any: lr from"
+            " a third to three times the model's own, every dropout from 0 to 0.6.",
         ),
     ] = None,
     set_: Annotated[
