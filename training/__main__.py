@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from training import data_commands, model_commands, search_commands
+from training import data_commands, model_commands, result_commands, search_commands
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
 app.add_typer(search_commands.app)
+app.add_typer(result_commands.app)
 
 if __name__ == "__main__":
     app()

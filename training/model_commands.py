@@ -346,6 +346,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.dataset import DatasetError
     from training.export import ExportError
     from training.hyper import HyperError
+    from training.leaderboard import ReportError
     from training.registry import UnknownModelError
     from training.results import ResultError
     from training.trial_journal import TuneError
@@ -361,6 +362,7 @@ def reported(json_: bool) -> Iterator[Console]:
         HyperError,
         ResultError,
         TuneError,
+        ReportError,
         UnknownModelError,
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
