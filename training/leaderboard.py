@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ NOT_RESULTS = {"popularity.json"}  # the command `popularity` writes it
 MEASURED = ("recall@20", "mrr@20")  # what every result has, and its ranks must give again
 TOLERANCE = 1e-6  # percent
 TOP = 20
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error)  # as np.load fails
 
 Family = Literal["counted", "factorisation", "sequence", "session graph", "global graph"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -173,9 +175,10 @@ def _read_run(file: Path) -> Run:
 
 def _read_ranks(file: Path, result: Result) -> TargetRanks:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
             found = {name: arrays[name] for name in ("ranks", "cases")}
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ReportError(f"{file}: cannot be read: {error}") from error
     for name, array in found.items():
         if array.ndim != 1 or array.dtype.kind != "u":

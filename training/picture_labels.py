@@ -70,7 +70,7 @@ def _leader(mark: tuple[float, float], place: Place) -> Boxes:
     if not place.led:
         return np.empty((0, 4))
     dots = np.array(mark) + SAMPLES * np.array([place.x, place.y])
-    return np.array([_around(dot, 2) for dot in dots])
+    return np.array([_around(dot, 3) for dot in dots])
 
 
 def _overlap(first: Boxes, second: Boxes) -> npt.NDArray[np.float64]:

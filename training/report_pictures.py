@@ -40,7 +40,7 @@ PICTURES = (LATENCY, TRAINING, POPULARITY, LENGTH)
 SIZE = (8.0, 6.4)  # inches
 FRAME = (0.07, 0.1, 0.915, 0.825)  # of the axes in the figure: fixed, as labels are placed before it is drawn
 FONT_SIZE = 8.5  # points
-LETTER = 0.58 * FONT_SIZE  # a letter's width, about
+CAPITAL, SMALL = 0.7 * FONT_SIZE, 0.62 * FONT_SIZE  # a letter's width, about
 LINE = 1.2 * FONT_SIZE
 FAR_BELOW = 0.5  # of the best Recall@20: models under it are told in words, or all others would be one heap
 
@@ -97,7 +97,7 @@ def _scatter(
         axes.autoscale_view()
         if log:
             low, high = axes.get_xlim()
-            ticks = (1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)
+            ticks = (1, 2, 5) if high > 100 * low else (1, 1.5, 2, 3, 4, 5, 7)
             axes.xaxis.set_major_locator(LogLocator(subs=ticks))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -143,7 +143,7 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
     """Write each title beside its mark, or as near as there is room, then with a thin line to the mark."""
     points = sorted(points, key=lambda point: (-point.recall, point.x))
     marks = [tuple(axes.transData.transform((point.x, point.recall))) for point in points]
-    widths = [LETTER * len(point.title) for point in points]
+    widths = [sum(CAPITAL if letter.isupper() else SMALL for letter in f"{point.title} ") for point in points]
     frame = np.array(axes.get_window_extent().extents)
     for point, place in zip(points, place_labels(marks, widths, LINE, frame), strict=True):
         to_left = place.x < 0
