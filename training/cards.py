@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
-from models.base import Head, SessionEncoder, Sessions
+from models.base import Family, Head, SessionEncoder, Sessions
 from training.registry import baseline_names, find_baseline, find_model, model_names
 
 # "NAME: Authors, Title, Venue Year.", the first sentence of every model's module
@@ -28,7 +29,7 @@ class Card:
     title: str
     paper: str
     cited: str  # authors and year
-    family: str
+    family: Family | Literal["counted"]
     parameters: int
     head: Head | None
     causal: bool

@@ -57,6 +57,7 @@ def count(
         "family": told.family,
         "dataset": data.info.name,
         "data_fingerprint": data.info.fingerprint,
+        "n_items": data.info.n_items,
         "command": command,
         "commit": commit,
         "seed": 1,

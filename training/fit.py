@@ -107,6 +107,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         "family": told.family,
         "dataset": data.info.name,
         "data_fingerprint": data.info.fingerprint,
+        "n_items": data.info.n_items,
         "command": command,
         "commit": commit,
         "seed": options.seed,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.deployment import replace_file
 from training.leaderboard import read_leaderboards
-from training.registry import model_names
+from training.registry import baseline_names, model_names
 from training.report_page import BIAS_PICTURE, page
 from training.report_pictures import draw_pictures
 
@@ -22,8 +22,8 @@ class Changes:
 
 
 def known_models() -> list[str]:
-    """The models a leaderboard mentions even when they were not run."""
-    return model_names()
+    """The models and baselines a leaderboard mentions even when they were not run."""
+    return [*baseline_names(), *model_names()]
 
 
 def write_reports(results: Path, known: Sequence[str]) -> Changes:

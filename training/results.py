@@ -69,7 +69,8 @@ def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Eval
     if result["bundle"] != manifest.version:
         raise ResultError(f"{file}: is of bundle {result['bundle']}, not of {manifest.version}")
     _write_ranks(file, evaluation)
-    renewed = result | {"data_fingerprint": data.info.fingerprint} | measurements(bundle, data, evaluation)
+    told = {"data_fingerprint": data.info.fingerprint, "n_items": data.info.n_items}
+    renewed = result | told | measurements(bundle, data, evaluation)
     replace_file(file, json.dumps(renewed, indent=2).encode() + b"\n")
     return file
 
