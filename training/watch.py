@@ -27,6 +27,7 @@ class TerminalWatcher:
             transient=True,
         )
         self._task: TaskID | None = None
+        self._epochs = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -42,16 +43,19 @@ class TerminalWatcher:
             "select": "training; validation MRR@20 chooses the epoch",
             "refit": "training again on training and validation sessions",
         }[phase]
+        if self._task is not None:
+            self._bar.reset(self._task)
         self._console.print(f"[bold]{phase}[/bold]: {purpose}; at most {epochs} epochs")
 
     def on_progress(self, progress: Progress) -> None:
         if self._task is None:
-            self._task = self._bar.add_task("", total=progress.steps, loss=progress.loss, rate=0.0)
+            self._task = self._bar.add_task("", loss=progress.loss, rate=0.0)
+        self._epochs = progress.epochs
         self._bar.update(
             self._task,
             description=f"epoch {progress.epoch}/{progress.epochs}",
-            completed=progress.step,
-            total=progress.steps,
+            total=progress.epochs * progress.steps,
+            completed=(progress.epoch - 1) * progress.steps + progress.step,
             loss=progress.loss,
             rate=progress.targets_per_second,
         )
@@ -64,8 +68,12 @@ class TerminalWatcher:
         )
         self._console.print(
             f"  epoch {record['epoch']:.0f}  loss {record['loss']:.4f}{measured}"
-            f"  lr {record['lr']:.2g}  {record['train_seconds']:.0f} s"
+            f"  lr {record['lr']:.2g}  {record['train_seconds']:.0f} s{self._left(record)}"
         )
+
+    def _left(self, record: dict[str, float]) -> str:
+        seconds = (self._epochs - record["epoch"]) * (record["train_seconds"] + record["validation_seconds"])
+        return f"  at most {seconds / 60:.0f} min left" if seconds else ""
 
     def on_step(self, text: str) -> None:
         self._console.print(text, markup=False)
