@@ -112,5 +112,6 @@ def test_long_sessions_leave_out_all_they_hold(data: Dataset) -> None:
     session = [*range(1, 27), 27, 28]
     test = Sessions(np.array(session, np.int32), np.array([0, len(session)]), N_ITEMS)
     measured = evaluate_counted(item_knn.fit(data.train_all), data, test)
-    assert measured.unseen_only["mrr@20"] == 100, "the neighbours of an item are before it or behind it"
-    assert measured.unmasked["mrr@20"] < 80
+    unseen, unmasked = measured.unseen_only["mrr@20"], measured.unmasked["mrr@20"]
+    assert unseen > 90, "all but the next item lie before the last click"
+    assert unmasked < 80, "and those are its neighbours as well"
