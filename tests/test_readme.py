@@ -20,7 +20,7 @@ import pytest
 from service.bundle import Bundle
 from service.deployment import bundle_path, publish, read_deployment
 from tests.service.bundles import Shop
-from training.registry import model_names
+from training.report import known_models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -130,7 +130,7 @@ def test_own_clicks_become_a_live_bundle(tmp_path: Path) -> None:
 def test_every_figure_stands_in_a_result() -> None:
     """The table of models says what `docs/results` says, of every model there is."""
     rows = re.findall(r"^\| `(\w+)`.*?\|.*?\| (.*?) \|.*?\| (.*?) \|.*?\|$", README, re.MULTILINE)
-    assert {name for name, _, _ in rows} == set(model_names())
+    assert {name for name, _, _ in rows} == set(known_models())
     for name, *figures in rows:
         for dataset, told in zip(("yoochoose1_64", "diginetica"), figures, strict=True):
             file = ROOT / "docs" / "results" / dataset / f"{name}.json"

@@ -11,8 +11,8 @@ from models.base import Sessions
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.__main__ import app
 from training.cards import all_cards, card
-from training.hyper import resolve
-from training.registry import find_model, model_names
+from training.hyper import resolve, resolve_counted
+from training.registry import baseline_names, find_model, model_names
 
 
 def run(*arguments: str) -> str:
@@ -49,17 +49,18 @@ def test_a_catalogue_of_any_size_takes_no_memory() -> None:
 def test_every_model_is_listed() -> None:
     header, *lines = run("--n-items", "1000").splitlines()
     assert header.split() == ["model", "paper", "family", "parameters", "head", "causal"]
-    assert [line.split()[0] for line in lines] == model_names()
+    assert [line.split()[0] for line in lines] == [*baseline_names(), *model_names()]
     for line, told in zip(lines, all_cards(1000), strict=True):
         assert told.cited in line
-        assert f"{told.parameters:,}" in line
+        assert told.family in line
+        assert (f"{told.parameters:,}" if told.head else "–") in line
     document = json.loads(run("--n-items", "1000", "--json"))
     assert {each["name"]: each["parameters"] for each in document["models"]} == {
         told.name: told.parameters for told in all_cards(1000)
     }
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [*baseline_names(), *model_names()])
 def test_one_model_is_told_with_all_that_can_be_set(name: str) -> None:
     text = run(name)
     document = json.loads(run(name, "--json"))
@@ -70,8 +71,12 @@ def test_one_model_is_told_with_all_that_can_be_set(name: str) -> None:
         line.split() for line in text.removeprefix(document["docstring"]).splitlines() if line[:2] == "  "
     )
     assert set(told) == set(settings)
-    as_told = resolve(find_model(name), [f"{setting}={value}" for setting, value in told.items()])
-    assert as_told == resolve(find_model(name), []), "what is printed is what --set takes"
+    taken = [f"{setting}={value}" for setting, value in told.items()]
+    if name in baseline_names():
+        assert resolve_counted(name, taken) == resolve_counted(name, []) == settings
+    else:
+        found = resolve(find_model(name), taken)
+        assert found == resolve(find_model(name), []), "what is printed is what --set takes"
 
 
 def test_an_unknown_model_is_wrong_input() -> None:

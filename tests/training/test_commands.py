@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -64,6 +65,59 @@ def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
     test = Dataset.load(place / "data").test
     assert measured["cases"] == len(test.items) - len(test)
     assert set(measured["metrics"]) == set(measured["metrics_without_seen_items"])
+
+
+def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "planted/gru4rec.json"
+    shutil.copytree(place / "results/planted", tmp_path / "planted")
+    written = json.loads(file.read_text())
+    (tmp_path / "planted/gru4rec.npz").unlink()
+    file.write_text(json.dumps({k: v for k, v in written.items() if not k.startswith(("test", "encode"))}))
+    arguments = ["evaluate", "--data", str(place / "data"), "--results", str(tmp_path), "--bundle"]
+    assert run(*arguments, str(trained_bundle(place))).exit_code == 0
+    renewed = json.loads(file.read_text())
+    assert set(renewed) == set(written)
+    clocks = {"encode_microseconds", "rank_microseconds"}
+    assert {k: v for k, v in renewed.items() if k not in clocks} == {
+        k: v for k, v in written.items() if k not in clocks
+    }
+    with (
+        np.load(tmp_path / "planted/gru4rec.npz") as renewed_ranks,
+        np.load(place / "results/planted/gru4rec.npz") as ranks,
+    ):
+        np.testing.assert_array_equal(renewed_ranks["ranks"], ranks["ranks"])
+
+    file.write_text(json.dumps({**written, "bundle": "gru4rec-other"}))
+    refused = run(*arguments, str(trained_bundle(place)))
+    assert refused.exit_code == 2
+    assert "gru4rec.json: is of bundle gru4rec-other" in refused.output
+    file.unlink()
+    missing = run(*arguments, str(trained_bundle(place)))
+    assert "gru4rec.json: missing" in missing.output
+    on_validation = run(*arguments, str(trained_bundle(place)), "--split", "validation")
+    assert (on_validation.exit_code, "--results: holds" in on_validation.output) == (2, True)
+
+
+def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
+    common = ("train", "--data", str(place / "data"), "--artifacts", str(tmp_path), "--model")
+    result = run(*common, "vmis_knn", "--set", "k=30", "--refit", "--publish", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    live = Bundle.load(tmp_path / "bundles" / (read_deployment(tmp_path).champion or ""))
+    assert (live.manifest.kind, live.manifest.version) == ("neighbours", told["bundle"])
+    assert live.manifest.metrics == told["test"]
+    assert live.manifest.hyperparameters == {"seed": 1, "m": 500, "k": 30, "max_length": 50}
+    assert live.ranker.rank([[3, 4]], [2], [(3, 4)])[0][1].tolist() in ([5, 6], [5, 2], [2, 5])
+    assert (told["family"], told["epochs"], told["parameters"]) == ("counted", 0, 0)
+
+    refused = run(*common, "stan", "--publish")
+    assert refused.exit_code == 2
+    assert "stan cannot be served" in refused.output
+    assert "decay_age, decay_distance" in run(*common, "stan", "--set", "lr=1").output
+    exported = run(
+        "popularity", "--bundle", str(live.path), "--data", str(place / "data"), "--results", str(tmp_path)
+    )
+    assert (exported.exit_code, "it has no vectors" in exported.output) == (2, True)
 
 
 def test_resume_exports_again_without_training(place: Path) -> None:

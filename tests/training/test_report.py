@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.leaderboard import ReportError, TargetRanks, read_leaderboard
 from training.published import PUBLISHED
-from training.registry import model_names
 from training.report import known_models, write_reports
 from training.report_page import table
 from training.report_pictures import PICTURES
@@ -382,7 +381,7 @@ def test_the_committed_leaderboards_are_those_of_the_committed_results(tmp_path:
 def test_readme_quotes_what_is_published() -> None:
     text = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| `(\w+)`.*?\|.*?\|.*?\| (.*?) \|.*?\| (.*?) \|$", text, re.MULTILINE)
-    assert {name for name, _, _ in rows} == set(model_names())
+    assert {name for name, _, _ in rows} == set(known_models())
     for name, *quoted in rows:
         for dataset, told in zip(("yoochoose1_64", "diginetica"), quoted, strict=True):
             assert told == str(PUBLISHED[dataset].get(name, "–")), (name, dataset)
