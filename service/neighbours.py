@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
 class Neighbours(ABC):
     """A ranker made of arrays: each field of a subclass is one, and a file `<field>.npy` of its bundle."""
 
-    dtypes: ClassVar[dict[str, type[np.generic]]]
+    dtypes: ClassVar[dict[str, type[np.generic]]]  # of every field
     _visible: npt.NDArray[np.bool_] | None = None  # (n + 1,); None: all are
 
     @property
@@ -69,7 +69,7 @@ class Neighbours(ABC):
     @classmethod
     def files(cls) -> tuple[str, ...]:
         """The names of its files, in a bundle."""
-        return tuple(f"{field.name}.npy" for field in fields(cls))  # type: ignore[arg-type]
+        return tuple(f"{name}.npy" for name in cls.dtypes)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -135,9 +135,9 @@ class Neighbours(ABC):
 
     def visible(self) -> Items:
         """See `Ranker`."""
-        return (
-            np.arange(1, self.n_items + 1) if self._visible is None else np.flatnonzero(self._visible[1:]) + 1
-        )
+        if self._visible is None:
+            return np.arange(1, self.n_items + 1)
+        return np.flatnonzero(self._visible[1:]) + 1
 
 
 @dataclass(frozen=True)
