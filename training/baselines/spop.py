@@ -3,8 +3,8 @@
     score_i = clicks on i in this session + pop_i / (1 + pop_i),   pop_i = clicks on i in training
 
 So popularity decides between items that were clicked equally often here; the most popular of all items follow
-the session's own. An item that training never held is no answer, though a session may repeat it: 0.18 points of
-Recall@20 and 0.12 of MRR@20 on yoochoose1_64.
+the session's own. An item that training never held is no answer, though a session may repeat it: 0.18 points
+of Recall@20 and 0.12 of MRR@20 on yoochoose1_64.
 """
 
 from __future__ import annotations
