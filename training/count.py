@@ -9,13 +9,12 @@ from time import perf_counter
 from models.base import Hyper
 from service.bundle import Bundle
 from service.neighbours import Neighbours
-from training.cards import card
 from training.dataset import Dataset
 from training.evaluate import Evaluation, evaluate, evaluate_counted
 from training.export import Provenance, export_neighbours, new_version
 from training.fit import recent_sessions, source_commit
 from training.registry import find_baseline
-from training.results import Fitted, measurements
+from training.results import Fitted, headline, measurements
 
 
 def count(
@@ -49,15 +48,8 @@ def count(
         evaluation = evaluations[0]
     else:
         evaluation = evaluate_counted(counted, data, data.test)
-    told = card(baseline, data.info.n_items)
     result: dict[str, object] = {
-        "model": baseline,
-        "title": told.title,
-        "cited": told.cited,
-        "family": told.family,
-        "dataset": data.info.name,
-        "data_fingerprint": data.info.fingerprint,
-        "n_items": data.info.n_items,
+        **headline(baseline, data),
         "command": command,
         "commit": commit,
         "seed": 1,

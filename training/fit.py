@@ -15,13 +15,12 @@ import torch
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
 from service.bundle import Bundle
 from training import checkpoint
-from training.cards import card
 from training.checkpoint import CheckpointError
 from training.dataset import Dataset
 from training.evaluate import Evaluation, evaluate
 from training.export import PARITY_SESSIONS, IndexKind, Provenance, export_bundle, new_version
 from training.registry import find_model
-from training.results import Fitted, measurements
+from training.results import Fitted, headline, measurements
 from training.train import Phase, Progress, RunConfig, Trained, train_phase
 
 
@@ -99,15 +98,8 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         phases[trained_on].model, config, data, options.artifacts, options.index, commit
     )
     histories = {phase: trained.history for phase, trained in phases.items()}
-    told = card(model, data.info.n_items)
     result: dict[str, object] = {
-        "model": model,
-        "title": told.title,
-        "cited": told.cited,
-        "family": told.family,
-        "dataset": data.info.name,
-        "data_fingerprint": data.info.fingerprint,
-        "n_items": data.info.n_items,
+        **headline(model, data),
         "command": command,
         "commit": commit,
         "seed": options.seed,

@@ -17,6 +17,7 @@ import numpy as np
 
 from service.bundle import Bundle
 from service.deployment import replace_file
+from training.cards import card
 from training.dataset import Dataset
 from training.evaluate import TOP, Evaluation
 from training.latency import encode_microseconds, rank_microseconds
@@ -33,6 +34,20 @@ class Fitted:
     bundle: Path | None
     result: dict[str, object]
     evaluation: Evaluation
+
+
+def headline(model: str, data: Dataset) -> dict[str, object]:
+    """The part of a result that says what was trained, on what."""
+    told = card(model, data.info.n_items)
+    return {
+        "model": model,
+        "title": told.title,
+        "cited": told.cited,
+        "family": told.family,
+        "dataset": data.info.name,
+        "data_fingerprint": data.info.fingerprint,
+        "n_items": data.info.n_items,
+    }
 
 
 def measurements(bundle: Bundle | None, data: Dataset, evaluation: Evaluation) -> dict[str, object]:
@@ -69,8 +84,7 @@ def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Eval
     if result["bundle"] != manifest.version:
         raise ResultError(f"{file}: is of bundle {result['bundle']}, not of {manifest.version}")
     _write_ranks(file, evaluation)
-    told = {"data_fingerprint": data.info.fingerprint, "n_items": data.info.n_items}
-    renewed = result | told | measurements(bundle, data, evaluation)
+    renewed = headline(manifest.model, data) | result | measurements(bundle, data, evaluation)
     replace_file(file, json.dumps(renewed, indent=2).encode() + b"\n")
     return file
 

@@ -81,35 +81,25 @@ def test_item_knn_counts_in_blocks_what_it_counts_at_once(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(whole.scores, blocks.scores)
 
 
+@pytest.mark.parametrize("name", ["vsknn", "vmis_knn"])
 @settings(deadline=None, max_examples=40)
 @given(history_strategy, session_strategy)
-def test_vsknn_decays_by_place_and_step_and_weighs_by_idf(history: list[Session], session: Session) -> None:
+def test_session_knns_decay_by_place_and_step(name: str, history: list[Session], session: Session) -> None:
     held = Counter(item for past in history for item in set(past))
     place = {item: number for number, item in enumerate(session, start=1)}
     expected: dict[int, float] = defaultdict(float)
     for past in history:
         if shared := set(past) & set(session):
-            similarity = sum((place[item] / len(session)) ** 2 for item in shared)
+            shares = [place[item] / len(session) for item in shared]
             step = len(session) - max(place[item] for item in shared) + 1
             for item in set(past):
                 idf = math.log(len(history) / held[item])
-                expected[item] += similarity / step * (1 + 5 * idf)
-    equal(scores_of(vsknn.fit(sessions_of(history)), session), expected)
-
-
-@settings(deadline=None, max_examples=40)
-@given(history_strategy, session_strategy)
-def test_vmis_knn_weighs_by_idf_alone(history: list[Session], session: Session) -> None:
-    held = Counter(item for past in history for item in set(past))
-    place = {item: number for number, item in enumerate(session, start=1)}
-    expected: dict[int, float] = defaultdict(float)
-    for past in history:
-        if shared := set(past) & set(session):
-            similarity = sum(place[item] / len(session) for item in shared)
-            step = len(session) - max(place[item] for item in shared) + 1
-            for item in set(past):
-                expected[item] += similarity * max(0, 1 - 0.1 * step) * math.log(len(history) / held[item])
-    equal(scores_of(vmis_knn.fit(sessions_of(history)), session), expected)
+                if name == "vsknn":
+                    expected[item] += sum(share**2 for share in shares) / step * (1 + 5 * idf)
+                else:
+                    expected[item] += sum(shares) * max(0, 1 - 0.1 * step) * idf
+    fit = {"vsknn": vsknn.fit, "vmis_knn": vmis_knn.fit}[name]
+    equal(scores_of(fit(sessions_of(history)), session), expected)
 
 
 @settings(deadline=None, max_examples=40)
