@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -145,6 +146,17 @@ class Retriever:
 def use_one_thread() -> None:
     """Serve with one FAISS thread per process: the service scales by workers."""
     faiss.omp_set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Search as a worker does for a while, and then with as many threads as before."""
+    before = faiss.omp_get_max_threads()
+    use_one_thread()
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _search(

@@ -10,6 +10,7 @@ import numpy as np
 from models.base import Sessions
 from service.bundle import Bundle
 from service.ranker import NearestItems
+from service.retriever import one_thread
 from training.batches import Examples
 
 LENGTHS = (1, 5, 20, 50)
@@ -38,7 +39,8 @@ def rank_microseconds(bundle: Bundle, sessions: Sessions) -> dict[str, float]:
     drawn = np.random.default_rng(0).choice(len(examples), min(SESSIONS, len(examples)), replace=False)
     batch = examples.batch(drawn).sessions.numpy()
     prefixes = [row[row > 0].tolist() for row in batch if row.any()]
-    return _quantiles(lambda each: bundle.ranker.rank([each], [K], [()]), prefixes)
+    with one_thread():
+        return _quantiles(lambda each: bundle.ranker.rank([each], [K], [()]), prefixes)
 
 
 def _quantiles(call: Callable[[list[int]], object], sessions: list[list[int]]) -> dict[str, float]:
