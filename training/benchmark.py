@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -97,7 +96,7 @@ def _train(model: str, options: BenchmarkOptions, seconds: float | None) -> Stat
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
+    process.terminate()  # not SIGINT, which a process in a shell's background ignores
     try:
         process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:

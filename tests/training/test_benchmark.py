@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.bundle import Bundle
+from tests.training.interrupts import heed_interrupts
 from tests.training.planted import planted_dataset, planted_sessions, write_dataset
 from training.__main__ import app
 from training.dataset import Dataset
@@ -71,7 +72,9 @@ def test_a_benchmark_that_is_cut_short_goes_on_from_the_checkpoint(place: Path) 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "training", *arguments(place, "--models", "pop,gru4rec")]
     checkpoint = place / "artifacts/runs/planted/gru4rec-seed1/select.pt"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts
+    ) as process:
         for _ in range(6000):
             if checkpoint.exists() or process.poll() is not None:
                 break

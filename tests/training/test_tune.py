@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner, Result
 
 from models.base import Sessions
+from tests.training.interrupts import heed_interrupts
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.dataset import Dataset
@@ -241,9 +242,8 @@ def test_struck_from_outside_and_gone_on(
     code: int,
 ) -> None:
     script = [sys.executable, "-c", STRUCK, str(int(number)), "1"]
-    struck = subprocess.run(
-        [*script, *arguments(data, tmp_path)], capture_output=True, text=True, check=False
-    )
+    words = [*script, *arguments(data, tmp_path)]
+    struck = subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=heed_interrupts)
     assert struck.returncode == code, struck.stderr
     assert ("the same command goes on" in struck.stdout) == (number == signal.SIGINT)
     result = run(arguments(data, tmp_path, "--json"))
