@@ -128,7 +128,8 @@ def train(
             console.print(f"wrote {write_result(results, fitted)}")
         if publish and fitted.bundle is not None:
             publish_version(artifacts, fitted.bundle.name)
-        _report(fitted.result, json_, console, f"{fitted.bundle}{'  (live)' if publish else ''}", "test")
+        made = str(fitted.bundle) if fitted.bundle else f"{model} is measured, not served: no bundle"
+        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "test")
 
 
 @app.command()
