@@ -18,9 +18,18 @@ from training.results import Fitted, headline, measurements
 
 
 def count(
-    baseline: str, data: Dataset, hyper: dict[str, Hyper], artifacts: Path, *, refit: bool, command: str
+    baseline: str,
+    data: Dataset,
+    hyper: dict[str, Hyper],
+    artifacts: Path,
+    *,
+    refit: bool,
+    seed: int,
+    command: str,
 ) -> Fitted:
     """Count `baseline` on the training sessions, with `refit` on the validation sessions, too.
+
+    Nothing is drawn at random: `seed` only says beside which runs the result stands.
 
     Raises `ExportError`.
     """
@@ -40,7 +49,7 @@ def count(
             counted,
             data.items,
             recent_sessions(data.train_all),
-            Provenance(baseline, 1, hyper, commit, data.info.fingerprint),
+            Provenance(baseline, seed, hyper, commit, data.info.fingerprint),
             artifacts,
             new_version(baseline),
             measure,
@@ -52,7 +61,7 @@ def count(
         **headline(baseline, data),
         "command": command,
         "commit": commit,
-        "seed": 1,
+        "seed": seed,
         "threads": 1,
         "recipe": None,
         "hyperparameters": hyper,

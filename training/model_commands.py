@@ -102,8 +102,11 @@ def train(
                 raise HyperError(
                     f"--publish: {model} cannot be served; of what is counted, {', '.join(NEIGHBOURS)} can"
                 )
-            hyper = resolve_counted(model, set_ or [])
-            fitted = count(model, Dataset.load(data), hyper, artifacts, refit=refit, command=_command())
+            if refit_epochs is not None:
+                raise HyperError(f"--refit-epochs: {model} is counted, not trained in epochs; use --refit")
+            hyper, command = resolve_counted(model, set_ or []), _command()
+            counted_on = Dataset.load(data)
+            fitted = count(model, counted_on, hyper, artifacts, refit=refit, seed=seed, command=command)
         else:
             recipe, hyper = resolve(find_model(model), set_ or [])
             options = FitOptions(

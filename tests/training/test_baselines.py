@@ -35,10 +35,9 @@ def scores_of(counted: Counted, session: Session) -> dict[int, float]:
     return dict(zip(items[0][found].tolist(), scores[0][found].tolist(), strict=True))
 
 
-def equal(found: dict[int, float], expected: dict[int, float]) -> None:
-    assert found.keys() == expected.keys()
-    for item, score in expected.items():
-        assert found[item] == pytest.approx(score, rel=1e-5, abs=1e-6), item
+def about(scores: dict[int, float]) -> object:
+    """The same items, and their scores but for rounding to float32."""
+    return pytest.approx(scores, rel=1e-5, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=40)
@@ -46,10 +45,9 @@ def equal(found: dict[int, float], expected: dict[int, float]) -> None:
 def test_pop_and_spop_count(history: list[Session], session: Session) -> None:
     train = sessions_of(history)
     clicks = Counter(item for past in history for item in past)
-    equal(scores_of(pop.fit(train), session), {item: clicks[item] for item in range(1, N + 1)})
-    equal(
-        scores_of(spop.fit(train), session),
-        {item: times + clicks[item] / (1 + clicks[item]) for item, times in Counter(session).items()},
+    assert scores_of(pop.fit(train), session) == about({item: clicks[item] for item in range(1, N + 1)})
+    assert scores_of(spop.fit(train), session) == about(
+        {item: times + clicks[item] / (1 + clicks[item]) for item, times in Counter(session).items()}
     )
 
 
@@ -99,7 +97,7 @@ def test_session_knns_decay_by_place_and_step(name: str, history: list[Session],
                 else:
                     expected[item] += sum(shares) * max(0, 1 - 0.1 * step) * idf
     fit = {"vsknn": vsknn.fit, "vmis_knn": vmis_knn.fit}[name]
-    equal(scores_of(fit(sessions_of(history)), session), expected)
+    assert scores_of(fit(sessions_of(history)), session) == about(dict(expected))
 
 
 @settings(deadline=None, max_examples=40)
@@ -121,7 +119,7 @@ def test_stan_knows_places_ages_and_distances(history: list[Session], session: S
         for item, at in newest.items():
             expected[item] += similarity * math.exp(-age / 0.4) * math.exp(-abs(at - centre) / 2.5)
     counted = stan.fit(sessions_of(history), m=m, decay_place=1.5, decay_age=0.4, decay_distance=2.5)
-    equal(scores_of(counted, session), expected)
+    assert scores_of(counted, session) == about(dict(expected))
 
 
 def test_every_baseline_is_tested_here() -> None:

@@ -116,6 +116,12 @@ def test_a_model_that_fails_is_named_and_the_next_one_runs(place: Path) -> None:
     assert json.loads(result.stdout) == {"failed": ["stmp"], "done": ["pop"]}
 
 
+def test_another_seed_has_results_of_its_own(place: Path) -> None:
+    for state in ("done", "done before"):
+        assert json.loads(run(place, "--models", "pop", "--seed", "2", "--json").stdout) == {state: ["pop"]}
+    assert json.loads((place / "results/planted/pop.seed2.json").read_text())["seed"] == 2
+
+
 def test_unknown_models_are_refused_at_once(place: Path) -> None:
     result = run(place, "--models", "pop,nisr")
     assert result.exit_code == 2

@@ -113,6 +113,8 @@ def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
     refused = run(*common, "stan", "--publish")
     assert refused.exit_code == 2
     assert "stan cannot be served" in refused.output
+    in_epochs = run(*common, "stan", "--refit-epochs", "3")
+    assert (in_epochs.exit_code, "stan is counted" in in_epochs.output) == (2, True)
     assert "decay_age, decay_distance" in run(*common, "stan", "--set", "lr=1").output
     exported = run(
         "popularity", "--bundle", str(live.path), "--data", str(place / "data"), "--results", str(tmp_path)
