@@ -12,9 +12,10 @@ from starlette.responses import JSONResponse, Response
 from service.live import LiveBundle
 from service.metrics import exposition
 from service.problems import RETRY_AFTER, Problem, answers
+from service.redis_link import StoreUnavailable
 from service.schemas import ActivateBody, HiddenAnswer, ItemId, ModelsAnswer
 from service.security import admin, shopper
-from service.store import SessionStore, StoreUnavailable
+from service.store import SessionStore
 
 probes = APIRouter(tags=["operations"])
 router = APIRouter(

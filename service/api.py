@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.problems import RETRY_AFTER, Problem, answers, field_errors, invalid_input, outcome
 from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, Scored
+from service.redis_link import StoreUnavailable
 from service.schemas import (
     MAX_BATCH,
     BatchAnswer,
@@ -33,7 +34,7 @@ from service.schemas import (
     Version,
 )
 from service.security import shopper
-from service.store import Click, SessionStore, StoreUnavailable
+from service.store import Click, SessionStore
 
 router = APIRouter(dependencies=[Depends(shopper)], responses=answers(None, 401, 403, 413, 422, 429))
 

@@ -16,10 +16,11 @@ from service import admin, api, problems
 from service.live import LiveBundle
 from service.metrics import REQUEST_SECONDS
 from service.recommender import Recommender
+from service.redis_link import StoreUnavailable
 from service.retriever import use_one_thread
 from service.security import BodyLimit, Gate
 from service.settings import Settings, load_settings
-from service.store import SessionStore, StoreUnavailable
+from service.store import SessionStore
 
 DESCRIPTION = "Next-click recommendations for anonymous shoppers. Errors are RFC 9457 problem documents."
 

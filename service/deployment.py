@@ -1,18 +1,20 @@
 """What is live: `deployment.json`, replaced atomically under the publisher's lock.
 
-Bundles lie beside it, in `bundles/<version>/`. Publishing, rolling back and hiding items each rewrite this
-one small file; every worker follows it.
+Bundles lie beside it, in `bundles/<version>/`. Publishing, rolling back, experiments and hiding items each
+rewrite this one small file; every worker follows it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FILE = "deployment.json"
 
@@ -22,14 +24,29 @@ class DeploymentError(ValueError):
 
 
 class Deployment(BaseModel):
-    """The live version, the one before it, and the items that are never answered."""
+    """What answers whom, and the items that are never answered."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     champion: str | None = None
-    previous: str | None = None
+    previous: str | None = Field(default=None, description="the champion before; `rollback` returns to it")
+    challenger: str | None = Field(default=None, description="answers `challenger_share` of the sessions")
+    challenger_share: float = Field(default=0.0, ge=0, le=1)
+    shadow: str | None = Field(default=None, description="scored on `shadow_share` of the sessions, unseen")
+    shadow_share: float = Field(default=0.0, ge=0, le=1)
     exclude_seen: bool = False
     hidden: tuple[str, ...] = ()
+
+    @property
+    def serving(self) -> tuple[str, ...]:
+        """The versions that a worker must have loaded, the champion first."""
+        named = (self.champion, self.challenger, self.shadow)
+        return tuple(dict.fromkeys(version for version in named if version is not None))
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The versions whose bundles may not be deleted."""
+        return frozenset(self.serving) | ({self.previous} if self.previous is not None else set())
 
 
 def bundle_path(artifacts: Path, version: str) -> Path:
@@ -50,35 +67,61 @@ def read_deployment(artifacts: Path) -> Deployment:
         raise DeploymentError(f"{file}: {error.errors()[0]['msg']}") from error
 
 
-def update_deployment(artifacts: Path, change: Callable[[Deployment], Deployment]) -> Deployment:
+def update_deployment(
+    artifacts: Path, change: Callable[[Deployment], Deployment], needs: str | None = None
+) -> Deployment:
     """Read, change and replace deployment.json; concurrent publishers wait for each other.
 
-    Raises `DeploymentError` when it cannot be read or written; the old one then stands.
+    Raises `DeploymentError` when it cannot be read or written, or when the bundle of the version `needs` was
+    deleted; the old one then stands.
     """
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
         with _publisher_lock(artifacts):
-            deployment = change(read_deployment(artifacts))
-            replace_file(artifacts / FILE, deployment.model_dump_json(indent=2).encode() + b"\n")
+            new = change(read_deployment(artifacts))
+            if needs is not None and not bundle_path(artifacts, needs).is_dir():
+                raise DeploymentError(f"{bundle_path(artifacts, needs)}: there is no such bundle")
+            replace_file(artifacts / FILE, new.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise DeploymentError(f"{artifacts / FILE}: cannot be written: {error.strerror}") from error
-    return deployment
+    return new
 
 
 def publish(artifacts: Path, version: str, *, exclude_seen: bool | None = None) -> Deployment:
-    """Make `version` the champion; the old champion becomes `previous`.
+    """Make `version` the champion; the old champion becomes `previous`, and an experiment with it ends.
 
     `exclude_seen` says whether answers leave out what the session clicked; None keeps what was said before.
     """
 
     def change(old: Deployment) -> Deployment:
-        return old.model_copy(
+        return _without_experiments(old, version).model_copy(
             update={
                 "champion": version,
                 "previous": old.previous if old.champion == version else old.champion,
                 "exclude_seen": old.exclude_seen if exclude_seen is None else exclude_seen,
             }
         )
+
+    return update_deployment(artifacts, change, needs=version)
+
+
+def challenge(artifacts: Path, version: str, share: float) -> Deployment:
+    """Let `version` answer a share of the sessions, beside the champion. Raises `DeploymentError`."""
+    return _experiment(artifacts, "challenger", version, share)
+
+
+def shadow(artifacts: Path, version: str, share: float) -> Deployment:
+    """Score `version` on a share of the sessions, never answering. Raises `DeploymentError`."""
+    return _experiment(artifacts, "shadow", version, share)
+
+
+def withdraw(artifacts: Path, role: Literal["challenger", "shadow"]) -> Deployment:
+    """End the experiment with the challenger or the shadow. Raises `DeploymentError` if there is none."""
+
+    def change(old: Deployment) -> Deployment:
+        if getattr(old, role) is None:
+            raise DeploymentError(f"{artifacts / FILE}: there is no {role}")
+        return old.model_copy(update={role: None, f"{role}_share": 0.0})
 
     return update_deployment(artifacts, change)
 
@@ -89,9 +132,33 @@ def rollback(artifacts: Path) -> Deployment:
     def change(old: Deployment) -> Deployment:
         if old.previous is None:
             raise DeploymentError(f"{artifacts / FILE}: there is no previous version to roll back to")
-        return old.model_copy(update={"champion": old.previous, "previous": old.champion})
+        return _without_experiments(old, old.previous).model_copy(
+            update={"champion": old.previous, "previous": old.champion}
+        )
 
     return update_deployment(artifacts, change)
+
+
+def prune(artifacts: Path, keep: int) -> list[str]:
+    """Delete bundles that nothing names, but the `keep` newest of them; returns the versions deleted.
+
+    A worker that still serves one has its files mapped, and is not disturbed. Raises `DeploymentError`.
+    """
+    try:
+        with _publisher_lock(artifacts):
+            needed = read_deployment(artifacts).needed
+            found = [path for path in (artifacts / "bundles").glob("*") if not path.name.startswith(".")]
+            spare = [path for path in found if path.name not in needed]
+            spare.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+            # Under the lock only their names are taken away: then nobody can publish one any more.
+            doomed = {
+                path.name: path.rename(path.with_name(f".{path.name}.deleted")) for path in spare[keep:]
+            }
+        for path in doomed.values():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise DeploymentError(f"{artifacts / 'bundles'}: cannot be pruned: {error}") from error
+    return sorted(doomed)
 
 
 def hide(artifacts: Path, item_id: str) -> Deployment:
@@ -106,6 +173,26 @@ def unhide(artifacts: Path, item_id: str) -> Deployment:
     return update_deployment(
         artifacts, lambda old: old.model_copy(update={"hidden": tuple(sorted({*old.hidden} - {item_id}))})
     )
+
+
+def _experiment(
+    artifacts: Path, role: Literal["challenger", "shadow"], version: str, share: float
+) -> Deployment:
+    if not 0 < share <= 1:
+        raise DeploymentError(f"the share of the {role} is {share:g}: it must lie above 0, up to 1")
+
+    def change(old: Deployment) -> Deployment:
+        if version in (old.champion, old.challenger if role == "shadow" else old.shadow):
+            raise DeploymentError(f"{version} is deployed in another role: it cannot be the {role} as well")
+        return old.model_copy(update={role: version, f"{role}_share": share})
+
+    return update_deployment(artifacts, change, needs=version)
+
+
+def _without_experiments(old: Deployment, version: str) -> Deployment:
+    """A version that becomes the champion is challenger or shadow no longer."""
+    ended = [role for role in ("challenger", "shadow") if getattr(old, role) == version]
+    return old.model_copy(update=dict.fromkeys(ended) | {f"{role}_share": 0.0 for role in ended})
 
 
 def replace_file(file: Path, content: bytes) -> None:

@@ -11,6 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,9 +20,11 @@ from typing import Self
 import structlog
 
 from service.parent import stopping_with_us
+from service.settings import Settings
 
 MINIMUM_VERSION = (6, 2)
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a final NUL included
+ADDRESS = "address"  # a file beside the data: where the running server is, for the other commands
 SILENCE_TIMEOUT_SECONDS = 10.0  # a Redis that loads its data says so, however long that takes
 STOP_TIMEOUT_SECONDS = 30.0
 
@@ -67,6 +71,7 @@ class EmbeddedRedis:
         self._lock_fd = _lock(self._data / "lock", self._lock_timeout_seconds)
         try:
             self._directory = _short_temporary_directory()
+            (self._data / ADDRESS).write_text(self.url)
             self.start()
         except BaseException:
             self.close()
@@ -119,6 +124,7 @@ class EmbeddedRedis:
                 self._process.kill()
                 self._process.wait()
         if self._directory is not None:
+            (self._data / ADDRESS).unlink(missing_ok=True)
             shutil.rmtree(self._directory)
             self._directory = None
         if self._lock_fd >= 0:
@@ -138,6 +144,34 @@ class EmbeddedRedis:
             if time.monotonic() > deadline:
                 raise EmbeddedRedisError(f"{self._executable} started but does not answer: see {log_file}")
             time.sleep(0.01)
+
+
+def running_redis_url(settings: Settings) -> str | None:
+    """Where the live state is: as configured, or with a running service; None when neither says."""
+    if settings.redis_url is not None:
+        return settings.redis_url
+    try:
+        url = (_data(settings) / ADDRESS).read_text()
+    except FileNotFoundError:
+        return None
+    return url if _ping(url.removeprefix("unix://")) else None  # what a killed service left answers nothing
+
+
+@contextmanager
+def redis_at_hand(settings: Settings) -> Iterator[str]:
+    """The URL of the live state; the private Redis is started for the while if no service runs it.
+
+    Raises `EmbeddedRedisError`.
+    """
+    if (url := running_redis_url(settings)) is not None:
+        yield url
+    else:
+        with EmbeddedRedis(_data(settings), strict=settings.durability == "strict") as server:
+            yield server.url
+
+
+def _data(settings: Settings) -> Path:
+    return settings.artifacts_dir / "redis"
 
 
 def find_redis_server() -> str:

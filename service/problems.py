@@ -16,7 +16,7 @@ from starlette.responses import Response
 from service.bundle import BundleError
 from service.deployment import DeploymentError
 from service.recommender import NoModel, UnknownItem, UnknownModel
-from service.store import ClickLogFull, StoreUnavailable
+from service.redis_link import ClickLogFull, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:nextclick:problem:"

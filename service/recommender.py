@@ -22,8 +22,9 @@ import structlog
 
 from service.live import LiveBundle, Model
 from service.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
+from service.redis_link import StoreUnavailable
 from service.retriever import Items, Scores
-from service.store import Appended, Click, SessionStore, StoreUnavailable
+from service.store import Appended, Click, SessionStore
 
 DEFAULT_K = 20
 TRENDING_KEPT = 1000  # what remains of it after hidden, unknown and excluded items should fill an answer

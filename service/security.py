@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import REDIS_ERRORS, REFUSED
 from service.problems import Problem, render
+from service.redis_link import StoreUnavailable
 from service.settings import Settings
-from service.store import SessionStore, StoreUnavailable
+from service.store import SessionStore
 
 HEADER = "X-API-Key"
 Key = Annotated[str | None, Security(APIKeyHeader(name=HEADER, auto_error=False))]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle import ITEMS, BundleError
-from service.deployment import FILE, DeploymentError, hide, publish, read_deployment, unhide
+from service.deployment import FILE, DeploymentError, bundle_path, hide, publish, read_deployment, unhide
 from service.live import LiveBundle
 from tests.service.bundles import Shop
 
@@ -95,9 +95,11 @@ async def test_a_bad_bundle_is_refused_until_something_changes(artifacts: Path) 
 
 
 async def test_a_change_tries_a_refused_bundle_again(artifacts: Path) -> None:
+    bundle_path(artifacts, "v1").mkdir(parents=True)
     publish(artifacts, "v1")
     async with following(artifacts) as live:
         await error_becomes(live, "manifest.json: missing")
+        bundle_path(artifacts, "v1").rmdir()
         Shop.make().write(artifacts, "v1")
         publish(artifacts, "v1")
         await version_becomes(live, "v1")

@@ -22,8 +22,9 @@ from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from service.embedded_redis import EmbeddedRedis
+from service.redis_link import ClickLogFull, StoreUnavailable
 from service.settings import Settings
-from service.store import Appended, Click, ClickLogFull, SessionStore, StoreUnavailable
+from service.store import Appended, Click, SessionStore
 from tests.service.processes import stopped
 
 pytestmark = pytest.mark.anyio
