@@ -15,7 +15,7 @@ from service.problems import RETRY_AFTER, Problem, answers
 from service.redis_link import StoreUnavailable
 from service.schemas import ActivateBody, HiddenAnswer, ItemId, ModelsAnswer
 from service.security import admin, shopper
-from service.store import SessionStore
+from service.store import Quality, SessionStore
 
 probes = APIRouter(tags=["operations"])
 router = APIRouter(
@@ -28,8 +28,8 @@ router = APIRouter(
 
 @probes.get("/models", dependencies=[Depends(shopper)], responses=answers(ModelsAnswer, 401, 403, 429))
 async def models(request: Request) -> Response:
-    """What this worker serves, and what was deployed."""
-    return _models(_live(request))
+    """What this worker serves, what was deployed, and how it does."""
+    return await _models(request)
 
 
 @probes.get("/health/live")
@@ -41,12 +41,11 @@ async def health_live() -> Response:
 @probes.get("/health/ready", responses=answers(None, 503))
 async def health_ready(request: Request) -> Response:
     """200 when a bundle is loaded and Redis answers."""
-    store: SessionStore = request.app.state.store
-    if _live(request).current.model is None:
+    if _live(request).current.champion is None:
         detail = _live(request).error or "no model is published yet"
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", detail, RETRY_AFTER)
     try:
-        await store.ping()
+        await _store(request).ping()
     except StoreUnavailable:
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", "Redis does not answer", RETRY_AFTER
@@ -64,21 +63,21 @@ async def metrics() -> Response:
 async def activate(request: Request, body: ActivateBody) -> Response:
     """Make a version live in every worker; a bad bundle is refused with 409 and changes nothing."""
     await _live(request).activate(body.version)
-    return _models(_live(request))
+    return await _models(request)
 
 
 @router.post("/rollback", responses=answers(ModelsAnswer))
 async def rollback(request: Request) -> Response:
     """Swap the live version and the one before it, in every worker."""
     await _live(request).rollback()
-    return _models(_live(request))
+    return await _models(request)
 
 
 @router.post("/reload", responses=answers(ModelsAnswer))
 async def reload(request: Request) -> Response:
     """Read deployment.json again, and try again a bundle that this worker refused."""
     await _live(request).reload()
-    return _models(_live(request))
+    return await _models(request)
 
 
 @router.get("/hidden", responses=answers(HiddenAnswer))
@@ -106,20 +105,47 @@ def _live(request: Request) -> LiveBundle:
     return live
 
 
+def _store(request: Request) -> SessionStore:
+    store: SessionStore = request.app.state.store
+    return store
+
+
 def _hidden(live: LiveBundle) -> Response:
     return JSONResponse({"hidden": sorted(live.current.hidden)})
 
 
-def _models(live: LiveBundle) -> Response:
-    deployment, model = live.current.deployment, live.current.model
+async def _models(request: Request) -> Response:
+    live = _live(request)
+    deployment, models = live.current.deployment, live.current.models
+    try:
+        quality = await _store(request).quality([model.version for model in models.values()])
+    except StoreUnavailable:
+        quality = {}
     shown = {"version", "kind", "model", "head", "created_at", "n_items", "dim", "index", "metrics"}
+    loaded = [
+        {
+            "role": role,
+            **model.bundle.manifest.model_dump(mode="json", include=shown),
+            "live_quality": _quality(quality[model.version]) if quality else None,
+        }
+        for role, model in models.items()
+    ]
+    deployed = deployment.model_dump(exclude={"hidden"})
     return JSONResponse(
         {
-            "loaded": [model.bundle.manifest.model_dump(mode="json", include=shown)] if model else [],
-            "champion": deployment.champion,
-            "previous": deployment.previous,
-            "exclude_seen": deployment.exclude_seen,
+            "loaded": loaded,
+            **deployed,
             "hidden": len(live.current.hidden),
             "error": live.error,
+            "refused": live.refused,
         }
     )
+
+
+def _quality(found: Quality) -> dict[str, float | int | None]:
+    return {
+        "judged": found.judged,
+        "hit_rate@20": found.hits / found.judged if found.judged else None,
+        "mrr@20": found.reciprocal_ranks / found.judged if found.judged else None,
+        "feedback": found.feedback,
+    }

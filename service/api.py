@@ -48,11 +48,14 @@ async def click(
 ) -> Response:
     """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
     clicked = _click(request, body, "body")
+    named = body.recommendation_id
     if recommend is None:
-        appended = await _recommender(request).click(session_id, clicked)
+        appended = await _recommender(request).click(session_id, clicked, named)
         answer: dict[str, Any] = {}
     else:
-        appended, found = await _recommender(request).click_and_recommend(session_id, clicked, recommend)
+        appended, found = await _recommender(request).click_and_recommend(
+            session_id, clicked, recommend, named
+        )
         answer = {"recommendations": _document(found, session_id) if found else None}
     return JSONResponse(
         {"session_id": session_id, "length": appended.length, "duplicate": appended.duplicate, **answer}
@@ -66,12 +69,13 @@ async def clicks(
 ) -> Response:
     """Store up to 100 clicks in order; one that is refused does not hold up the others."""
     statuses: list[dict[str, Any]] = []
-    valid: list[tuple[str, Click]] = []
+    valid: list[tuple[str, Click, str | None]] = []
     for position, event in enumerate(body):
         location = f"body.{position}"
         try:
             checked = BatchClickBody.model_validate(event)
-            valid.append((checked.session_id, _click(request, checked, location)))
+            clicked = _click(request, checked, location)
+            valid.append((checked.session_id, clicked, checked.recommendation_id))
         except ValidationError as error:
             detail = invalid_input(field_errors(error.errors(), location)).detail
             statuses.append({"status": 422, "detail": detail})
@@ -109,7 +113,7 @@ async def recommend(
 async def recommend_items(request: Request, body: RecommendBody) -> Response:
     """Answer a session that is in the request, and is not stored."""
     options = Options(body.k, body.exclude, body.exclude_seen, body.model)
-    found = _recommender(request).recommend_items(body.items, options)
+    found = await _recommender(request).recommend_items(body.items, options)
     return JSONResponse(_document(found, explain=body.explain))
 
 

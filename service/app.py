@@ -15,12 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import admin, api, problems
 from service.live import LiveBundle
 from service.metrics import REQUEST_SECONDS
+from service.quality import LiveQuality
 from service.recommender import Recommender
 from service.redis_link import StoreUnavailable
 from service.retriever import use_one_thread
 from service.security import BodyLimit, Gate
 from service.settings import Settings, load_settings
 from service.store import SessionStore
+from service.trending import Trending
 
 DESCRIPTION = "Next-click recommendations for anonymous shoppers. Errors are RFC 9457 problem documents."
 
@@ -34,16 +36,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         raise ValueError("redis_url is not set: `python -m service` starts a Redis and sets it")
     use_one_thread()
     store = SessionStore(settings, settings.redis_url)
-    live = LiveBundle(settings.artifacts_dir, settings.deployment_poll_seconds)
-    recommender = Recommender(store, live, settings.encoder_click_types)
+    live = LiveBundle(settings.artifacts_dir, settings.deployment_poll_seconds, store.announce)
+    trending = Trending(store)
+    recommender = Recommender(store, live, trending, LiveQuality(store, settings.quality_share), settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         live.look()
         await live.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
-            await recommender.refresh_trending()
-        followers = (live.follow(), recommender.follow_trending(settings.trending_refresh_seconds))
+            await trending.refresh()
+        followers = (
+            live.follow(),
+            store.follow_announcements(live.look),
+            trending.follow(settings.trending_refresh_seconds),
+        )
         tasks = [asyncio.create_task(follower) for follower in followers]
         try:
             yield
@@ -57,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.store = store
     app.state.live = live
+    app.state.trending = trending
     app.state.recommender = recommender
     app.state.gate = Gate(settings, store)
     # Not include_router: the routes it makes cost each request some 40 µs more than these.

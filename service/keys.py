@@ -44,6 +44,24 @@ def collected(shard: int) -> str:
     return f"collected:{{{shard}}}"
 
 
+def shown(shard: int, session_id: str) -> str:
+    return f"shown:{{{shard}}}:{session_id}"
+
+
+def quality(shard: int, version: str = "") -> str:
+    """Without a version, what such keys begin with."""
+    return f"quality:{{{shard}}}:{version}"
+
+
+def cold(shard: int) -> str:
+    return f"cold:{{{shard}}}"
+
+
+def co_clicks(shard: int, item_id: str = "") -> str:
+    """Without an item, what such keys begin with."""
+    return f"co:{{{shard}}}:{item_id}"
+
+
 def trending(shard: int) -> list[str]:
     """The counts, and what they refer to."""
     return [f"trending:{{{shard}}}", f"trending_t0:{{{shard}}}"]

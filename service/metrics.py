@@ -24,9 +24,30 @@ ENCODE_SECONDS = Histogram("nextclick_encode_seconds", "Time to encode sessions"
 SEARCH_SECONDS = Histogram("nextclick_search_seconds", "Time to search the nearest items", buckets=FAST)
 REDIS_ERRORS = Counter("nextclick_redis_errors", "Calls to Redis that failed", ("operation",))
 BUNDLE_LIVE = Gauge(
-    "nextclick_bundle_live", "Workers that serve a version", ("version", "model"), multiprocess_mode="livesum"
+    "nextclick_bundle_live",
+    "Workers that serve a version",
+    ("version", "model", "role"),
+    multiprocess_mode="livesum",
 )
 BUNDLE_FAILURES = Counter("nextclick_bundle_failures", "Bundles and deployments that were refused")
+JUDGED = Counter("nextclick_judged_clicks", "Next clicks that an answer was judged by", ("version",))
+HITS = Counter("nextclick_judged_hits", "Of these, clicks on one of the 20 items answered", ("version",))
+RECIPROCAL_RANKS = Counter(
+    "nextclick_judged_reciprocal_ranks", "Sum of 1 / rank of the clicked item among the 20", ("version",)
+)
+FEEDBACK = Counter("nextclick_feedback_clicks", "Clicks that named the recommendation", ("version",))
+LOG_ENTRIES = Gauge("nextclick_click_log_entries", "Entries in the click log", multiprocess_mode="mostrecent")
+LOG_FILL = Gauge(
+    "nextclick_click_log_fill_ratio",
+    "Fullest shard of the click log; clicks are refused at 1",
+    multiprocess_mode="mostrecent",
+)
+LOG_UNCOLLECTED = Gauge(
+    "nextclick_click_log_uncollected", "Entries not collected yet", multiprocess_mode="mostrecent"
+)
+LOG_LAG_SECONDS = Gauge(
+    "nextclick_click_log_lag_seconds", "Age of the oldest of these", multiprocess_mode="mostrecent"
+)
 
 
 def exposition() -> bytes:

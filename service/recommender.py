@@ -1,38 +1,38 @@
 """The recommender: clicks in, the next click out. Plain Python; knows nothing of HTTP.
 
-An answer comes from the first of three stages that has one, and is filled up to k by the stages after it:
+An answer comes from the first of four stages that has one, and is filled up to k by the stages after it:
 
-    model     what the live bundle makes of the session's known items
-    trending  what is clicked most by everyone now (this worker's copy, so it outlives Redis)
-    popular   what was clicked most in training
+    neighbours  when no bundle knows the newest item: what other sessions with it clicked, live
+    model       what the session's bundle makes of its known items
+    trending    what is clicked most by everyone now
+    popular     what was clicked most in training
 
-With a bundle loaded, only its items are ever answered: a click may name anything, a recommendation may not.
+A click may name anything, a recommendation may not: with a bundle loaded, an item that it does not know is
+answered only when enough live clicks name it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-import structlog
-
-from service.live import LiveBundle, Model
+from service.live import Live, LiveBundle, Model
 from service.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
+from service.quality import TOP, LiveQuality
 from service.redis_link import StoreUnavailable
 from service.retriever import Items, Scores
-from service.store import Appended, Click, SessionStore
+from service.settings import Settings
+from service.store import Appended, Arrival, Click, SessionStore
+from service.trending import Trending
 
 DEFAULT_K = 20
-TRENDING_KEPT = 1000  # what remains of it after hidden, unknown and excluded items should fill an answer
+MAX_K = 100
+ID_SEPARATOR = "~"  # between a recommendation's version and its own id; no version holds one
 
-Stage = Literal["model", "trending", "popular"]
+Stage = Literal["neighbours", "model", "trending", "popular"]
 Scored = tuple[str, float]
-
-log = structlog.get_logger()
 
 
 class UnknownModel(LookupError):  # noqa: N818
@@ -75,6 +75,16 @@ class Recommendation:
     items: list[Scored]
 
 
+@dataclass(frozen=True)
+class Visit:
+    """What is known of the session that is to be answered; item ids, oldest click first."""
+
+    fed: Sequence[str]  # may go into the encoder
+    seen: Sequence[str]  # all that the session holds
+    near: Sequence[Scored] = ()  # live co-clicks of the newest item, if no bundle knows that
+    degraded: bool = False
+
+
 class Query(NamedTuple):
     """One session for the model: item indices, oldest first; how many items to find, and which not."""
 
@@ -94,36 +104,49 @@ def rank(model: Model, queries: Sequence[Query]) -> list[list[Scored]]:
 
 
 class Recommender:
-    """Answers from the session store, the live bundle and this worker's copy of what is trending."""
+    """Answers from the session store, the live bundles and what is trending."""
 
-    def __init__(self, store: SessionStore, live: LiveBundle, encoder_click_types: Collection[str]) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        live: LiveBundle,
+        trending: Trending,
+        quality: LiveQuality,
+        settings: Settings,
+    ) -> None:
         self._store = store
         self._live = live
-        self._encoder_click_types = frozenset(encoder_click_types)
-        self._trending: list[Scored] = []
+        self._trending = trending
+        self._quality = quality
+        self._encoder_click_types = frozenset(settings.encoder_click_types)
+        self._cold_min_clicks = settings.cold_min_clicks
 
-    async def click(self, session_id: str, click: Click) -> Appended:
-        """Store a click. Raises `StoreUnavailable`."""
-        return await self._append(session_id, click, with_session=False)
+    async def click(self, session_id: str, click: Click, recommendation_id: str | None = None) -> Appended:
+        """Store a click, and the answer that it came from. Raises `StoreUnavailable`."""
+        return await self._append(self._arrival(session_id, click, recommendation_id), with_session=False)
 
     async def click_and_recommend(
-        self, session_id: str, click: Click, k: int
+        self, session_id: str, click: Click, k: int, recommendation_id: str | None = None
     ) -> tuple[Appended, Recommendation | None]:
-        """Store a click and answer its session, in one call to Redis; None when nothing can be answered.
+        """Store a click and answer its session; None when nothing can be answered.
 
         Raises `StoreUnavailable`.
         """
-        appended = await self._append(session_id, click, with_session=True)
+        arrival = self._arrival(session_id, click, recommendation_id)
+        appended = await self._append(arrival, with_session=True)
         try:
-            return appended, self._answer_clicks(appended.clicks, Options(k))
+            return appended, await self._answer_session(session_id, appended.clicks, Options(k))
         except NoModel:  # the click counts all the same
             return appended, None
 
-    async def click_many(self, clicks: Sequence[tuple[str, Click]]) -> list[Appended | StoreUnavailable]:
+    async def click_many(
+        self, clicks: Sequence[tuple[str, Click, str | None]]
+    ) -> list[Appended | StoreUnavailable]:
         """Store many clicks in order, each with its own outcome."""
-        outcomes = await self._store.append_many(clicks)
-        for outcome in outcomes:
-            _count(outcome)
+        arrivals = [self._arrival(*click) for click in clicks]
+        outcomes = await self._store.append_many(arrivals)
+        for arrival, outcome in zip(arrivals, outcomes, strict=True):
+            self._count(arrival, outcome)
         return outcomes
 
     async def recommend(self, session_id: str, options: Options) -> Recommendation:
@@ -132,114 +155,162 @@ class Recommender:
             clicks = await self._store.read(session_id)
         except StoreUnavailable:
             REDIS_ERRORS.labels("read").inc()
-            return self._answer((), (), options, degraded=True)
-        return self._answer_clicks(clicks, options)
+            live = self._live.current
+            model = _asked_for(live, options) or live.answering(session_id)
+            return _counted(self._answer(live, model, Visit((), (), degraded=True), options))
+        return await self._answer_session(session_id, clicks, options)
 
-    def recommend_items(self, item_ids: Sequence[str], options: Options) -> Recommendation:
+    async def recommend_items(self, item_ids: Sequence[str], options: Options) -> Recommendation:
         """Answer a session that is not stored, oldest click first. Raises `UnknownModel`, `NoModel`."""
-        return self._answer(item_ids, item_ids, options)
+        live = self._live.current
+        model = _asked_for(live, options) or live.answering(None)
+        visit = Visit(item_ids, item_ids, await self._near(model, item_ids))
+        return _counted(self._answer(live, model, visit, options))
 
     def similar(self, item_id: str, k: int) -> tuple[str, list[Scored]]:
-        """The live version, and the items nearest to one item. Raises `NoModel`, `UnknownItem`."""
-        model = self._live.current.model
+        """The champion's version, and the items nearest to one item. Raises `NoModel`, `UnknownItem`."""
+        model = self._live.current.champion
         if model is None:
             raise NoModel("no model is published yet")
         if item_id not in model.bundle.index_of:
             raise UnknownItem(f"not an item of version {model.version}")
         return model.version, _scored(model, *model.ranker.similar(model.bundle.index_of[item_id], k))
 
-    def trending(self, k: int, excluded: Collection[str] = ()) -> list[Scored]:
-        """What everyone clicks now, highest score first, without what is hidden or not in the bundle."""
+    def trending(self, k: int) -> list[Scored]:
+        """What everyone clicks now, highest score first, without what may not be answered."""
         live = self._live.current
-        known = live.model.bundle.index_of if live.model else None
-        allowed = (
-            entry
-            for entry in self._trending
-            if entry[0] not in live.hidden
-            and entry[0] not in excluded
-            and (known is None or entry[0] in known)
-        )
-        return list(islice(allowed, k))
+        return self._trending.top(k, lambda item_id: self._may_answer(live, live.champion, item_id))
 
-    async def refresh_trending(self) -> None:
-        """Copy what is trending from Redis. Raises `StoreUnavailable`, and keeps the copy at hand."""
-        found = await self._store.trending(TRENDING_KEPT)
-        self._trending = [(item_id, round(score, 6)) for item_id, score in found]
-
-    async def follow_trending(self, refresh_seconds: float) -> None:
-        """Copy what is trending from Redis again and again; while Redis is down the last copy serves on."""
-        while True:
-            await asyncio.sleep(refresh_seconds)
-            try:
-                await self.refresh_trending()
-            except StoreUnavailable as error:
-                REDIS_ERRORS.labels("trending").inc()
-                log.warning("redis unavailable: sessions are not read, clicks are refused", reason=str(error))
-
-    async def _append(self, session_id: str, click: Click, *, with_session: bool) -> Appended:
-        try:
-            appended = await self._store.append(session_id, click, with_session=with_session)
-        except StoreUnavailable as error:
-            _count(error)
-            raise
-        _count(appended)
-        return appended
-
-    def _answer_clicks(self, clicks: Sequence[Click], options: Options) -> Recommendation:
-        fed = [click.item_id for click in clicks if click.type in self._encoder_click_types]
-        return self._answer(fed, [click.item_id for click in clicks], options)
-
-    def _answer(
-        self, fed: Sequence[str], seen: Sequence[str], options: Options, *, degraded: bool = False
+    async def _answer_session(
+        self, session_id: str, clicks: Sequence[Click], options: Options
     ) -> Recommendation:
-        """`fed` may go into the encoder, oldest first; `seen` is all that the session holds."""
         live = self._live.current
-        model = live.model
-        loaded = [model.version] if model else []
-        if options.model is not None and options.model not in loaded:
-            raise UnknownModel(loaded)
+        asked_for = _asked_for(live, options)
+        model = asked_for or live.answering(session_id)
+        fed = [click.item_id for click in clicks if click.type in self._encoder_click_types]
+        seen = [click.item_id for click in clicks]
+        visit = Visit(fed, seen, await self._near(model, fed, set(seen)))
+        if model is None or asked_for is not None or not self._quality.watches(live, session_id):
+            return _counted(self._answer(live, model, visit, options))
+
+        full = replace(options, k=max(options.k, TOP))
+        found = self._answer(live, model, visit, full)
+
+        def answer_by(other: Model) -> list[str]:
+            return [item_id for item_id, _ in self._answer(live, other, visit, full).items]
+
+        item_ids = [item_id for item_id, _ in found.items]
+        await self._quality.shown(
+            live, session_id, found.recommendation_id, model.version, item_ids, answer_by
+        )
+        return _counted(replace(found, items=found.items[: options.k]))
+
+    def _answer(self, live: Live, model: Model | None, visit: Visit, options: Options) -> Recommendation:
+        """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`."""
         index_of = model.bundle.index_of if model else {}
         exclude_seen = live.deployment.exclude_seen if options.exclude_seen is None else options.exclude_seen
-        excluded = {*options.exclude, *seen} if exclude_seen else {*options.exclude}
-        known = [item_id for item_id in fed if item_id in index_of]
-
-        stage: Stage = "model"
+        held = {*options.exclude, *visit.seen} if exclude_seen else {*options.exclude}
+        known = [item_id for item_id in visit.fed if item_id in index_of]
+        known = known[-model.ranker.max_length :] if model else []
         items: list[Scored] = []
-        if model and known:
-            known = known[-model.ranker.max_length :]
-            reason = f"the model saw {len(known)} of the session's {len(seen)} clicks"
-            query = Query(
-                [index_of[item_id] for item_id in known],
-                options.k,
-                {index_of[item_id] for item_id in excluded if item_id in index_of},
-            )
-            (items,) = rank(model, [query])
-            reason += "" if items else ", and found nothing"
-        else:
-            reason = _why_no_model(seen, fed, model, degraded)
-        if len(items) < options.k:
-            held = len(items)
-            items += self.trending(options.k - held, excluded.union(item_id for item_id, _ in items))
-            if not held:
-                stage = "trending" if items else "popular"
-            if model:
-                items += _popular(
-                    model, options.k - len(items), excluded.union(item_id for item_id, _ in items)
-                )
-            elif not items:
-                raise NoModel("no model is published yet, and nothing is trending")
+        stages: list[Stage] = []
 
-        RECOMMENDATIONS.labels(stage, model.version if model else "none").inc()
+        def add(stage: Stage, found: Sequence[Scored]) -> None:
+            if found:
+                stages.append(stage)
+                items.extend(found)
+                held.update(item_id for item_id, _ in found)
+
+        def allowed(item_id: str) -> bool:
+            return item_id not in held and self._may_answer(live, model, item_id)
+
+        add("neighbours", [entry for entry in visit.near if allowed(entry[0])][: options.k])
+        if model and known and len(items) < options.k:
+            excluded = {index_of[item_id] for item_id in held if item_id in index_of}
+            query = Query([index_of[item_id] for item_id in known], options.k - len(items), excluded)
+            add("model", rank(model, [query])[0])
+        if len(items) < options.k:
+            add("trending", self._trending.top(options.k - len(items), allowed))
+        if model and len(items) < options.k:
+            add("popular", _popular(model, options.k - len(items), held))
+        if model is None and not items:
+            raise NoModel("no model is published yet, and nothing is trending")
+
+        version = model.version if model else None
         return Recommendation(
-            recommendation_id=uuid.uuid4().hex,
-            version=model.version if model else None,
-            stage=stage,
-            reason=reason,
-            degraded=degraded,
-            ignored=list(dict.fromkeys(item_id for item_id in fed if item_id not in index_of)),
-            encoded=known,
+            recommendation_id=f"{version or 'none'}{ID_SEPARATOR}{uuid.uuid4().hex}",
+            version=version,
+            stage=stages[0] if stages else "popular",
+            reason=_reason(visit, model, known, stages),
+            degraded=visit.degraded,
+            ignored=list(dict.fromkeys(item_id for item_id in visit.fed if item_id not in index_of)),
+            encoded=known if "model" in stages else [],
             items=items,
         )
+
+    def _may_answer(self, live: Live, model: Model | None, item_id: str) -> bool:
+        if item_id in live.hidden:
+            return False
+        if model is None or item_id in model.bundle.index_of:
+            return True
+        return self._trending.clicks(item_id) >= self._cold_min_clicks
+
+    async def _near(
+        self, model: Model | None, fed: Sequence[str], own: Collection[str] = ()
+    ) -> Sequence[Scored]:
+        """What other sessions with the newest item clicked, if the model does not know it.
+
+        `own` is what a stored session itself added to that: it is no news to its visitor.
+        """
+        if not fed or (model is not None and fed[-1] in model.bundle.index_of):
+            return ()
+        try:
+            found = await self._store.co_clicks(fed[-1], MAX_K)
+        except StoreUnavailable:
+            REDIS_ERRORS.labels("co_clicks").inc()
+            return ()
+        others = [(item_id, sessions - (item_id in own)) for item_id, sessions in found]
+        return sorted((entry for entry in others if entry[1] > 0), key=lambda entry: -entry[1])
+
+    def _arrival(self, session_id: str, click: Click, recommendation_id: str | None) -> Arrival:
+        live = self._live.current
+        version: str | None = (recommendation_id or "").rpartition(ID_SEPARATOR)[0]
+        if version not in live.deployment.needed:
+            version = None  # what anybody may send does not name what we count
+        is_cold = live.champion is None or click.item_id not in live.champion.bundle.index_of
+        return Arrival(session_id, click, recommendation_id, version, is_cold)
+
+    async def _append(self, arrival: Arrival, *, with_session: bool) -> Appended:
+        try:
+            appended = await self._store.append_arrival(arrival, with_session=with_session)
+        except StoreUnavailable as error:
+            self._count(arrival, error)
+            raise
+        self._count(arrival, appended)
+        return appended
+
+    def _count(self, arrival: Arrival, outcome: Appended | StoreUnavailable) -> None:
+        if isinstance(outcome, StoreUnavailable):
+            REDIS_ERRORS.labels("append").inc()
+            CLICKS.labels("refused").inc()
+        else:
+            CLICKS.labels("duplicate" if outcome.duplicate else "accepted").inc()
+            self._quality.count(outcome, arrival.version)
+
+
+def _asked_for(live: Live, options: Options) -> Model | None:
+    """The version that a request names. Raises `UnknownModel`."""
+    if options.model is None:
+        return None
+    model = live.version(options.model)
+    if model is None:
+        raise UnknownModel([each.version for each in live.models.values()])
+    return model
+
+
+def _counted(found: Recommendation) -> Recommendation:
+    RECOMMENDATIONS.labels(found.stage, found.version or "none").inc()
+    return found
 
 
 def _popular(model: Model, k: int, excluded: Collection[str]) -> list[Scored]:
@@ -255,21 +326,18 @@ def _scored(model: Model, scores: Scores, items: Items) -> list[Scored]:
     ]
 
 
-def _why_no_model(seen: Sequence[str], fed: Sequence[str], model: Model | None, degraded: bool) -> str:
-    if degraded:
+def _reason(visit: Visit, model: Model | None, known: Sequence[str], stages: Sequence[Stage]) -> str:
+    if "neighbours" in stages:
+        return "no bundle knows the newest item: answered by what other sessions with it clicked"
+    if known:
+        told = f"the model saw {len(known)} of the session's {len(visit.seen)} clicks"
+        return told if "model" in stages else f"{told}, and found nothing"
+    if visit.degraded:
         return "the session could not be read: Redis did not answer"
     if model is None:
         return "no model is published yet"
-    if not seen:
+    if not visit.seen:
         return "the session is empty or unknown"
-    if not fed:
+    if not visit.fed:
         return "the session has no click of a type that feeds the encoder"
     return f"version {model.version} knows none of the session's items"
-
-
-def _count(outcome: Appended | StoreUnavailable) -> None:
-    if isinstance(outcome, StoreUnavailable):
-        REDIS_ERRORS.labels("append").inc()
-        CLICKS.labels("refused").inc()
-    else:
-        CLICKS.labels("duplicate" if outcome.duplicate else "accepted").inc()

@@ -21,6 +21,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from service import keys
 from service.settings import Settings, without_password
 
+RECONNECT_SECONDS = 1
+
 Command = tuple[str | int | float, ...]
 Reply = Any  # whatever the command answers, or the `ResponseError` Redis answered instead
 
@@ -138,6 +140,26 @@ class RedisLink:
             raise StoreUnavailable(f"no answer from {self._url} within {timeout_seconds} s") from None
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"{self._url}: {error}") from error
+
+    async def follow(self, channel: str, on_message: Callable[[], None]) -> None:
+        """Call `on_message` for each message on a channel, for ever, and whenever some may have been missed.
+
+        While Redis is down it tries again every second.
+        """
+        while True:
+            # Not redis-py's PubSub, which swallows the end of its task when that comes while it connects.
+            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                await connection.connect()
+                await connection.send_command("SUBSCRIBE", channel)
+                while True:
+                    await connection.read_response()  # the first one confirms the subscription
+                    on_message()
+            except (RedisError, OSError) as error:
+                log.warning("announcements are not heard: deployment.json is polled", reason=str(error))
+            finally:
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
         connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from service.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
-from service.recommender import DEFAULT_K
+from service.recommender import DEFAULT_K, MAX_K
 
 MAX_BATCH = 100
 MAX_ITEMS = 200
@@ -26,8 +26,9 @@ ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), Afte
 SessionId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
 EventId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
 Version = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
+RecommendationId = Annotated[str, Field(min_length=1, max_length=161), AfterValidator(_clean)]
 ClickType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
-K = Annotated[int, Field(ge=1, le=100, description="how many items")]
+K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
 Exclude = Annotated[list[ItemId], Field(max_length=MAX_EXCLUDE, description="items not to answer")]
 ExcludeSeen = Annotated[
     bool | None, Field(description="leave out what the session clicked; default: as deployed")
@@ -50,6 +51,9 @@ class ClickBody(Body):
     )
     timestamp: float | None = Field(None, ge=0, description="epoch seconds; default: the server's clock")
     type: ClickType = "click"
+    recommendation_id: RecommendationId | None = Field(
+        None, description="of the answer that the item was clicked in: counts as feedback on its version"
+    )
 
 
 class BatchClickBody(ClickBody):
@@ -97,7 +101,7 @@ class RecommendationAnswer(BaseModel):
     session_id: str | None = Field(None, description="absent for a session that is not stored")
     recommendation_id: str
     version: str | None = Field(description="the live bundle; null before the first is published")
-    stage: Literal["model", "trending", "popular"] = Field(
+    stage: Literal["neighbours", "model", "trending", "popular"] = Field(
         description="what answered; a stage short of k is filled up by those after it"
     )
     degraded: bool = Field(description="Redis did not answer: made without the session")
@@ -162,12 +166,23 @@ class SimilarAnswer(ItemsAnswer):
     version: str
 
 
+class QualityAnswer(BaseModel):
+    """How a version's answers did live, over all workers, in the sampled sessions; null before any click."""
+
+    judged: int = Field(description="next clicks that an answer was judged by")
+    hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
+    mrr_at_20: float | None = Field(serialization_alias="mrr@20")
+    feedback: int = Field(description="clicks that named one of its recommendations, of all sessions")
+
+
 class ModelAnswer(BaseModel):
     """A loaded version."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     version: str
+    role: Literal["champion", "challenger", "shadow"]
+    live_quality: QualityAnswer | None = Field(description="null while Redis does not answer")
     kind: Literal["encoder", "neighbours"]
     model: str
     head: str | None = Field(description="null for neighbours, as are dim and index")
@@ -184,9 +199,14 @@ class ModelsAnswer(BaseModel):
     loaded: list[ModelAnswer]
     champion: str | None
     previous: str | None
+    challenger: str | None
+    challenger_share: float
+    shadow: str | None
+    shadow_share: float
     exclude_seen: bool
     hidden: int = Field(description="how many items are hidden")
     error: str | None = Field(description="why what was deployed last is not what is served")
+    refused: dict[str, str] = Field(description="versions that cannot be served, and why")
 
 
 class HiddenAnswer(BaseModel):

@@ -69,6 +69,21 @@ class Settings(BaseSettings):
     trending_refresh_seconds: float = Field(
         default=2, gt=0, description="how often a worker reads what is trending"
     )
+    cold_min_clicks: float = Field(
+        default=3, ge=0, description="an item that no bundle knows is answered from so many live clicks on"
+    )
+    cold_max_items: int = Field(
+        default=500, ge=0, description="such items whose co-clicks are kept, per shard; 0 keeps none"
+    )
+    cold_max_neighbours: int = Field(
+        default=50, ge=1, description="co-clicks kept of such an item, per shard (up to twice as many)"
+    )
+    quality_share: float = Field(
+        default=0.1, ge=0, le=1, description="sessions whose answers are judged by their next click"
+    )
+    quality_window_seconds: int = Field(
+        default=600, ge=1, description="an answer waits this long for the click that judges it"
+    )
     click_log_max_entries_per_shard: int = Field(
         default=250_000, ge=1, description="clicks are refused beyond this"
     )

@@ -7,12 +7,17 @@ works on a single Redis and on a cluster.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
 
 from service import keys
 from service.redis_link import Command, RedisLink, Reply, Script, StoreUnavailable, refusal, value
 from service.settings import Settings
+
+log = structlog.get_logger()
 
 SEPARATOR = "\x1f"  # ids hold no control characters: the API refuses them
 
@@ -27,6 +32,24 @@ class Click:
     event_id: str | None = None
 
 
+class Arrival(NamedTuple):
+    """A click as it comes in."""
+
+    session_id: str
+    click: Click
+    recommendation_id: str | None = None  # of the answer that it came from; for the click log
+    version: str | None = None  # whose recommendation that was
+    is_cold: bool = False  # no bundle knows the item
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a click said of an answer: the rank of its item among those shown, 0 when it was not there."""
+
+    version: str
+    rank: int
+
+
 @dataclass(frozen=True)
 class Appended:
     """What a click left behind: the session's length; its clicks, oldest first, only when asked for."""
@@ -34,19 +57,42 @@ class Appended:
     length: int
     duplicate: bool
     clicks: tuple[Click, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a version's answers did, over all workers and restarts."""
+
+    judged: int = 0
+    hits: int = 0
+    reciprocal_ranks: float = 0.0
+    feedback: int = 0
+
+
+@dataclass(frozen=True)
+class LogState:
+    """How far the click log is, over all shards."""
+
+    entries: int
+    fill_ratio: float  # of the fullest shard
+    uncollected: int
+    lag_seconds: float  # age of the oldest entry that is not collected; 0 when there is none
 
 
 APPEND = Script("append.lua")
 ERASE = Script("erase.lua")
+REMEMBER = Script("remember.lua")
 TRENDING = Script("trending.lua")
+CLICK_LOG = Script("click_log.lua")
 TAKE_TOKEN = Script("take_token.lua")
-SCRIPTS = (APPEND, ERASE, TRENDING, TAKE_TOKEN)
+SCRIPTS = (APPEND, ERASE, REMEMBER, TRENDING, CLICK_LOG, TAKE_TOKEN)
 
 
 class SessionStore:
     """The live state, shared by every worker.
 
-    Every method but `close` raises `StoreUnavailable`.
+    Every method raises `StoreUnavailable`, but `close` and those that say otherwise.
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
@@ -55,17 +101,21 @@ class SessionStore:
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
         """Store one click and log it, once per event id."""
-        (reply,) = await self._link.run(lambda: [self._append(session_id, click, with_session=with_session)])
+        return await self.append_arrival(Arrival(session_id, click), with_session=with_session)
+
+    async def append_arrival(self, arrival: Arrival, *, with_session: bool = False) -> Appended:
+        """The same, with what is known of the click."""
+        (reply,) = await self._link.run(lambda: [self._append(arrival, with_session=with_session)])
         return _appended(value(reply))
 
-    async def append_many(self, clicks: Sequence[tuple[str, Click]]) -> list[Appended | StoreUnavailable]:
+    async def append_many(self, arrivals: Sequence[Arrival]) -> list[Appended | StoreUnavailable]:
         """Store many clicks in one round trip, in order; each is its own atomic step with its own outcome."""
         try:
             replies = await self._link.run(
-                lambda: [self._append(*click, with_session=False) for click in clicks]
+                lambda: [self._append(arrival, with_session=False) for arrival in arrivals]
             )
         except StoreUnavailable as error:
-            return [error] * len(clicks)
+            return [error] * len(arrivals)
         return [refusal(reply) or _appended(reply) for reply in replies]
 
     async def read(self, session_id: str) -> tuple[Click, ...]:
@@ -83,7 +133,9 @@ class SessionStore:
         (reply,) = await self._link.run(
             lambda: [
                 ERASE.call(
-                    self._session_keys(session_id), session_id, self._settings.click_log_max_entries_per_shard
+                    [*self._session_keys(session_id), keys.shown(self._shard(session_id), session_id)],
+                    session_id,
+                    self._settings.click_log_max_entries_per_shard,
                 )
             ]
         )
@@ -98,11 +150,89 @@ class SessionStore:
         replies = await self._link.run(
             lambda: [TRENDING.call(keys.trending(shard), 2 * limit) for shard in range(self._link.shards)]
         )
-        scores: defaultdict[str, float] = defaultdict(float)
-        for found in map(value, replies):
-            for item_id, score in zip(found[::2], found[1::2], strict=True):
-                scores[item_id] += float(score)
-        return sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
+        return _merged([value(reply) for reply in replies])[:limit]
+
+    async def co_clicks(self, item_id: str, limit: int) -> list[tuple[str, float]]:
+        """What else sessions with a cold item clicked, and how many of them, the most frequent first."""
+        replies = await self._link.run(
+            lambda: [
+                ("ZREVRANGE", keys.co_clicks(shard, item_id), 0, 2 * limit - 1, "WITHSCORES")
+                for shard in range(self._link.shards)
+            ]
+        )
+        return _merged([value(reply) for reply in replies])[:limit]
+
+    async def remember(
+        self,
+        session_id: str,
+        recommendation_id: str,
+        version: str,
+        item_ids: Sequence[str],
+        *,
+        beside: bool = False,
+    ) -> None:
+        """Keep what was shown until the session's next click judges it, in place of what was kept before.
+
+        `beside`: another version's items for that same answer; dropped if the answer is judged already.
+        """
+        shown, window = SEPARATOR.join(item_ids), self._settings.quality_window_seconds
+        (reply,) = await self._link.run(
+            lambda: [
+                REMEMBER.call(
+                    [keys.shown(self._shard(session_id), session_id)],
+                    *(recommendation_id, version, shown, window, int(beside)),
+                )
+            ]
+        )
+        value(reply)
+
+    async def quality(self, versions: Sequence[str]) -> dict[str, Quality]:
+        """How each version's answers did."""
+        replies = await self._link.run(
+            lambda: [
+                ("HMGET", keys.quality(shard, version), "judged", "hits", "reciprocal_ranks", "feedback")
+                for version in versions
+                for shard in range(self._link.shards)
+            ]
+        )
+        found: dict[str, Quality] = {}
+        shards = self._link.shards
+        for place, version in enumerate(versions):
+            of_version = [value(reply) for reply in replies[place * shards : (place + 1) * shards]]
+            judged, hits, ranks, feedback = (
+                sum(float(number or 0) for number in each) for each in zip(*of_version, strict=True)
+            )
+            found[version] = Quality(int(judged), int(hits), ranks, int(feedback))
+        return found
+
+    async def click_log(self) -> LogState:
+        """How full the click log is, and how far the collector is behind."""
+        replies = await self._link.run(
+            lambda: [
+                CLICK_LOG.call([keys.click_log(shard), keys.sequence(shard), keys.collected(shard)])
+                for shard in range(self._link.shards)
+            ]
+        )
+        shards = [value(reply) for reply in replies]
+        return LogState(
+            entries=sum(entries for entries, *_ in shards),
+            fill_ratio=max(entries for entries, *_ in shards)
+            / self._settings.click_log_max_entries_per_shard,
+            uncollected=sum(last - collected for _, last, collected, _ in shards),
+            lag_seconds=max(0, *(age for *_, age in shards)) / 1000,
+        )
+
+    async def announce(self) -> None:
+        """Tell every worker that deployment.json has changed; raises nothing: they look by themselves too."""
+        try:
+            (reply,) = await self._link.run(lambda: [("PUBLISH", keys.DEPLOYMENT_CHANNEL, "changed")])
+            value(reply)
+        except StoreUnavailable as error:
+            log.warning("a change of deployment.json is not announced", reason=str(error))
+
+    async def follow_announcements(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever somebody announces a change, for ever; raises nothing."""
+        await self._link.follow(keys.DEPLOYMENT_CHANNEL, on_change)
 
     async def take_token(self, client: str, limit_per_minute: int) -> float:
         """Count one request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
@@ -121,20 +251,33 @@ class SessionStore:
         """Close every connection."""
         await self._link.close()
 
-    def _append(self, session_id: str, click: Click, *, with_session: bool) -> Command:
-        settings = self._settings
+    def _append(self, arrival: Arrival, *, with_session: bool) -> Command:
+        session_id, click, recommendation_id, version, is_cold = arrival
+        shard, settings = self._shard(session_id), self._settings
         return APPEND.call(
-            [*self._session_keys(session_id), *keys.trending(self._shard(session_id))],
+            [
+                *self._session_keys(session_id),
+                *keys.trending(shard),
+                keys.shown(shard, session_id),
+                keys.quality(shard),
+                keys.cold(shard),
+                keys.co_clicks(shard),
+            ],
             session_id,
             click.item_id,
             repr(float(click.timestamp)),  # the shortest text that reads back as exactly this number
             click.type,
             click.event_id or "",
+            recommendation_id or "",
+            version or "",
             settings.session_max_clicks,
             settings.session_ttl_seconds,
             settings.click_log_max_entries_per_shard,
             settings.trending_half_life_seconds,
             settings.trending_max_items,
+            settings.cold_max_items,
+            settings.cold_max_neighbours,
+            int(is_cold),
             int(with_session),
         )
 
@@ -148,8 +291,18 @@ class SessionStore:
 
 
 def _appended(reply: Reply) -> Appended:
-    length, duplicate, members = reply
-    return Appended(length, bool(duplicate), _clicks(members))
+    length, duplicate, members, judged = reply
+    pairs = zip(judged[::2], judged[1::2], strict=True)
+    return Appended(length, bool(duplicate), _clicks(members), tuple(Judged(*pair) for pair in pairs))
+
+
+def _merged(shards: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
+    """Add up the shards' flat [item, score, ...], the highest score first."""
+    scores: defaultdict[str, float] = defaultdict(float)
+    for found in shards:
+        for item_id, score in zip(found[::2], found[1::2], strict=True):
+            scores[item_id] += float(score)
+    return sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 def _clicks(members: Sequence[str]) -> tuple[Click, ...]:

@@ -12,8 +12,11 @@ import httpx
 
 from service.app import create_app
 from service.live import LiveBundle
+from service.quality import LiveQuality
 from service.recommender import Recommender
 from service.settings import Settings
+from service.store import SessionStore
+from service.trending import Trending
 
 PATIENT = 5.0  # seconds: on a busy machine only the tests of the time-out itself should meet it
 ADMIN = {"X-API-Key": "admin-key"}
@@ -26,6 +29,7 @@ class Serving:
     client: httpx.AsyncClient
     live: LiveBundle
     recommender: Recommender
+    trending: Trending
 
     async def click(self, session_id: str, *item_ids: str, **fields: object) -> httpx.Response:
         """Click items in order; returns the last answer."""
@@ -67,7 +71,13 @@ async def serving(artifacts: Path, redis_url: str, **changed: object) -> AsyncIt
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
-        yield Serving(client, app.state.live, app.state.recommender)
+        yield Serving(client, app.state.live, app.state.recommender, app.state.trending)
+
+
+def recommender_of(store: SessionStore, live: LiveBundle, trending: Trending) -> Recommender:
+    """The parts put together as the app does, with default settings."""
+    settings = Settings()
+    return Recommender(store, live, trending, LiveQuality(store, settings.quality_share), settings)
 
 
 def item_ids(answer: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,7 +43,7 @@ async def test_click_click_recommend(shop: Serving) -> None:
     answer = await shop.recommend("s")
     assert item_ids(answer) == SHOP.nearest(["i7", "i3"])
     assert len(answer.pop("items")) == 20
-    assert len(answer.pop("recommendation_id")) == 32
+    assert re.fullmatch("v1~[0-9a-f]{32}", answer.pop("recommendation_id"))
     assert answer == {
         "session_id": "s",
         "version": "v1",
@@ -203,12 +204,19 @@ async def test_models(shop: Serving) -> None:
     answer = (await shop.client.get("/models")).json()
     (loaded,) = answer.pop("loaded")
     assert (loaded["version"], loaded["n_items"], loaded["metrics"]) == ("v1", 60, {"recall@20": 0.5})
+    unjudged = {"judged": 0, "hit_rate@20": None, "mrr@20": None, "feedback": 0}
+    assert (loaded["role"], loaded["live_quality"]) == ("champion", unjudged)
     assert answer == {
         "champion": "v1",
         "previous": None,
+        "challenger": None,
+        "challenger_share": 0,
+        "shadow": None,
+        "shadow_share": 0,
         "exclude_seen": False,
         "hidden": 0,
         "error": None,
+        "refused": {},
     }
 
 
@@ -286,7 +294,7 @@ async def test_metrics(shop: Serving) -> None:
     await shop.recommend("secret-session")
     await shop.client.get("/sessions/another-secret-session")
     assert {line: await shop.metric(line) - before[line] for line in lines} == lines
-    assert await shop.metric('nextclick_bundle_live{model="mean",version="v1"}') == 1
+    assert await shop.metric('nextclick_bundle_live{model="mean",role="champion",version="v1"}') == 1
     assert "secret-session" not in (await shop.client.get("/metrics")).text
 
 

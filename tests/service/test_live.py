@@ -46,13 +46,13 @@ async def error_becomes(live: LiveBundle, part: str) -> None:
 
 
 def serves(live: LiveBundle) -> str | None:
-    return live.current.model.version if live.current.model else None
+    return live.current.champion.version if live.current.champion else None
 
 
 async def test_the_first_bundle_is_picked_up_when_it_is_published(artifacts: Path) -> None:
     async with following(artifacts) as live:
         await asyncio.sleep(3 * POLL_SECONDS)
-        assert live.current.model is None
+        assert live.current.champion is None
         assert live.error is None
         Shop.make().write(artifacts, "v1")
         publish(artifacts, "v1")
@@ -66,7 +66,7 @@ async def test_a_request_keeps_the_bundle_it_began_with(artifacts: Path) -> None
     publish(artifacts, "v1")
     async with following(artifacts) as live:
         await version_becomes(live, "v1")
-        begun = live.current.model
+        begun = live.current.champion
         assert begun is not None
         publish(artifacts, "v2")
         await version_becomes(live, "v2")
@@ -129,9 +129,9 @@ async def test_hidden_items_are_left_out_and_come_back(artifacts: Path) -> None:
     for change, left in ((hide, [1, 3, 4, 5]), (unhide, [1, 2, 3, 4, 5])):
         change(artifacts, "i2")
         live.look()
-        assert live.current.model is not None
-        assert live.current.model.visible.tolist() == left
-        ((_, found),) = live.current.model.ranker.rank([[2]], [9], [()])
+        assert live.current.champion is not None
+        assert live.current.champion.visible.tolist() == left
+        ((_, found),) = live.current.champion.ranker.rank([[2]], [9], [()])
         assert sorted(found.tolist()) == left
 
 
@@ -149,8 +149,8 @@ async def test_items_are_hidden_while_a_bundle_loads(artifacts: Path) -> None:
     assert live.current.hidden == {"i1"}
     await live.settle()
     assert serves(live) == "v2"
-    assert live.current.model is not None
-    assert 1 not in live.current.model.visible
+    assert live.current.champion is not None
+    assert 1 not in live.current.champion.visible
 
 
 async def test_the_last_of_two_quick_publications_wins(artifacts: Path) -> None:

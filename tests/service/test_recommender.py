@@ -22,8 +22,9 @@ from service.recommender import (
 )
 from service.settings import Settings
 from service.store import Click, SessionStore
+from service.trending import Trending
 from tests.service.bundles import Shop
-from tests.service.serving import PATIENT
+from tests.service.serving import PATIENT, recommender_of
 
 pytestmark = pytest.mark.anyio
 
@@ -43,9 +44,14 @@ def live(artifacts: Path) -> LiveBundle:
 
 
 @pytest.fixture
-def bare(store: SessionStore, live: LiveBundle) -> Recommender:
+def trending(store: SessionStore) -> Trending:
+    return Trending(store)
+
+
+@pytest.fixture
+def bare(store: SessionStore, live: LiveBundle, trending: Trending) -> Recommender:
     """Before anything is published."""
-    return Recommender(store, live, ["click"])
+    return recommender_of(store, live, trending)
 
 
 @pytest.fixture
@@ -135,9 +141,11 @@ async def test_seen_items(
     assert items(answer) == SHOP.nearest(["i5"], without=["i5", "i9"] if expected else [])
 
 
-async def test_hidden_items_are_in_no_stage(recommender: Recommender, live: LiveBundle) -> None:
+async def test_hidden_items_are_in_no_stage(
+    recommender: Recommender, live: LiveBundle, trending: Trending
+) -> None:
     await click(recommender, "s", "i1", "i2", "i3")
-    await recommender.refresh_trending()
+    await trending.refresh()
     for hidden in ("i1", "i4", SHOP.nearest(["i1", "i2", "i3"])[0], "not in the shop"):
         await live.hide(hidden)
     out = live.current.hidden
@@ -151,13 +159,13 @@ async def test_hidden_items_are_in_no_stage(recommender: Recommender, live: Live
 
 
 async def test_an_unknown_session_gets_what_is_trending_then_what_is_popular(
-    recommender: Recommender,
+    recommender: Recommender, trending: Trending
 ) -> None:
     assert (await recommender.recommend("nobody", Options())).stage == "popular"
     assert items(await recommender.recommend("nobody", Options(5))) == SHOP.popular(5)
     for session, item_id in enumerate(["i50", "i50", "i40", "not in the shop", "i50", "i40", "i2"]):
         await click(recommender, f"s{session}", item_id)
-    await recommender.refresh_trending()
+    await trending.refresh()
     answer = await recommender.recommend("nobody", Options(6))
     assert answer.stage == "trending"
     assert items(answer) == ["i50", "i40", "i2", "i1", "i3", "i4"]
@@ -167,12 +175,12 @@ async def test_an_unknown_session_gets_what_is_trending_then_what_is_popular(
 
 
 async def test_every_answer_has_its_own_id(recommender: Recommender) -> None:
-    answers = [recommender.recommend_items(["i1"], Options(1)) for _ in range(100)]
+    answers = [await recommender.recommend_items(["i1"], Options(1)) for _ in range(100)]
     assert len({answer.recommendation_id for answer in answers}) == 100
 
 
 async def test_a_session_that_is_not_stored(recommender: Recommender) -> None:
-    answer = recommender.recommend_items(["i1", "x", "i2"], Options(exclude_seen=True))
+    answer = await recommender.recommend_items(["i1", "x", "i2"], Options(exclude_seen=True))
     assert items(answer) == SHOP.nearest(["i1", "i2"], without=["i1", "i2"])
     assert answer.ignored == ["x"]
 
@@ -194,21 +202,21 @@ async def test_versions_and_items_that_are_not_there(recommender: Recommender) -
         recommender.similar("not in the shop", 5)
 
 
-async def test_before_the_first_model(bare: Recommender, artifacts: Path) -> None:
+async def test_before_the_first_model(bare: Recommender, artifacts: Path, trending: Trending) -> None:
     with pytest.raises(NoModel):
         await bare.recommend("s", Options())
     with pytest.raises(NoModel):
         bare.similar("i1", 5)
     assert (await bare.click_and_recommend("s", Click("new", time.time()), 5))[1] is None
-    await bare.refresh_trending()
+    await trending.refresh()
     answer = await bare.recommend("s", Options())
     assert (answer.stage, answer.version, items(answer)) == ("trending", None, ["new"])
 
 
 async def test_one_run_ranks_many_sessions(recommender: Recommender, live: LiveBundle) -> None:
-    assert live.current.model is not None
+    assert live.current.champion is not None
     queries = [Query([1], 20, ()), Query([2, 3], 5, {1}), Query([4, 5, 6, 4], 60, set(range(1, 50)))]
-    ranked = rank(live.current.model, queries)
+    ranked = rank(live.current.champion, queries)
     sessions = [["i1"], ["i2", "i3"], ["i4", "i5", "i6", "i4"]]
     for query, session, found in zip(queries, sessions, ranked, strict=True):
         without = [f"i{item}" for item in query.excluded]

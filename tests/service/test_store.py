@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 from service.embedded_redis import EmbeddedRedis
 from service.redis_link import ClickLogFull, StoreUnavailable
 from service.settings import Settings
-from service.store import Appended, Click, SessionStore
+from service.store import SCRIPTS, Appended, Arrival, Click, SessionStore
 from tests.service.processes import stopped
 
 pytestmark = pytest.mark.anyio
@@ -176,11 +176,11 @@ async def test_a_session_ends_after_its_time_to_live(make_store: MakeStore) -> N
 
 
 async def test_the_click_log_holds_what_training_needs(store: SessionStore, redis_client: Redis) -> None:
-    await store.append("s", Click("a", 1.5, "view", "e1"))
+    await store.append_arrival(Arrival("s", Click("a", 1.5, "view", "e1"), "v~1"))
     await store.append("s", Click("b", 2.5))
     assert log_entries(redis_client) == [
-        {"seq": "1", "session": "s", "item": "a", "ts": "1.5", "type": "view", "event": "e1"},
-        {"seq": "2", "session": "s", "item": "b", "ts": "2.5", "type": "click", "event": ""},
+        {"seq": "1", "session": "s", "item": "a", "ts": "1.5", "type": "view", "event": "e1", "rec": "v~1"},
+        {"seq": "2", "session": "s", "item": "b", "ts": "2.5", "type": "click", "event": "", "rec": ""},
     ]
 
 
@@ -206,10 +206,10 @@ async def test_a_full_click_log_refuses_and_changes_nothing(
 async def test_many_clicks_get_one_status_each_in_order(make_store: MakeStore, redis_client: Redis) -> None:
     store = make_store(click_log_max_entries_per_shard=2, shards=1)
     clicks = [
-        ("s", Click("a", 1.0, event_id="e1")),
-        ("s", Click("a", 1.0, event_id="e1")),
-        ("t", Click("b", 2.0)),
-        ("t", Click("c", 3.0)),
+        Arrival("s", Click("a", 1.0, event_id="e1")),
+        Arrival("s", Click("a", 1.0, event_id="e1")),
+        Arrival("t", Click("b", 2.0)),
+        Arrival("t", Click("c", 3.0)),
     ]
     *stored, refused = await store.append_many(clicks)
     assert stored == [Appended(1, False), Appended(1, True), Appended(1, False)]
@@ -269,7 +269,7 @@ async def test_trending_is_bounded_and_keeps_the_most_clicked(
 ) -> None:
     store = make_store(shards=1, trending_max_items=5)
     now = time.time()
-    await store.append_many([("s", Click("favourite", now)) for _ in range(3)])
+    await store.append_many([Arrival("s", Click("favourite", now)) for _ in range(3)])
     for i in range(40):
         await store.append("s", Click(f"item {i}", now - 40 + i))
         assert redis_client.zcard("trending:{0}") <= 10
@@ -352,7 +352,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(store: SessionStore, r
     redis_client.script_flush()
     assert await store.append("s", Click("b", 2.0)) == Appended(2, False)
     redis_client.script_flush()
-    assert await store.append_many([("s", Click("c", 3.0)), ("s", Click("d", 4.0))]) == [
+    assert await store.append_many([Arrival("s", Click("c", 3.0)), Arrival("s", Click("d", 4.0))]) == [
         Appended(3, False),
         Appended(4, False),
     ]
@@ -362,7 +362,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(store: SessionStore, r
     loaded = [
         v["calls"] for k, v in redis_client.info("commandstats").items() if k.startswith("cmdstat_script")
     ]
-    assert sum(loaded) == 4  # each script once, however many calls met the loss together
+    assert sum(loaded) == len(SCRIPTS)  # each script once, however many calls met the loss together
     assert len(log_entries(redis_client)) == 24
 
 
@@ -456,7 +456,7 @@ async def test_a_redis_that_is_down_is_met_when_it_comes(
     for call in (store.ping(), store.read("s"), store.append("s", Click("a", 1.0)), store.trending(5)):
         with pytest.raises(StoreUnavailable):
             await call
-    outcomes = await store.append_many([("s", Click("a", 1.0)), ("s", Click("b", 2.0))])
+    outcomes = await store.append_many([Arrival("s", Click("a", 1.0)), Arrival("s", Click("b", 2.0))])
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 2
     own_redis.restart_if_dead()
     assert await store.append("s", Click("a", 1.0)) == Appended(1, False)

@@ -29,7 +29,7 @@ START_SECONDS = 30
 CONVERGE_SECONDS = 5  # what DESIGN.md promises
 SHOP = Shop.make()
 RECOMMEND = "/recommend?session_id=s7"
-LIVE = 'nextclick_bundle_live{{model="mean",version="{}"}}'
+LIVE = 'nextclick_bundle_live{{model="mean",role="champion",version="{}"}}'
 
 
 @dataclass(frozen=True)
