@@ -30,6 +30,7 @@ class Serving:
     live: LiveBundle
     recommender: Recommender
     trending: Trending
+    store: SessionStore
 
     async def click(self, session_id: str, *item_ids: str, **fields: object) -> httpx.Response:
         """Click items in order; returns the last answer."""
@@ -71,7 +72,8 @@ async def serving(artifacts: Path, redis_url: str, **changed: object) -> AsyncIt
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
-        yield Serving(client, app.state.live, app.state.recommender, app.state.trending)
+        state = app.state
+        yield Serving(client, state.live, state.recommender, state.trending, state.store)
 
 
 def recommender_of(store: SessionStore, live: LiveBundle, trending: Trending) -> Recommender:
