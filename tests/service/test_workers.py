@@ -9,17 +9,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from service.deployment import publish
+from service.keys import DEPLOYMENT_CHANNEL
 from tests.service.bundles import Shop
 from tests.service.processes import stopped
 from tests.service.serving import ADMIN, item_ids
@@ -44,12 +49,11 @@ class Workers:
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> Any:
         """Ask whichever worker takes a new connection; the answer must be 200."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
         content = None if body is None else json.dumps(body)
-        connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        connection.close()
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+            connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            text = answer.read().decode()
         assert answer.status == 200, text
         return json.loads(text) if "json" in answer.headers["content-type"] else text
 
@@ -150,3 +154,42 @@ def test_requests_in_flight_finish(workers: Workers) -> None:
         assert len(json.loads(answer.read())["recommendations"]["items"]) == 20
         connection.close()
     assert workers.process.wait(20) == 0
+
+
+def test_a_worker_that_is_killed_in_mid_swap_loses_no_acknowledged_click(
+    workers: Workers, artifacts: Path, redis_url: str
+) -> None:
+    """Clients send a click again, with its event id, until somebody acknowledges it."""
+    acknowledged: set[str] = set()
+    done = threading.Event()
+
+    def visit(session: int) -> None:
+        number = 0
+        while not done.is_set():
+            event = f"{session}.{number}"
+            body = {"item_id": "i5", "event_id": event}
+            with suppress(ConnectionError, HTTPException):  # the worker died with it
+                workers.request("POST", f"/sessions/s{session}/click?recommend=20", body)
+                acknowledged.add(event)
+                number += 1
+
+    for seed in (2, 3):
+        Shop.make(n_items=60_000, dim=64, seed=seed).write(artifacts, f"v{seed}")  # takes a moment to load
+    with Redis.from_url(redis_url, decode_responses=True) as client, ThreadPoolExecutor(4) as pool:
+        visitors = [pool.submit(visit, session) for session in range(4)]
+        wait_until(lambda: len(acknowledged) > 20, CONVERGE_SECONDS)
+        for version in ("v2", "v3"):
+            publish(artifacts, version)
+            live = LIVE.format(version)
+            assert client.publish(DEPLOYMENT_CHANNEL, version) == 2
+            time.sleep(0.03)  # both are loading now
+            os.kill(workers.pids()[0], signal.SIGKILL)
+            wait_until(lambda live=live: workers.metric(live) == 2, START_SECONDS)  # type: ignore[misc]
+            before = len(acknowledged)
+            wait_until(lambda before=before: len(acknowledged) > before + 20, CONVERGE_SECONDS)  # type: ignore[misc]
+        done.set()
+        assert [visitor.exception() for visitor in visitors] == [None] * 4
+        logged = Counter(f["event"] for key in client.scan_iter("clicks:*") for _, f in client.xrange(key))
+    assert set(logged) >= acknowledged
+    assert set(logged.values()) == {1}, "a click that was sent again counts once"
+    assert len(logged) <= len(acknowledged) + 4, "each visitor may have one click under way"
