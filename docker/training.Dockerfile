@@ -1,4 +1,4 @@
-# The trainer: from click logs to a live bundle. It holds the service too, since a bundle is proven with its code.
+# The trainer: from clicks to live bundles. It holds the service too, since a bundle is proven with its code.
 FROM python:3.11-slim-bookworm AS requirements
 COPY pyproject.toml /
 RUN python -c 'import tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
@@ -28,8 +28,8 @@ COPY service service
 COPY models models
 COPY training training
 # There is no git in here: manifests name the commit that is given to the build.
-ARG NEXTCLICK_SOURCE_COMMIT=unknown
-ENV NEXTCLICK_SOURCE_COMMIT=$NEXTCLICK_SOURCE_COMMIT
+ARG SOURCE_COMMIT=unknown
+ENV SOURCE_COMMIT=$SOURCE_COMMIT
 USER 10001:10001
 ENTRYPOINT ["docker/trainer.sh"]
-CMD ["first"]
+CMD ["schedule"]

@@ -182,8 +182,8 @@ def recent_sessions(sessions: Sessions) -> list[list[int]]:
 
 
 def source_commit() -> str:
-    """The commit this code is at: from git, else from NEXTCLICK_SOURCE_COMMIT (images have no git)."""
-    if commit := os.environ.get("NEXTCLICK_SOURCE_COMMIT"):
+    """The commit this code is at: from git, else from SOURCE_COMMIT (images have no git)."""
+    if commit := os.environ.get("SOURCE_COMMIT"):
         return commit
     git = [
         "git",
