@@ -85,16 +85,22 @@ async def connection(port: int, next_request: Callable[[], Request], until: floa
     """Send, wait, check, repeat, on one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < until:
-        request, items_wanted = next_request()
+        request = next_request()
         began = time.perf_counter()
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        body = await reader.readexactly(length)
+        tally.errors += await ask(reader, writer, request) is None
         tally.milliseconds.append(1000 * (time.perf_counter() - began))
-        if not head.startswith(b"HTTP/1.1 200") or (items_wanted and body.count(b'"item_id"') != 20):
-            tally.errors += 1
     writer.close()
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> bytes | None:
+    """Send a request and read its answer; None when it is not what it should be."""
+    content, items_wanted = request
+    writer.write(content)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = await reader.readexactly(length)
+    good = head.startswith(b"HTTP/1.1 200") and (not items_wanted or body.count(b'"item_id"') == 20)
+    return body if good else None
 
 
 async def load(port: int, requests: list[Callable[[], Request]], seconds: float) -> Tally:
@@ -105,9 +111,17 @@ async def load(port: int, requests: list[Callable[[], Request]], seconds: float)
     return tally
 
 
+@dataclass(frozen=True)
+class Running:
+    """A service, and the artifacts that are its own: publishing there changes nothing elsewhere."""
+
+    port: int
+    artifacts: Path
+
+
 @contextmanager
-def service(artifacts: Path, workers: int) -> Iterator[int]:
-    """A service on the live bundle of `artifacts`, with state of its own; yields its port."""
+def service(artifacts: Path, workers: int, **settings: str) -> Iterator[Running]:
+    """A service on what is live in `artifacts`, with state of its own; `settings` are NEXTCLICK_... names."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as directory:
@@ -115,6 +129,7 @@ def service(artifacts: Path, workers: int) -> Iterator[int]:
         (own / "bundles").symlink_to((artifacts / "bundles").resolve())
         shutil.copy(artifacts / FILE, own / FILE)
         environment = {**os.environ, "NEXTCLICK_ARTIFACTS_DIR": directory, "NEXTCLICK_LOG_LEVEL": "warning"}
+        environment |= settings
         command = [sys.executable, "-m", "service", "--port", str(port), "--workers", str(workers)]
         process = subprocess.Popen(command, env=environment)
         try:
@@ -127,7 +142,7 @@ def service(artifacts: Path, workers: int) -> Iterator[int]:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise RuntimeError("the service did not become ready") from None
                     time.sleep(0.2)
-            yield port
+            yield Running(port, own)
         finally:
             process.terminate()
             process.wait()
@@ -148,10 +163,10 @@ def main() -> int:
         parser.error(f"{options.artifacts}: nothing is published there")
     items = read_items(bundle_path(options.artifacts, champion) / ITEMS)
     shoppers = [shopper(items, seed) for seed in range(options.concurrency)]
-    with service(options.artifacts, options.workers) as port:
-        asyncio.run(load(port, shoppers, 2))  # warm up
-        mixed = asyncio.run(load(port, shoppers, options.seconds))
-        idle = asyncio.run(load(port, [nothing] * options.concurrency, options.seconds / 4))
+    with service(options.artifacts, options.workers) as running:
+        asyncio.run(load(running.port, shoppers, 2))  # warm up
+        mixed = asyncio.run(load(running.port, shoppers, options.seconds))
+        idle = asyncio.run(load(running.port, [nothing] * options.concurrency, options.seconds / 4))
     rows = [
         mixed.row("click / recommend, half each", options.seconds),
         idle.row("yardstick: /health/live", options.seconds / 4),

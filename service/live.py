@@ -7,7 +7,9 @@ and tried again only when deployment.json changes or `reload` is called; the old
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,8 +188,9 @@ class LiveBundle:
     async def _load(self) -> None:
         """Load one version after the other, the champion first, until each is there or refused."""
         while (version := self._missing()) is not None:
+            load = load_in_turn if self.current.models else load_bundle
             try:
-                bundle = await asyncio.to_thread(load_bundle, self._artifacts, version)
+                bundle = await asyncio.to_thread(load, self._artifacts, version)
             except Exception as error:  # whatever a library raises: what is loaded goes on serving
                 self.refused[version] = str(error)
                 BUNDLE_FAILURES.inc()
@@ -235,6 +238,16 @@ class LiveBundle:
         self._unreadable = str(error)
         BUNDLE_FAILURES.inc()
         log.error("deployment refused", error=self._unreadable, serving=self._serving())
+
+
+def load_in_turn(artifacts: Path, version: str) -> Bundle:
+    """`load_bundle`, one worker after the other: the rest keep the processor for their visitors."""
+    turn = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # let go by closing, or by the end of a process that is killed
+        return load_bundle(artifacts, version)
+    finally:
+        os.close(turn)
 
 
 def load_bundle(artifacts: Path, version: str) -> Bundle:
