@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     click_log_max_entries_per_shard: int = Field(
         default=250_000, ge=1, description="clicks are refused beyond this"
     )
+    click_log_max_age_seconds: float = Field(
+        default=86400,
+        gt=0,
+        description="collected clicks stay in the log this long, so that a restored backup can be caught up",
+    )
     durability: Literal["standard", "strict"] = Field(
         default="standard", description="standard survives the death of any process; strict also a power loss"
     )

@@ -14,7 +14,7 @@ from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True)
 
-Format = Literal["auto", "csv", "yoochoose", "diginetica", "retailrocket", "sessions"]
+Format = Literal["auto", "csv", "yoochoose", "diginetica", "retailrocket", "sessions", "clicks"]
 TimeFormat = Literal["auto", "seconds", "milliseconds", "iso"]
 
 
@@ -34,7 +34,11 @@ _RULES = "Rules: the RSC15/GRU4Rec protocol, for a log that is yet to be split"
 def prepare(
     context: typer.Context,
     inputs: Annotated[
-        list[Path], typer.Option("--input", help="Click log; may be repeated, the files make one log.")
+        list[Path],
+        typer.Option(
+            "--input",
+            help="Click log; may be repeated, the files make one log. With --format clicks, a directory.",
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The data set: a new directory.")],
     tests: Annotated[
@@ -46,7 +50,8 @@ def prepare(
         typer.Option(
             "--format",
             help="csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet;"
-            " sessions: one session a line, needs --test.",
+            " sessions: one session a line, needs --test; clicks: what `collect` wrote, ARTIFACTS/clicks, cut"
+            " into sessions by --gap-minutes.",
             rich_help_panel=_LOG,
         ),
     ] = "auto",
@@ -148,8 +153,11 @@ def prepare(
 
     python -m training prepare --input clicks.tsv --output artifacts/data/shop
     --visitor-column uid --item-column sku --time-column ts --test-days 7
+
+    python -m training prepare --format clicks --input artifacts/clicks --output artifacts/data/shop
     """
     from training import events as logs
+    from training.clicks import COLLECTED, ClicksError, files_of_newest_days
     from training.prepare import Rules, TooManyRejectedError
     from training.prepare import prepare as prepare_dataset
 
@@ -186,8 +194,14 @@ def prepare(
             "yoochoose": logs.YOOCHOOSE,
             "diginetica": logs.DIGINETICA,
             "retailrocket": replace(logs.RETAILROCKET, events=tuple(events or ["view"])),
+            "clicks": COLLECTED,
             "sessions": None,
         }[format_]
+        if format_ == "clicks":
+            inputs, tests = (
+                [file for clicks in directories for file in files_of_newest_days(clicks, None)]
+                for directories in (inputs, tests or [])
+            )
         with console.status("Preparing"):
             info = prepare_dataset(
                 inputs,
@@ -213,9 +227,9 @@ def prepare(
                 ),
             )
     except TooManyRejectedError as error:
-        _fail(str(error), code=1)
-    except logs.PrepareError as error:
-        _fail(str(error), code=2)
+        fail(str(error), code=1)
+    except (logs.PrepareError, ClicksError) as error:
+        fail(str(error), code=2)
     if json_:
         typer.echo(json.dumps({"output": str(output), "fingerprint": info.fingerprint, **info.model_dump()}))
         return
@@ -256,9 +270,9 @@ def _refuse(options: set[str], why: str) -> None:
     """Refuse options that were given and would be ignored."""
     if options:
         names = sorted("--" + option.replace("_", "-").replace("events", "event") for option in options)
-        _fail(f"{', '.join(names)} {why}", code=2)
+        fail(f"{', '.join(names)} {why}", code=2)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int) -> NoReturn:
     typer.secho(f"error: {message}", fg="red", err=True)
     raise typer.Exit(code)

@@ -1,20 +1,72 @@
-"""The live loop, from collected clicks to tomorrow's model: schedule."""
+"""The live loop, from collected clicks to tomorrow's model: collect, schedule."""
 
 # Commands import what they need when they run: `--help` shall not wait for it.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from training.model_commands import ArtifactsOption
+from training.data_commands import fail
+from training.model_commands import ArtifactsOption, JsonOption
 
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def collect(
+    batch: Annotated[
+        int, typer.Option(min=1, help="Entries of the log in memory, and in one commit.")
+    ] = 200_000,
+    artifacts: ArtifactsOption = Path("artifacts"),
+    json_: JsonOption = False,
+) -> None:
+    """Take the clicks from the service's log into ARTIFACTS/clicks, each of them once.
+
+    Ends when it has all that was in the log when it began; it may be killed at any time, and run again. Which
+    Redis it reads follows from the service's own NEXTCLICK_ settings; a private Redis is read whether the
+    service runs or not. Exit code 1: another collection runs, Redis fails, or entries of the log are missing,
+    which is said once, when everything else is collected.
+    """
+    from service.settings import SettingsError, load_settings
+    from training.clicks import ClicksError
+    from training.collect import CollectError
+    from training.collect import collect as collect_clicks
+
+    log_to_stderr()
+    try:
+        settings = load_settings().model_copy(update={"artifacts_dir": artifacts})
+        collected = collect_clicks(settings, batch=batch)
+    except (ClicksError, SettingsError) as error:
+        fail(str(error), code=2)
+    except CollectError as error:
+        fail(str(error), code=1)
+    totals, commit = collected.totals, collected.commit
+    if json_:
+        result = {"files": len(commit.files), "days": commit.days, "generation": commit.generation}
+        print(json.dumps({**totals.model_dump(), **result}))
+    else:
+        rejected = f", {totals.rejected:,} entries rejected" if totals.rejected else ""
+        print(
+            f"{totals.clicks:,} clicks collected, {totals.duplicates:,} duplicates dropped, "
+            f"{totals.erased_sessions:,} sessions erased{rejected}; "
+            f"there are {len(commit.files):,} files of {commit.days:,} days"
+        )
+    if collected.gaps:
+        back = sum(not gap.missing for gap in collected.gaps)
+        restored = f", and {back} times it went back: it was restored or replaced" if back else ""
+        fail(
+            f"{totals.missing:,} entries of the click log are missing{restored}; all others are collected, "
+            f"and {artifacts}/clicks/commit.json says where the gaps are",
+            code=1,
+        )
 
 
 @app.command()
@@ -88,3 +140,11 @@ def _parse(context: typer.Context, words: tuple[str, ...]) -> None:
     if words[0] not in program.commands:
         raise ScheduleError(f"{words[0]!r}: there is no such command; --help lists them all")
     program.commands[words[0]].make_context(words[0], list(words[1:]), context.find_root())
+
+
+def log_to_stderr() -> None:
+    """Stdout is for what a command finds."""
+    import structlog
+
+    # Asked for anew with every line: sys.stderr may be another by then.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
