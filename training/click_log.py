@@ -170,10 +170,11 @@ class ClickLog:
 
 
 def _followed(shard: int, position: Position, entries: pa.Table) -> tuple[Position, list[Gap]]:
-    """The position behind a page of entries, and where their numbers do not count on by one."""
-    seqs = np.concatenate([[position.seq], entries["seq"].fill_null(-1).to_numpy()])
-    for place in np.flatnonzero(seqs < 0):
-        seqs[place] = seqs[place - 1] + 1  # it is there, though its number cannot be read
+    """The position behind a page of entries, and where their numbers do not count on by one.
+
+    An entry whose number cannot be read has none: if the service gave it one, that is missing.
+    """
+    seqs = np.concatenate([[position.seq], entries["seq"].drop_null().to_numpy()])
     now = datetime.now(UTC)
     gaps = [
         Gap(shard=shard, after_seq=seqs[place], next_seq=seqs[place + 1], noticed_at=now)
