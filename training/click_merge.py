@@ -42,9 +42,8 @@ CREATE OR REPLACE TEMP TABLE known (session_id VARCHAR, event_id VARCHAR);
 _KNOWN = f"""
 INSERT INTO known SELECT session_id, event_id FROM {_SCAN} SEMI JOIN clicks USING (session_id, event_id)
 """
-# Whole seconds first: 0.1 µs before midnight, the quotient of the unrounded time would be the next day.
 _NEW = f"""
-SELECT *, CAST(floor(timestamp) AS BIGINT) // {DAY_SECONDS} AS day
+SELECT *, CAST(floor(timestamp / {DAY_SECONDS}) AS INTEGER) AS day
 FROM clicks ANTI JOIN known USING (session_id, event_id) ORDER BY {CLICKS.order}
 """
 _COUNTS = """

@@ -25,17 +25,9 @@ DIRECTORY = "clicks"  # below the artifacts
 COMMIT = "commit.json"
 REJECTED = "rejected"
 
-# A session id may be one visitor's for months: a session ends after a pause, not with its id. Clicks that
-# share a time come in the order in which the service took them.
+# A session id may be one visitor's for months: a session ends after a pause, not with its id.
 COLLECTED = LogFormat(
-    "session_id",
-    "item_id",
-    "timestamp",
-    "seconds",
-    by_visitor=True,
-    tick="seq",
-    event="type",
-    events=("click",),
+    "session_id", "item_id", "timestamp", "seconds", by_visitor=True, event="type", events=("click",)
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import duckdb
@@ -30,7 +31,7 @@ def test_clicks_are_collected_exactly_as_they_were_acknowledged(shop: Shop) -> N
 
 def test_a_click_lies_in_the_utc_day_of_its_own_time(shop: Shop) -> None:
     midnight = 20_000.0 * DAY
-    shop.send(("s", click("late", midnight)), ("s", click("early", midnight - 3e-7)))
+    shop.send(("s", click("late", midnight)), ("s", click("early", math.nextafter(midnight, 0))))
     shop.collect()
     assert [(file.day.isoformat(), file.rows) for file in shop.commit.files] == [
         ("2024-10-03", 1),

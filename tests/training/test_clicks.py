@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from models.base import Sessions
 from service.store import Click
 from tests.training.shop import DAY, NOON, Shop, click
+from training import click_merge
 from training.__main__ import app
 from training.click_files import write_commit
 from training.clicks import ClickFile, ClicksError, Commit, Gap, files_of_newest_days, read_commit
@@ -111,8 +112,11 @@ def test_a_data_set_is_prepared_of_the_collected_clicks(shop: Shop, tmp_path: Pa
     assert sessions_of(data.test, data.items) == 6 * [["a", "b", "c"]]
 
 
-def test_clicks_at_the_same_time_keep_the_order_of_their_arrival(shop: Shop, tmp_path: Path) -> None:
-    """Even when it takes more than one digit to count them."""
+def test_clicks_at_the_same_time_keep_the_order_of_their_arrival(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one file, in many, and in one that was made of many."""
+    monkeypatch.setattr(click_merge, "MAX_FILES_OF_A_DAY", 3)
     order = [*"lkjihgfedcba"]
     for item in order:
         for day in (0, 2, 4):

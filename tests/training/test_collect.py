@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import random
@@ -71,16 +70,20 @@ def test_errors_have_types_of_their_own(shop: Shop) -> None:
         shop.collect()
 
 
-def test_a_second_collector_is_refused(shop: Shop) -> None:
-    shop.clicks.mkdir()
-    shop.send(("s", click("a")))
-    with (shop.clicks / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        result = shop.run()
-    assert result.exit_code == 1
-    assert f"{shop.clicks}: another collection is running" in result.stderr
-    assert not (shop.clicks / "commit.json").exists()
-    assert shop.run().exit_code == 0
+def test_a_second_collector_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.send(("s", click("a")), ("s", click("b")))
+    commit, seconds = Merge.commit, []
+
+    def disturbed(*arguments: object) -> object:
+        before = shop.contents()
+        seconds.append(shop.run())
+        assert shop.contents() == before
+        return commit(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Merge, "commit", disturbed)
+    assert shop.collect(batch=1).totals.clicks == 2
+    assert [second.exit_code for second in seconds] == [1, 1]
+    assert f"{shop.clicks}: another collection is running" in seconds[0].stderr
 
 
 # Runs the command line it is given, and is gone without a word before or after the n-th call of a function.
