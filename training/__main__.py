@@ -18,7 +18,6 @@ app.add_typer(model_commands.app)
 app.add_typer(live_commands.app)
 app.add_typer(search_commands.app)
 app.add_typer(result_commands.app)
-app.add_typer(live_commands.app)
 
 if __name__ == "__main__":
     app()

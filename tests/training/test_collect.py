@@ -18,7 +18,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from service.embedded_redis import EmbeddedRedis
-from service.store import Click, SessionStore
+from service.store import Arrival, Click, SessionStore
 from tests.training.shop import DAY, NOON, Shop, click
 from training.click_merge import Merge
 from training.clicks import ClicksError, Commit, Totals
@@ -183,11 +183,11 @@ class Shoppers(threading.Thread):
                 (f"s{numbers.randrange(40)}", click(f"i{i}", NOON + numbers.uniform(0, DAY), f"e{i}"))
                 for i in range(made, made + 20)
             ]
-            await store.append_many(sent)
+            await store.append_many([Arrival(*each) for each in sent])
             self.acknowledged += sent
             if numbers.random() < 0.1:
                 self._shop.forget_events()
-                await store.append_many(sent[:7])
+                await store.append_many([Arrival(*each) for each in sent[:7]])
             await asyncio.sleep(0.005)
         await store.close()
 
