@@ -26,10 +26,12 @@ def count(
     refit: bool,
     seed: int,
     command: str,
+    version: str | None = None,
 ) -> Fitted:
     """Count `baseline` on the training sessions, with `refit` on the validation sessions, too.
 
-    Nothing is drawn at random: `seed` only says beside which runs the result stands.
+    Nothing is drawn at random: `seed` only says beside which runs the result stands. `version` is
+    the bundle's; None names it by the time it is made.
 
     Raises `ExportError`.
     """
@@ -51,7 +53,7 @@ def count(
             recent_sessions(data.train_all),
             Provenance(baseline, seed, hyper, commit, data.info.fingerprint),
             artifacts,
-            new_version(baseline),
+            version or new_version(baseline),
             measure,
         )
         evaluation = evaluations[0]

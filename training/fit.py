@@ -22,6 +22,7 @@ from training.export import PARITY_SESSIONS, IndexKind, Provenance, export_bundl
 from training.registry import find_model
 from training.results import Fitted, headline, measurements
 from training.train import Phase, Progress, RunConfig, Trained, train_phase
+from training.warm_start import WarmStart
 
 
 class Watcher(Protocol):
@@ -35,7 +36,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What the command line decides beside model and data."""
+    """What is decided beside model and data."""
 
     recipe: Recipe
     hyper: dict[str, Hyper]
@@ -47,6 +48,9 @@ class FitOptions:
     refit: bool = False
     refit_epochs: int | None = None
     resume: bool = False
+    checkpoints: Path | None = None  # the directory they go to; None: that of the command `train`
+    version: str | None = None  # of the bundle; None: named by the time it is made
+    start: WarmStart | None = None  # None: from random weights
 
 
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
@@ -67,8 +71,9 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         threads=options.threads,
         recipe=options.recipe,
         hyper=options.hyper,
+        started_from=options.start.version if options.start else None,
     )
-    run = run_path(options.artifacts, data.info.name, model, options.seed)
+    run = options.checkpoints or run_path(options.artifacts, data.info.name, model, options.seed)
     phases: dict[Phase, Trained] = {}
 
     def run_phase(phase: Phase, config: RunConfig, train: Sessions, validation: Sessions | None) -> None:
@@ -83,6 +88,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
             resume=options.resume,
             on_progress=watcher.on_progress,
             on_epoch=lambda record: watcher.on_epoch(phase, record),
+            initial=options.start,
         )
 
     if options.refit_epochs is None:
@@ -95,7 +101,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     trained_on: Phase = "refit" if "refit" in phases else "select"
     watcher.on_step("exporting, checking and evaluating the bundle")
     bundle, evaluation = export_trained(
-        phases[trained_on].model, config, data, options.artifacts, options.index, commit
+        phases[trained_on].model, config, data, options.artifacts, options.index, commit, options.version
     )
     histories = {phase: trained.history for phase, trained in phases.items()}
     result: dict[str, object] = {
@@ -127,7 +133,13 @@ def run_path(artifacts: Path, dataset: str, model: str, seed: int) -> Path:
 
 
 def export_trained(
-    model: SessionEncoder, config: RunConfig, data: Dataset, artifacts: Path, index: IndexKind, commit: str
+    model: SessionEncoder,
+    config: RunConfig,
+    data: Dataset,
+    artifacts: Path,
+    index: IndexKind,
+    commit: str,
+    version: str | None = None,
 ) -> tuple[Path, Evaluation]:
     """Bundle a trained model; returns where it lies and how it does on the test sessions."""
     evaluations: list[Evaluation] = []
@@ -148,7 +160,7 @@ def export_trained(
             data.info.fingerprint,
         ),
         artifacts,
-        new_version(config.model),
+        version or new_version(config.model),
         measure,
         index,
     )

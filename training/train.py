@@ -46,6 +46,7 @@ class RunConfig:
     threads: int
     recipe: Recipe
     hyper: dict[str, Hyper]
+    started_from: str | None = None  # the version whose weights it began with
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,12 @@ def train_phase(
     resume: bool,
     on_progress: Callable[[Progress], None],
     on_epoch: Callable[[dict[str, float]], None],
+    initial: Callable[[SessionEncoder], None] | None = None,
 ) -> Trained:
     """Train until the recipe's epochs are done or validation MRR@20 stops rising.
 
-    `validation` is None in a refit. Raises `CheckpointError` when `resume` finds another run's checkpoint.
+    `validation` is None in a refit. `initial` sets the weights that a phase begins with, unless it goes on
+    from a checkpoint. Raises `CheckpointError` when `resume` finds another run's checkpoint.
     """
     keep_freed_memory()
     torch.set_num_threads(config.threads)
@@ -118,6 +121,8 @@ def train_phase(
     identity = {"phase": phase, **dataclasses.asdict(config)}
     if resume and file.exists():
         state = _restore(file, identity, bare, bare_optimizer)
+    elif initial is not None:
+        initial(bare)
 
     while not _finished(state, recipe):
         began, epoch_before = time.perf_counter(), state.epoch_seconds
