@@ -89,7 +89,7 @@ def prepare(
     if log_format is None and not tests:
         raise PrepareError("one session a line tells no times to split by: give the test sessions as --test")
     with _built_aside(output, force) as directory:
-        with _database(directory) as con:
+        with database(directory) as con:
             log = read_log(con, files, log_format) if log_format else read_sessions(con, files)
             counts = _accept(con, log, directory, output, max_rejected)
             steps = _Steps(con, report)
@@ -279,7 +279,7 @@ def _built_aside(output: Path, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _database(directory: Path) -> Iterator[Backend]:
+def database(directory: Path) -> Iterator[Backend]:
     """A DuckDB that lives, and spills, in a directory that is gone afterwards."""
     work = directory / "duckdb"
     work.mkdir()
