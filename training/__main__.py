@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from training import data_commands, live_commands, model_commands, result_commands, search_commands
+from training import (
+    data_commands,
+    live_commands,
+    model_commands,
+    publish_commands,
+    result_commands,
+    search_commands,
+)
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -15,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
-app.add_typer(live_commands.app)
+app.add_typer(publish_commands.app)
 app.add_typer(search_commands.app)
 app.add_typer(result_commands.app)
 

@@ -1,4 +1,4 @@
-"""The live loop, from collected clicks to tomorrow's model: collect, schedule."""
+"""The live loop, from collected clicks to tomorrow's model: collect, schedule, prune."""
 
 # Commands import what they need when they run: `--help` shall not wait for it.
 
@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from training.data_commands import fail
-from training.model_commands import ArtifactsOption, JsonOption
+from training.model_commands import ArtifactsOption, JsonOption, reported
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -140,6 +140,23 @@ def _parse(context: typer.Context, words: tuple[str, ...]) -> None:
     if words[0] not in program.commands:
         raise ScheduleError(f"{words[0]!r}: there is no such command; --help lists them all")
     program.commands[words[0]].make_context(words[0], list(words[1:]), context.find_root())
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(min=0, help="How many of the newest stay, beside the deployed ones.")],
+    artifacts: ArtifactsOption = Path("artifacts"),
+    json_: JsonOption = False,
+) -> None:
+    """Delete bundles that are neither live nor on trial, nor the one before the live one."""
+    from service.deployment import prune as prune_bundles
+
+    with reported(json_) as console:
+        deleted = prune_bundles(artifacts, keep)
+        if json_:
+            print(json.dumps({"deleted": deleted}))
+        else:
+            console.print(f"deleted: {', '.join(deleted) or 'none'}", markup=False)
 
 
 def log_to_stderr() -> None:

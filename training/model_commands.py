@@ -1,4 +1,4 @@
-"""From a prepared data set to a live bundle: train, evaluate, export, publish, rollback."""
+"""From a prepared data set to a bundle: train, evaluate, export; and what there is to train."""
 
 # Commands import what they need when they run: `--help` shall not wait for torch.
 
@@ -291,62 +291,18 @@ def export(
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
 
 
-@app.command()
-def publish(
-    bundle: Annotated[
-        str, typer.Option(help="A bundle's directory under ARTIFACTS/bundles, or its version.")
-    ],
-    exclude_seen: Annotated[
-        bool | None,
-        typer.Option(
-            "--exclude-seen/--include-seen",
-            help="Whether answers leave out what the session clicked. [default: as before]",
-        ),
-    ] = None,
-    artifacts: ArtifactsOption = Path("artifacts"),
-    json_: JsonOption = False,
-) -> None:
-    """Verify a bundle and make it the live one; every worker follows within seconds."""
-    from service.bundle import Bundle, BundleError
-    from service.deployment import bundle_path
-    from service.deployment import publish as publish_version
-
-    with reported(json_) as console:
-        version = Path(bundle).name
-        place = bundle_path(artifacts, version)
-        if Path(bundle).name != bundle and Path(bundle).resolve() != place.resolve():
-            raise BundleError(f"{bundle}: a bundle is published from {place.parent}")
-        found = Bundle.load(place).manifest.version
-        if found != version:
-            raise BundleError(f"{place}: its manifest says version {found}")
-        deployment = publish_version(artifacts, version, exclude_seen=exclude_seen)
-        _report(deployment.model_dump(), json_, console, f"{version} is live", None)
-
-
-@app.command()
-def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
-    """Make the previous version live again."""
-    from service.bundle import Bundle
-    from service.deployment import bundle_path, read_deployment
-    from service.deployment import rollback as roll_back
-
-    with reported(json_) as console:
-        previous = read_deployment(artifacts).previous
-        if previous is not None:
-            Bundle.load(bundle_path(artifacts, previous))  # a bundle that cannot be served stays where it is
-        deployment = roll_back(artifacts)
-        _report(deployment.model_dump(), json_, console, f"{deployment.champion} is live", None)
-
-
 @contextmanager
 def reported(json_: bool) -> Iterator[Console]:
     """A console that leaves stdout to JSON if asked; errors become one line and an exit code.
 
-    2 for wrong input, 1 for a check that refused.
+    2 for wrong input, 1 for a check that refused, or for what may go better another time.
     """
     from service.bundle import BundleError
     from service.deployment import DeploymentError
+    from service.settings import SettingsError
     from training.checkpoint import CheckpointError
+    from training.clicks import ClicksError
+    from training.collect import CollectError
     from training.dataset import DatasetError
     from training.export import ExportError
     from training.hyper import HyperError
@@ -361,16 +317,21 @@ def reported(json_: bool) -> Iterator[Console]:
     except (
         BundleError,
         CheckpointError,
+        ClicksError,
         DatasetError,
         DeploymentError,
         HyperError,
         ResultError,
+        SettingsError,
         TuneError,
         ReportError,
         UnknownModelError,
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
+    except CollectError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
     except ExportError as error:
         typer.secho(f"refused: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

@@ -157,13 +157,16 @@ def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
 
 def test_rollback_verifies_before_it_changes_anything(place: Path, tmp_path: Path) -> None:
     trained = trained_bundle(place)
-    publish(tmp_path, "v-lost")
-    publish(tmp_path, trained.name)
+    for version in ("v-lost", trained.name):
+        (tmp_path / "bundles" / version).mkdir(parents=True)
+        publish(tmp_path, version)
+        (tmp_path / "bundles" / version).rmdir()
     refused = run("rollback", "--artifacts", str(tmp_path))
     assert refused.exit_code == 2
     assert "v-lost/manifest.json: missing" in refused.output
     assert read_deployment(tmp_path).champion == trained.name
     shutil.copytree(trained, tmp_path / "bundles" / trained.name)
+    (tmp_path / "bundles/newer").mkdir()
     publish(tmp_path, "newer")
     assert run("rollback", "--artifacts", str(tmp_path)).exit_code == 0
     assert read_deployment(tmp_path).champion == trained.name
