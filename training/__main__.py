@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
 app.add_typer(publish_commands.app)
+app.add_typer(live_commands.app)
 app.add_typer(search_commands.app)
 app.add_typer(result_commands.app)
 

@@ -1,4 +1,4 @@
-"""The live loop, from collected clicks to tomorrow's model: collect, schedule, prune."""
+"""The live loop, from collected clicks to tomorrow's model: collect, run, schedule, prune."""
 
 # Commands import what they need when they run: `--help` shall not wait for it.
 
@@ -7,17 +7,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from training.data_commands import fail
-from training.model_commands import ArtifactsOption, JsonOption, reported
+from training.model_commands import INTERRUPTED, ArtifactsOption, JsonOption, reported
 
 app = typer.Typer(no_args_is_help=True)
+TERMINATED = 143
 
 
 @app.command()
@@ -67,6 +72,46 @@ def collect(
             f"and {artifacts}/clicks/commit.json says where the gaps are",
             code=1,
         )
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(help="retrain.toml: it names every setting, with its default.")],
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin a new run, even if the last one is unfinished.")
+    ] = False,
+    artifacts: ArtifactsOption = Path("artifacts"),
+    json_: JsonOption = False,
+) -> None:
+    """Collect, prepare, train, evaluate, judge, publish: from today's clicks to the next live bundle.
+
+    ARTIFACTS/runs/<id>/run.json tells of every step. A run that was killed, or failed, goes on where it was
+    when the same command is given within 12 hours. Exit code 1: a check stopped it, or the gate refused the
+    new bundle. Whatever happens, the live bundle stays until another is published.
+    """
+    from training.announce import settings_for
+    from training.click_source import CollectedClicks
+    from training.retrain import load_config
+    from training.run import run as make_run
+    from training.watch import TerminalWatcher
+
+    log_to_stderr()
+    with reported(json_) as console, _terminated():
+        wanted, settings = load_config(config), settings_for(artifacts)
+        try:
+            with TerminalWatcher(console) as watcher:
+                record = make_run(wanted, settings, CollectedClicks(settings), watcher, new=new)
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command goes on where it was")
+            raise typer.Exit(INTERRUPTED) from None
+        if json_:
+            print(record.model_dump_json())
+        else:
+            told = f": {record.reason}" if record.reason else ""
+            headline = f"{record.id}: {record.version} is {record.status}{told}"
+            console.print(headline, markup=False, soft_wrap=True)
+        if record.status != "published":
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -165,3 +210,17 @@ def log_to_stderr() -> None:
 
     # Asked for anew with every line: sys.stderr may be another by then.
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, with everything closed that is open."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -309,6 +309,8 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.leaderboard import ReportError
     from training.registry import UnknownModelError
     from training.results import ResultError
+    from training.retrain import ConfigError
+    from training.run_record import RunError, RunLockedError
     from training.trial_journal import TuneError
 
     console = Console(stderr=json_, highlight=False)
@@ -318,10 +320,12 @@ def reported(json_: bool) -> Iterator[Console]:
         BundleError,
         CheckpointError,
         ClicksError,
+        ConfigError,
         DatasetError,
         DeploymentError,
         HyperError,
         ResultError,
+        RunError,
         SettingsError,
         TuneError,
         ReportError,
@@ -329,7 +333,7 @@ def reported(json_: bool) -> Iterator[Console]:
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except CollectError as error:
+    except (CollectError, RunLockedError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except ExportError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Silent:
     def on_step(self, text: str) -> None: ...
 
 
-def write_shop(directory: Path, *, sessions: int = 2500) -> Files:
+def write_shop(directory: Path, *, sessions: int = 2000) -> Files:
     """The demo store's clicks; an hour into the next day belongs to the visitors of the last one."""
     directory.mkdir(parents=True)
     write_demo_store(directory / "clicks.csv", sessions=sessions, days=DAYS, seed=3)
@@ -73,9 +73,14 @@ def write_days(directory: Path, clicks: pa.Table) -> Files:
     return Files(directory)
 
 
+def read_clicks(files: Sequence[Path]) -> pa.Table:
+    """All clicks of some files."""
+    return pa.concat_tables(parquet.read_table(file) for file in files)
+
+
 def shuffled(files: Files, directory: Path) -> Files:
     """The same clicks, but the items of all but the last 1.5 days dealt out anew: popular, and senseless."""
-    clicks = pa.concat_tables(parquet.read_table(file) for file in files.files(DAYS + 2))
+    clicks = read_clicks(files.files(DAYS + 2))
     seconds = clicks["timestamp"].to_numpy()
     old = np.flatnonzero(seconds < seconds.max() - 1.5 * DAY)
     items = clicks["item_id"].to_numpy(zero_copy_only=False).copy()
@@ -98,3 +103,6 @@ def config(model: str = "vmis_knn", *sets: str, **sections: dict[str, object]) -
     }
     merged = {name: section | sections.get(name, {}) for name, section in defaults.items()}
     return RetrainConfig.model_validate(merged)
+
+
+GRU4REC = config("gru4rec", "dim=8", "epochs=2", "batch_size=128")
