@@ -1,0 +1,231 @@
+"""A whole day of a shop, played fast: visitors all the time, and meanwhile the next model, and another one.
+
+No request may fail and no acknowledged click may be lost, whatever goes on beside them.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from training.clicks import read_commit
+
+from training.demo_store import write_demo_store
+
+START_SECONDS = 60
+SWAP_SECONDS = 30
+RUN_SECONDS = 240
+BATCH = 10
+RETRAIN = """
+[prepare]
+min_sessions = 100
+[train]
+model = "gru4rec"
+set = ["epochs=1", "dim=16"]
+threads = 1
+[gate]  # whether one epoch makes a better model is not the question here
+margin_recall = 100
+margin_mrr = 100
+max_answer_ms = 1000
+"""
+
+
+@dataclass
+class Visitors:
+    """Those who click and those who are recommended something, at a constant rate until they are stopped."""
+
+    url: str
+    clicks: Iterator[dict[str, Any]]
+    acknowledged: list[tuple[str, str]] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+    versions: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    failures: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def click(self, client: httpx.Client) -> None:
+        """Send the next clicks."""
+        batch = list(itertools.islice(self.clicks, BATCH))
+        answer = client.post("/clicks", json=batch)
+        self.requests += 1
+        outcomes = answer.json()["events"] if answer.status_code == 200 else []
+        for click, outcome in itertools.zip_longest(batch, outcomes):
+            if outcome is None or outcome["status"] != 200:
+                self.failures.append(f"click: {answer.status_code} {answer.text}")
+            else:
+                self.acknowledged.append((click["session_id"], click["event_id"]))
+        self.sessions.append(batch[-1]["session_id"])
+
+    def ask(self, client: httpx.Client) -> None:
+        """Ask for one session's recommendations."""
+        session = random.choice(self.sessions[-50:])
+        answer = client.get("/recommend", params={"session_id": session})
+        self.requests += 1
+        if answer.status_code != 200 or len(answer.json()["items"]) != 20:
+            self.failures.append(f"recommend: {answer.status_code} {answer.text}")
+        else:
+            self.versions[answer.json()["version"]] += 1
+
+    def keep(self, what: Callable[[httpx.Client], None], per_second: float) -> None:
+        """Do it again and again; whatever goes wrong is a failure."""
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            while not self.stop.wait(1 / per_second):
+                try:
+                    what(client)
+                except httpx.HTTPError as error:
+                    self.failures.append(f"{what.__name__}: {error!r}")
+
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """Their threads, for the while."""
+        threads = [
+            threading.Thread(target=self.keep, args=arguments)
+            for arguments in ((self.click, 15), (self.ask, 15), (self.ask, 15))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join(60)
+
+
+def traffic(log: Path) -> Iterator[dict[str, Any]]:
+    """The log's clicks as if its days had just passed, and then again as other sessions, without end."""
+    with log.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    shift = time.time() - 60 - int(rows[-1]["timestamp"]) / 1000
+    for round_ in itertools.count():
+        for number, row in enumerate(rows):
+            yield {
+                "session_id": f"{row['session_id']}-{round_}",
+                "item_id": row["item_id"],
+                "timestamp": int(row["timestamp"]) / 1000 + shift,
+                "event_id": f"{round_}.{number}",
+            }
+
+
+def training(artifacts: Path, *arguments: str) -> str:
+    """Run a command of the trainer; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *arguments],
+        env={**os.environ, "NEXTCLICK_ARTIFACTS_DIR": str(artifacts)},
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def url(artifacts: Path, tmp_path: Path) -> Iterator[str]:
+    """The service as it is by default: a Redis of its own, here with two workers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {
+        "NEXTCLICK_ARTIFACTS_DIR": str(artifacts),
+        # This machine may be busy with other tests: a shopper would get a 503 that says nothing of the loop.
+        "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "10",
+    }
+    with (tmp_path / "service.log").open("wb") as log:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "service", "--workers", "2", "--port", str(port)],
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200, START_SECONDS)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        service.terminate()
+        assert service.wait(60) == 0
+        print((tmp_path / "service.log").read_text())
+
+
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except httpx.TransportError:
+            pass  # it is not listening yet
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_a_whole_day(url: str, artifacts: Path, tmp_path: Path) -> None:
+    write_demo_store(tmp_path / "clicks.csv", sessions=1500, days=4, seed=3)
+    config = tmp_path / "retrain.toml"
+    config.write_text(RETRAIN)
+    visitors = Visitors(url, traffic(tmp_path / "clicks.csv"))
+    with httpx.Client(base_url=url, timeout=30) as client:
+        while len(visitors.acknowledged) < 6000:  # the days so far; before the first model, nobody asks
+            visitors.click(client)
+        until(lambda: len(client.get("/trending").json()["items"]) == 20, START_SECONDS)
+        for item in ("first", "second"):
+            client.post("/sessions/me/click", json={"item_id": item, "event_id": item}).raise_for_status()
+            visitors.acknowledged.append(("me", item))
+
+        def mine() -> dict[str, Any]:
+            answer: dict[str, Any] = client.get("/recommend", params={"session_id": "me"}).json()
+            return answer
+
+        def live_everywhere(version: str) -> bool:
+            """Both workers have it when so many in a row have been answered by it."""
+            return all(mine()["version"] == version for _ in range(20))
+
+        versions, answers = [], []
+        with visitors.visiting():
+            for _ in range(2):
+                run = json.loads(training(artifacts, "run", "--config", str(config), "--json"))
+                assert run["status"] == "published", run
+                versions.append(client.get("/models").json()["champion"])
+                until(lambda: live_everywhere(versions[-1]), SWAP_SECONDS)
+                known = [item["item_id"] for item in mine()["items"]][:2]
+                session = {"items": known, "k": 20, "model": versions[-1]}
+                answers.append((session, client.post("/recommend", json=session).json()["items"]))
+            training(artifacts, "rollback")
+            until(lambda: live_everywhere(versions[0]), SWAP_SECONDS)
+            session, before = answers[0]
+            assert client.post("/recommend", json=session).json()["items"] == before
+        training(artifacts, "collect")
+
+    assert visitors.failures == []
+    assert versions[0] != versions[1]
+    assert set(versions) <= set(visitors.versions), "visitors met both"
+    commit = read_commit(artifacts / "clicks")
+    collected = Counter(
+        (session, event)
+        for file in commit.files
+        for session, event in zip(
+            *pq.read_table(artifacts / "clicks" / file.path, columns=["session_id", "event_id"])
+            .to_pydict()
+            .values(),
+            strict=True,
+        )
+    )
+    assert collected == Counter(visitors.acknowledged), "each acknowledged click, once"
+    assert visitors.requests > 1000
