@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,7 +35,11 @@ class CollectedClicks:
     """What the collector takes out of the service's click log."""
 
     settings: Settings
-    log_format: LogFormat = COLLECTED
+
+    @property
+    def log_format(self) -> LogFormat:
+        """What the service feeds to its encoders is what they are trained on."""
+        return replace(COLLECTED, events=self.settings.encoder_click_types)
 
     def collect(self) -> Mapping[str, JsonValue]:
         """Clicks that are missing in the log are told of here, and logged; those that came are learned from.
