@@ -86,8 +86,9 @@ def run(
     """Collect, prepare, train, evaluate, judge, publish: from today's clicks to the next live bundle.
 
     ARTIFACTS/runs/<id>/run.json tells of every step. A run that was killed, or failed, goes on where it was
-    when the same command is given within 12 hours. Exit code 1: a check stopped it, or the gate refused the
-    new bundle. Whatever happens, the live bundle stays until another is published.
+    when the same command is given within 12 hours. Exit code 1: a check stopped it, the gate refused the new
+    bundle, or entries of the click log are missing, which is said once and stops nothing. Whatever happens,
+    the live bundle stays until another is published.
     """
     from training.announce import settings_for
     from training.click_source import CollectedClicks
@@ -110,6 +111,13 @@ def run(
             told = f": {record.reason}" if record.reason else ""
             headline = f"{record.id}: {record.version} is {record.status}{told}"
             console.print(headline, markup=False, soft_wrap=True)
+        collected = record.steps["collect"].outcome
+        if collected and collected.get("gaps"):
+            fail(
+                f"{collected['missing']} entries of the click log are missing, or its numbers went back: "
+                f"{artifacts}/clicks/commit.json says where; the run went on with all others",
+                code=1,
+            )
         if record.status != "published":
             raise typer.Exit(1)
 

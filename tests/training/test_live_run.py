@@ -80,9 +80,11 @@ def test_from_the_log_to_a_live_bundle(artifacts: Path, logged: Redis) -> None:
 
     _log(logged, 10**6, "s", "i", 1.0)
     again = run(artifacts, SMALL + 'model = "vmis_knn"\n', "--json")
-    assert again.exit_code == 0, again.output
-    (gap,) = json.loads(again.stdout)["steps"]["collect"]["outcome"]["gaps"]
-    assert gap["next_seq"] == 10**6, "clicks that are lost are told of, and those that are there learned from"
+    record = json.loads(again.stdout)
+    (gap,) = record["steps"]["collect"]["outcome"]["gaps"]
+    assert (record["status"], gap["next_seq"]) == ("published", 10**6), "what is there is learned from"
+    assert again.exit_code == 1
+    assert f"{10**6 - 1 - gap['after_seq']} entries of the click log are missing" in again.stderr
 
 
 def test_a_refusal_is_exit_code_1_and_names_the_check(artifacts: Path, logged: Redis) -> None:
