@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from training.clicks import read_commit
 
+from training.clicks import read_commit
 from training.demo_store import write_demo_store
 
 START_SECONDS = 60
