@@ -116,9 +116,9 @@ def _hidden(live: LiveBundle) -> Response:
 
 async def _models(request: Request) -> Response:
     live = _live(request)
-    deployment, models = live.current.deployment, live.current.models
+    now, error, refused = live.current, live.error, dict(live.refused)  # of one moment: Redis takes another
     try:
-        quality = await _store(request).quality([model.version for model in models.values()])
+        quality = await _store(request).quality([model.version for model in now.models.values()])
     except StoreUnavailable:
         quality = {}
     shown = {"version", "kind", "model", "head", "created_at", "n_items", "dim", "index", "metrics"}
@@ -128,17 +128,11 @@ async def _models(request: Request) -> Response:
             **model.bundle.manifest.model_dump(mode="json", include=shown),
             "live_quality": _quality(quality[model.version]) if quality else None,
         }
-        for role, model in models.items()
+        for role, model in now.models.items()
     ]
-    deployed = deployment.model_dump(exclude={"hidden"})
+    deployed = now.deployment.model_dump(exclude={"hidden"})
     return JSONResponse(
-        {
-            "loaded": loaded,
-            **deployed,
-            "hidden": len(live.current.hidden),
-            "error": live.error,
-            "refused": live.refused,
-        }
+        {"loaded": loaded, **deployed, "hidden": len(now.hidden), "error": error, "refused": refused}
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -12,8 +13,10 @@ from pydantic import SkipValidation, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from service.problems import RETRY_AFTER, Problem, answers, field_errors, invalid_input, outcome
-from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, Scored
+from service.ranking import Scored
+from service.recommender import DEFAULT_K, Options, Recommendation, Recommender
 from service.redis_link import StoreUnavailable
+from service.routes import CompiledRoute
 from service.schemas import (
     MAX_BATCH,
     BatchAnswer,
@@ -36,7 +39,13 @@ from service.schemas import (
 from service.security import shopper
 from service.store import Click, SessionStore
 
-router = APIRouter(dependencies=[Depends(shopper)], responses=answers(None, 401, 403, 413, 422, 429))
+_quoted = json.encoder.encode_basestring  # a JSON string, in C
+
+router = APIRouter(
+    route_class=CompiledRoute,
+    dependencies=[Depends(shopper)],
+    responses=answers(None, 401, 403, 413, 422, 429),
+)
 
 
 @router.post("/sessions/{session_id:path}/click", tags=["clicks"], responses=answers(ClickAnswer, 503))
@@ -51,14 +60,16 @@ async def click(
     named = body.recommendation_id
     if recommend is None:
         appended = await _recommender(request).click(session_id, clicked, named)
-        answer: dict[str, Any] = {}
+        recommendations = ""
     else:
         appended, found = await _recommender(request).click_and_recommend(
             session_id, clicked, recommend, named
         )
-        answer = {"recommendations": _document(found, session_id) if found else None}
-    return JSONResponse(
-        {"session_id": session_id, "length": appended.length, "duplicate": appended.duplicate, **answer}
+        recommendations = f',"recommendations":{_document(found, session_id) if found else "null"}'
+    duplicate = "true" if appended.duplicate else "false"
+    return _json(
+        f'{{"session_id":{_quoted(session_id)},"length":{appended.length},"duplicate":{duplicate}'
+        f"{recommendations}}}"
     )
 
 
@@ -106,7 +117,7 @@ async def recommend(
 ) -> Response:
     """Answer a stored session with the items most likely to be clicked next."""
     found = await _recommender(request).recommend(session_id, Options(k, exclude, exclude_seen, model))
-    return JSONResponse(_document(found, session_id, explain=explain))
+    return _json(_document(found, session_id, explain=explain))
 
 
 @router.post("/recommend", tags=["recommendations"], responses=answers(RecommendationAnswer, 404, 503))
@@ -114,7 +125,7 @@ async def recommend_items(request: Request, body: RecommendBody) -> Response:
     """Answer a session that is in the request, and is not stored."""
     options = Options(body.k, body.exclude, body.exclude_seen, body.model)
     found = await _recommender(request).recommend_items(body.items, options)
-    return JSONResponse(_document(found, explain=body.explain))
+    return _json(_document(found, explain=body.explain))
 
 
 @router.get("/sessions/{session_id:path}", tags=["sessions"], responses=answers(SessionAnswer, 404, 503))
@@ -174,21 +185,27 @@ def _click(request: Request, body: ClickBody, location: str) -> Click:
     return Click(body.item_id, timestamp, body.type, body.event_id)
 
 
-def _document(
-    found: Recommendation, session_id: str | None = None, *, explain: bool = False
-) -> dict[str, Any]:
-    document: dict[str, Any] = {} if session_id is None else {"session_id": session_id}
-    document |= {
-        "recommendation_id": found.recommendation_id,
-        "version": found.version,
-        "stage": found.stage,
-        "degraded": found.degraded,
-        "ignored": found.ignored,
-        "items": _items(found.items),
-    }
+def _document(found: Recommendation, session_id: str | None = None, *, explain: bool = False) -> str:
+    """`RecommendationAnswer` as JSON, put together by hand: it is most of what goes out."""
+    session = "" if session_id is None else f'"session_id":{_quoted(session_id)},'
+    version = "null" if found.version is None else _quoted(found.version)
+    degraded = "true" if found.degraded else "false"
+    ignored = ",".join(map(_quoted, found.ignored))
+    items = ",".join(
+        [f'{{"item_id":{_quoted(item_id)},"score":{score!r}}}' for item_id, score in found.items]
+    )
+    explanation = ""
     if explain:
-        document["explanation"] = {"reason": found.reason, "encoded": found.encoded}
-    return document
+        told = {"reason": found.reason, "encoded": found.encoded}
+        explanation = f',"explanation":{json.dumps(told, ensure_ascii=False)}'
+    return (
+        f'{{{session}"recommendation_id":{_quoted(found.recommendation_id)},"version":{version},'
+        f'"stage":"{found.stage}","degraded":{degraded},"ignored":[{ignored}],"items":[{items}]{explanation}}}'
+    )
+
+
+def _json(text: str) -> Response:
+    return Response(text.encode(), media_type="application/json")
 
 
 def _items(scored: Sequence[Scored]) -> list[dict[str, str | float]]:

@@ -40,7 +40,7 @@ Role = Literal["champion", "challenger", "shadow"]
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A loaded bundle as it is served: hidden items are left out once per deployment, not per request."""
 

@@ -18,6 +18,9 @@ REQUEST_SECONDS = Histogram(
     "nextclick_request_seconds", "Time to answer a request", ("method", "route", "status"), buckets=REQUEST
 )
 REFUSED = Counter("nextclick_requests_refused", "Requests refused before a handler saw them", ("reason",))
+IN_FLIGHT = Gauge(
+    "nextclick_requests_in_flight", "Requests under way, over all workers", multiprocess_mode="livesum"
+)
 CLICKS = Counter("nextclick_clicks", "Clicks: accepted, duplicate or refused", ("outcome",))
 RECOMMENDATIONS = Counter("nextclick_recommendations", "Recommendations answered", ("stage", "version"))
 ENCODE_SECONDS = Histogram("nextclick_encode_seconds", "Time to encode sessions", buckets=FAST)

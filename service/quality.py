@@ -7,7 +7,7 @@ items where another version answered, and nobody waits for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from service.live import Live, Model, bucket
 from service.metrics import FEEDBACK, HITS, JUDGED, RECIPROCAL_RANKS, REDIS_ERRORS
@@ -18,6 +18,7 @@ TOP = 20  # items that are judged: hit rate@20, MRR@20
 SAMPLE = "live quality"
 
 ItemIds = Sequence[str]
+AnswerBy = Callable[[Model], Awaitable[ItemIds]]
 
 
 class LiveQuality:
@@ -40,7 +41,7 @@ class LiveQuality:
         recommendation_id: str,
         version: str,
         item_ids: ItemIds,
-        answer_by: Callable[[Model], ItemIds],
+        answer_by: AnswerBy,
     ) -> None:
         """Remember an answer before it is sent: the click that follows it must find it.
 
@@ -64,9 +65,15 @@ class LiveQuality:
             FEEDBACK.labels(feedback_on).inc()
 
     async def _score(
-        self, shadow: Model, session_id: str, recommendation_id: str, answer_by: Callable[[Model], ItemIds]
+        self,
+        shadow: Model,
+        session_id: str,
+        recommendation_id: str,
+        answer_by: AnswerBy,
     ) -> None:
-        await self._remember(session_id, recommendation_id, shadow.version, answer_by(shadow), beside=True)
+        await self._remember(
+            session_id, recommendation_id, shadow.version, await answer_by(shadow), beside=True
+        )
 
     async def _remember(
         self,

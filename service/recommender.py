@@ -16,13 +16,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from service.live import Live, LiveBundle, Model
 from service.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
 from service.quality import TOP, LiveQuality
+from service.ranking import Query, Ranking, Scored, scored
 from service.redis_link import StoreUnavailable
-from service.retriever import Items, Scores
 from service.settings import Settings
 from service.store import Appended, Arrival, Click, SessionStore
 from service.trending import Trending
@@ -32,7 +32,6 @@ MAX_K = 100
 ID_SEPARATOR = "~"  # between a recommendation's version and its own id; no version holds one
 
 Stage = Literal["neighbours", "model", "trending", "popular"]
-Scored = tuple[str, float]
 
 
 class UnknownModel(LookupError):  # noqa: N818
@@ -85,24 +84,6 @@ class Visit:
     degraded: bool = False
 
 
-class Query(NamedTuple):
-    """One session for the model: item indices, oldest first; how many items to find, and which not."""
-
-    items: Sequence[int]
-    k: int
-    excluded: Collection[int]
-
-
-def rank(model: Model, queries: Sequence[Query]) -> list[list[Scored]]:
-    """Each query's best items, all queries at once; fewer than k only by a bundle of neighbours."""
-    found = model.ranker.rank(
-        [query.items for query in queries],
-        [query.k for query in queries],
-        [query.excluded for query in queries],
-    )
-    return [_scored(model, scores, items) for scores, items in found]
-
-
 class Recommender:
     """Answers from the session store, the live bundles and what is trending."""
 
@@ -118,6 +99,7 @@ class Recommender:
         self._live = live
         self._trending = trending
         self._quality = quality
+        self._ranking = Ranking()
         self._encoder_click_types = frozenset(settings.encoder_click_types)
         self._cold_min_clicks = settings.cold_min_clicks
 
@@ -157,7 +139,7 @@ class Recommender:
             REDIS_ERRORS.labels("read").inc()
             live = self._live.current
             model = _asked_for(live, options) or live.answering(session_id)
-            return _counted(self._answer(live, model, Visit((), (), degraded=True), options))
+            return _counted(await self._answer(live, model, Visit((), (), degraded=True), options))
         return await self._answer_session(session_id, clicks, options)
 
     async def recommend_items(self, item_ids: Sequence[str], options: Options) -> Recommendation:
@@ -165,7 +147,7 @@ class Recommender:
         live = self._live.current
         model = _asked_for(live, options) or live.answering(None)
         visit = Visit(item_ids, item_ids, await self._near(model, item_ids))
-        return _counted(self._answer(live, model, visit, options))
+        return _counted(await self._answer(live, model, visit, options))
 
     def similar(self, item_id: str, k: int) -> tuple[str, list[Scored]]:
         """The champion's version, and the items nearest to one item. Raises `NoModel`, `UnknownItem`."""
@@ -174,7 +156,7 @@ class Recommender:
             raise NoModel("no model is published yet")
         if item_id not in model.bundle.index_of:
             raise UnknownItem(f"not an item of version {model.version}")
-        return model.version, _scored(model, *model.ranker.similar(model.bundle.index_of[item_id], k))
+        return model.version, scored(model, *model.ranker.similar(model.bundle.index_of[item_id], k))
 
     def trending(self, k: int) -> list[Scored]:
         """What everyone clicks now, highest score first, without what may not be answered."""
@@ -191,13 +173,13 @@ class Recommender:
         seen = [click.item_id for click in clicks]
         visit = Visit(fed, seen, await self._near(model, fed, set(seen)))
         if model is None or asked_for is not None or not self._quality.watches(live, session_id):
-            return _counted(self._answer(live, model, visit, options))
+            return _counted(await self._answer(live, model, visit, options))
 
         full = replace(options, k=max(options.k, TOP))
-        found = self._answer(live, model, visit, full)
+        found = await self._answer(live, model, visit, full)
 
-        def answer_by(other: Model) -> list[str]:
-            return [item_id for item_id, _ in self._answer(live, other, visit, full).items]
+        async def answer_by(other: Model) -> list[str]:
+            return [item_id for item_id, _ in (await self._answer(live, other, visit, full)).items]
 
         item_ids = [item_id for item_id, _ in found.items]
         await self._quality.shown(
@@ -205,7 +187,9 @@ class Recommender:
         )
         return _counted(replace(found, items=found.items[: options.k]))
 
-    def _answer(self, live: Live, model: Model | None, visit: Visit, options: Options) -> Recommendation:
+    async def _answer(
+        self, live: Live, model: Model | None, visit: Visit, options: Options
+    ) -> Recommendation:
         """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`."""
         index_of = model.bundle.index_of if model else {}
         exclude_seen = live.deployment.exclude_seen if options.exclude_seen is None else options.exclude_seen
@@ -219,16 +203,18 @@ class Recommender:
             if found:
                 stages.append(stage)
                 items.extend(found)
-                held.update(item_id for item_id, _ in found)
+                if len(items) < options.k:  # else no other stage comes
+                    held.update([item_id for item_id, _ in found])
 
         def allowed(item_id: str) -> bool:
             return item_id not in held and self._may_answer(live, model, item_id)
 
-        add("neighbours", [entry for entry in visit.near if allowed(entry[0])][: options.k])
+        if visit.near:
+            add("neighbours", [entry for entry in visit.near if allowed(entry[0])][: options.k])
         if model and known and len(items) < options.k:
-            excluded = {index_of[item_id] for item_id in held if item_id in index_of}
+            excluded = {index_of[item_id] for item_id in held if item_id in index_of} if held else ()
             query = Query([index_of[item_id] for item_id in known], options.k - len(items), excluded)
-            add("model", rank(model, [query])[0])
+            add("model", await self._ranking.rank(model, query))
         if len(items) < options.k:
             add("trending", self._trending.top(options.k - len(items), allowed))
         if model and len(items) < options.k:
@@ -317,13 +303,6 @@ def _popular(model: Model, k: int, excluded: Collection[str]) -> list[Scored]:
     # Of the first k + m, at most m are excluded.
     candidates = (model.bundle.items[item] for item in model.visible[: k + len(excluded)].tolist())
     return [(item_id, 0.0) for item_id in candidates if item_id not in excluded][:k]
-
-
-def _scored(model: Model, scores: Scores, items: Items) -> list[Scored]:
-    names = model.bundle.items
-    return [
-        (names[item], round(score, 6)) for score, item in zip(scores.tolist(), items.tolist(), strict=True)
-    ]
 
 
 def _reason(visit: Visit, model: Model | None, known: Sequence[str], stages: Sequence[Stage]) -> str:

@@ -1,4 +1,4 @@
-"""The way to Redis: pipelined commands under one deadline, scripts, the agreed number of shards.
+"""The way to Redis: one connection that all calls of a worker share, deadlines, scripts, shards.
 
 StoreError
 └── StoreUnavailable         down, hanging or refusing; outcome unknown: retry with the same event id
@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
+import hiredis
 import structlog
-from redis.asyncio import BlockingConnectionPool
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.asyncio.connection import ConnectKwargs, SSLConnection, parse_url
+from redis.exceptions import RedisError, ResponseError
 
 from service import keys
 from service.settings import Settings, without_password
 
 RECONNECT_SECONDS = 1
+SILENCE_SECONDS = 1.0  # a connection that owes an answer for so long is given up
+
+# Its stub knows commands of one word only.
+_pack = cast("Callable[[tuple[str | int | float, ...]], bytes]", hiredis.pack_command)
 
 Command = tuple[str | int | float, ...]
 Reply = Any  # whatever the command answers, or the `ResponseError` Redis answered instead
@@ -84,6 +91,108 @@ class Deadline:
             self._timeout.reschedule(self._loop.time())
 
 
+class _Call:
+    """Commands that were sent together, and the replies so far."""
+
+    __slots__ = ("future", "missing", "replies", "sent_at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self.future: asyncio.Future[list[Reply]] = loop.create_future()
+        self.missing = count
+        self.replies: list[Reply] = []
+        self.sent_at = loop.time()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection for all calls: commands go out as they come, replies come back in that order.
+
+    A call that nobody waits for any more keeps its place, so that its replies are taken for no other's.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(encoding="utf-8", replyError=ResponseError)
+        self._calls: deque[_Call] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        while self._calls:
+            future = self._calls.popleft().future
+            if not future.done():
+                future.set_exception(exc or ConnectionError("Redis closed the connection"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._take(reply)
+        except (hiredis.ProtocolError, UnicodeDecodeError) as error:
+            log.error("Redis does not speak its protocol", reason=str(error))
+            self._transport.abort()
+
+    def _take(self, reply: Reply) -> None:
+        call = self._calls[0]
+        call.replies.append(reply)
+        call.missing -= 1
+        if not call.missing:
+            self._calls.popleft()
+            if not call.future.done():
+                call.future.set_result(call.replies)
+
+    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands at once, and return one reply each."""
+        if not commands:
+            return []
+        if not self.is_open:
+            raise ConnectionError("Redis closed the connection")
+        call = _Call(self._loop, len(commands))
+        self._calls.append(call)
+        self._transport.write(b"".join(map(_pack, commands)))
+        return await call.future
+
+    def drop_if_silent(self) -> None:
+        """Give up a connection that has left a call without an answer for so long."""
+        if self._calls and self._loop.time() - self._calls[0].sent_at > SILENCE_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Close it at once: what is under way fails."""
+        if self.is_open:
+            self._transport.abort()
+            self.connection_lost(None)
+
+
+class _Listener(_Connection):
+    """A connection that hears the messages of a channel; `lost` fails when it ends."""
+
+    def __init__(self, on_message: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_message = on_message
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    def subscribe(self, channel: str) -> None:
+        """The first thing to be heard is that it worked."""
+        self._transport.write(_pack(("SUBSCRIBE", channel)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self.lost.done():
+            self.lost.set_exception(exc or ConnectionError("Redis closed the connection"))
+
+    def _take(self, reply: Reply) -> None:
+        if self._calls:  # the greeting
+            super()._take(reply)
+        elif isinstance(reply, ResponseError):
+            self.connection_lost(reply)
+        else:
+            self._on_message()
+
+
 class RedisLink:
     """Sends commands, each call within `redis_timeout_seconds`: from wanting a connection to the last reply.
 
@@ -96,25 +205,17 @@ class RedisLink:
         self._settings = settings
         self._scripts = scripts
         self._url = without_password(url)
+        self._target = parse_url(url)
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
         self._meetings = 0
         self._meeting = asyncio.Lock()
-        # No time-outs of the pool's own: one deadline covers a whole call, and a call cut short by it closes
-        # its connection, so a late reply is never taken for the answer to another call. Protocol 2 without
-        # driver info saves the round trips of a handshake.
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=settings.redis_max_connections,
-            timeout=None,
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            decode_responses=True,
-            protocol=2,
-            driver_info=None,
-        )
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._pool.aclose()
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def run(self, commands: Callable[[], list[Command]]) -> list[Reply]:
         """Send commands, made once the number of shards is known, and return one reply each.
@@ -124,19 +225,22 @@ class RedisLink:
         timeout_seconds = self._settings.redis_timeout_seconds
         try:
             async with Deadline(timeout_seconds):
+                connection = await self._connected()
                 if not self._meetings:
-                    await self._meet(after=0)
+                    await self._meet(connection, after=0)
                 meetings = self._meetings
-                replies = await self._exchange(commands())
-                missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+                replies = await connection.call(commands())
+                missing = [i for i, reply in enumerate(replies) if _is_unknown_script(reply)]
                 if missing:  # Redis was restarted or replaced; a script that is not there has changed nothing
-                    await self._meet(after=meetings)
+                    await self._meet(connection, after=meetings)
                     batch = commands()
-                    again = await self._exchange([batch[i] for i in missing])
+                    again = await connection.call([batch[i] for i in missing])
                     for i, reply in zip(missing, again, strict=True):
                         replies[i] = reply
                 return replies
         except TimeoutError:
+            if self._connection is not None:
+                self._connection.drop_if_silent()
             raise StoreUnavailable(f"no answer from {self._url} within {timeout_seconds} s") from None
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"{self._url}: {error}") from error
@@ -147,35 +251,47 @@ class RedisLink:
         While Redis is down it tries again every second.
         """
         while True:
-            # Not redis-py's PubSub, which swallows the end of its task when that comes while it connects.
-            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            listener = _Listener(on_message)
             try:
-                await connection.connect()
-                await connection.send_command("SUBSCRIBE", channel)
-                while True:
-                    await connection.read_response()  # the first one confirms the subscription
-                    on_message()
+                await self._connect(listener)
+                listener.subscribe(channel)
+                await listener.lost
             except (RedisError, OSError) as error:
                 log.warning("announcements are not heard: deployment.json is polled", reason=str(error))
             finally:
-                await connection.disconnect(nowait=True)
+                listener.close()
+                listener.lost.cancel()
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            replies: list[Reply] = []
-            for _ in commands:
-                try:
-                    replies.append(await connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
-            return replies
-        finally:
-            await self._pool.release(connection)
+    async def _connected(self) -> _Connection:
+        if self._connection is None or not self._connection.is_open:
+            async with self._connecting:
+                if self._connection is None or not self._connection.is_open:
+                    connection = _Connection()
+                    await self._connect(connection)
+                    self._connection = connection
+        return self._connection
 
-    async def _meet(self, after: int) -> None:
+    async def _connect(self, connection: _Connection) -> None:
+        """Open a connection, and say who we are. Raises `RedisError` or `OSError`."""
+        loop, target = asyncio.get_running_loop(), self._target
+        if "path" in target:
+            await loop.create_unix_connection(lambda: connection, target["path"])
+        else:
+            host, port = target.get("host", "localhost"), target.get("port", 6379)
+            await loop.create_connection(lambda: connection, host, port, ssl=_tls(target))
+        greeting: list[Command] = []
+        if password := target.get("password"):
+            username = target.get("username")
+            greeting.append(("AUTH", username, password) if username else ("AUTH", password))
+        if database := target.get("db"):
+            greeting.append(("SELECT", database))
+        for reply in await connection.call(greeting):
+            if isinstance(reply, ResponseError):
+                connection.close()
+                raise reply
+
+    async def _meet(self, connection: _Connection, after: int) -> None:
         """First contact: load the scripts, agree on the number of shards, look at how safe the data is.
 
         Done once for all callers that wait for the meeting after number `after`.
@@ -183,7 +299,7 @@ class RedisLink:
         async with self._meeting:
             if self._meetings > after:
                 return
-            stored, shards, policy, fsync, appendonly, *loaded = await self._exchange(
+            stored, shards, policy, fsync, appendonly, *loaded = await connection.call(
                 [
                     ("SET", keys.SHARDS, self._settings.shards, "NX"),
                     ("GET", keys.SHARDS),
@@ -220,6 +336,18 @@ class RedisLink:
                 appendonly=appendonly[1],
                 appendfsync=fsync[1],
             )
+
+
+def _is_unknown_script(reply: Reply) -> bool:
+    return isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT")
+
+
+def _tls(target: ConnectKwargs) -> ssl.SSLContext | None:
+    options: dict[str, Any] = dict(target)
+    if options.pop("connection_class", None) is not SSLConnection:
+        return None
+    context: ssl.SSLContext = SSLConnection(**options).ssl_context.get()
+    return context
 
 
 def value(reply: Reply) -> Reply:

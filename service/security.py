@@ -1,4 +1,4 @@
-"""What a request must pass before a handler sees it: body size, API key, rate limit."""
+"""What a request must pass before a handler sees it: a free place, body size, API key, rate limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,52 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.metrics import REDIS_ERRORS, REFUSED
-from service.problems import Problem, render
+from service.metrics import IN_FLIGHT, REDIS_ERRORS, REFUSED
+from service.problems import RETRY_AFTER, Problem, render
 from service.redis_link import StoreUnavailable
 from service.settings import Settings
 from service.store import SessionStore
 
 HEADER = "X-API-Key"
 Key = Annotated[str | None, Security(APIKeyHeader(name=HEADER, auto_error=False))]
+
+
+class InFlightLimit:
+    """Refuses requests while as many as may be are under way, so that those keep their latency.
+
+    What operators ask stays open: it tells of the overload, and may end it.
+    """
+
+    OPEN = ("/health/", "/metrics", "/models", "/admin/")
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(self.OPEN):
+            await self._app(scope, receive, send)
+            return
+        if self._under_way >= self._most:
+            REFUSED.labels("overload").inc()
+            await render(self._overloaded())(scope, receive, send)
+            return
+        self._under_way += 1
+        IN_FLIGHT.inc()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way -= 1
+            IN_FLIGHT.dec()
+
+    def _overloaded(self) -> Problem:
+        return Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "overloaded",
+            f"this worker has {self._most} requests under way: nothing was done, try again",
+            RETRY_AFTER,
+        )
 
 
 class BodyLimit:

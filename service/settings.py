@@ -49,7 +49,6 @@ class Settings(BaseSettings):
     redis_timeout_seconds: float = Field(
         default=0.05, gt=0, description="for a whole call to Redis, connecting included"
     )
-    redis_max_connections: int = Field(default=64, ge=1, description="connections to Redis per worker")
     shards: int = Field(
         default=16, ge=1, le=16384, description="parts of the live state; fixed in Redis at first start"
     )
@@ -103,6 +102,9 @@ class Settings(BaseSettings):
     )
     rate_limit_per_minute: int = Field(
         default=0, ge=0, description="requests per client, over all workers; 0 is no limit"
+    )
+    max_requests_in_flight: int = Field(
+        default=128, ge=1, description="per worker; more are refused with 503 until some are done"
     )
     max_body_bytes: int = Field(default=65536, ge=1, description="larger request bodies are refused")
     deployment_poll_seconds: float = Field(

@@ -14,7 +14,7 @@ from service.bundle import Bundle, BundleError
 from service.deployment import Deployment
 from service.live import Model, load_bundle
 from service.ranker import NearestItems
-from service.recommender import Query, Scored, rank
+from service.ranking import Query, Scored, rank
 from training.dataset import Dataset
 from training.evaluate import TOP
 from training.export import ExportError, check_parity

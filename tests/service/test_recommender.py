@@ -10,15 +10,14 @@ import pytest
 
 from service.deployment import update_deployment
 from service.live import LiveBundle
+from service.ranking import Query, rank
 from service.recommender import (
     NoModel,
     Options,
-    Query,
     Recommendation,
     Recommender,
     UnknownItem,
     UnknownModel,
-    rank,
 )
 from service.settings import Settings
 from service.store import Click, SessionStore

@@ -430,7 +430,7 @@ async def test_a_click_whose_answer_is_lost_is_not_sent_again(
 async def test_concurrent_clicks_on_one_session_lose_nothing(
     make_store: MakeStore, redis_client: Redis
 ) -> None:
-    stores = [make_store(redis_max_connections=8, session_max_clicks=500) for _ in range(2)]
+    stores = [make_store(session_max_clicks=500) for _ in range(2)]
     appended = await asyncio.gather(
         *(stores[i % 2].append("s", Click(f"item {i}", float(i))) for i in range(200))
     )
@@ -443,7 +443,7 @@ async def test_concurrent_clicks_on_one_session_lose_nothing(
 
 async def test_connections_are_bounded(make_store: MakeStore, redis_client: Redis) -> None:
     others = len(redis_client.client_list())
-    store = make_store(redis_max_connections=3)
+    store = make_store()
     await asyncio.gather(*(store.append("s", Click("a", 1.0)) for _ in range(100)))
     assert len(redis_client.client_list()) - others <= 3
 
@@ -471,7 +471,7 @@ async def test_passwords_are_not_shown_in_errors(make_store: MakeStore) -> None:
 async def test_a_hanging_redis_costs_each_call_its_timeout_and_no_more(
     make_store: MakeStore, own_redis: EmbeddedRedis
 ) -> None:
-    hurried = make_store(own_redis.url, redis_timeout_seconds=0.05, redis_max_connections=4)
+    hurried = make_store(own_redis.url, redis_timeout_seconds=0.05)
     await make_store(own_redis.url).append("s", Click("a", 1.0))
     with stopped(own_redis.pid):
         for call in (hurried.ping, lambda: hurried.read("s"), lambda: hurried.append("s", Click("b", 2.0))):
@@ -501,7 +501,7 @@ async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(
     make_store: MakeStore, own_redis: EmbeddedRedis
 ) -> None:
     patient = make_store(own_redis.url)
-    store = make_store(own_redis.url, redis_timeout_seconds=0.05, redis_max_connections=4)
+    store = make_store(own_redis.url, redis_timeout_seconds=0.05)
     sessions = [f"s{i}" for i in range(20)]
     for session in sessions:
         await patient.append(session, Click(f"item of {session}", 1.0))
@@ -520,7 +520,7 @@ async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(
 async def test_a_cancelled_call_leaves_no_reply_behind(
     make_store: MakeStore, own_redis: EmbeddedRedis
 ) -> None:
-    store = make_store(own_redis.url, redis_max_connections=1)
+    store = make_store(own_redis.url)
     await store.append("one", Click("a", 1.0))
     await store.append("two", Click("b", 1.0))
     with stopped(own_redis.pid):

@@ -12,7 +12,7 @@ from models.base import Sessions
 from service.bundle import Bundle
 from service.deployment import Deployment
 from service.live import Model
-from service.recommender import Query, Scored, rank
+from service.ranking import Query, Scored, rank
 from tests.service.bundles import Shop
 from tests.training.planted import planted_dataset
 from tests.training.shop_clicks import Silent

@@ -15,7 +15,7 @@ import pytest
 from service.bundle import Bundle
 from service.deployment import bundle_path, publish, read_deployment, rollback
 from service.live import Model, load_bundle
-from service.recommender import Query, rank
+from service.ranking import Query, rank
 from tests.service.bundles import Shop
 from tests.training.shop_clicks import DAYS, GRU4REC, Files, Silent, config, settings, shuffled, write_shop
 from training import checkpoint

@@ -1,0 +1,111 @@
+"""The one connection to Redis: who gets which reply, what is given up, and who we are."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from redis import Redis
+
+from service import redis_link
+from service.embedded_redis import EmbeddedRedis
+from service.redis_link import RedisLink, StoreUnavailable, value
+from service.settings import Settings
+from tests.service.processes import stopped
+from tests.service.serving import PATIENT
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis that a test may stop."""
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink(Settings(redis_timeout_seconds=PATIENT), redis_url, ())
+    yield link
+    await link.close()
+
+
+async def test_every_caller_gets_its_own_replies(link: RedisLink) -> None:
+    rng = random.Random(1)
+
+    async def echo(number: int) -> None:
+        await asyncio.sleep(rng.random() / 100)
+        words = [f"{number}.{i}" for i in range(rng.randint(1, 5))]
+        assert await link.run(lambda: [("ECHO", word) for word in words]) == words
+
+    await asyncio.gather(*(echo(number) for number in range(500)))
+
+
+async def test_callers_share_one_connection(link: RedisLink, redis_client: Redis) -> None:
+    before = redis_client.info("clients")["connected_clients"]
+    await asyncio.gather(*(link.run(lambda: [("PING",)]) for _ in range(50)))
+    assert redis_client.info("clients")["connected_clients"] == before + 1
+
+
+async def test_a_refusal_is_the_reply_of_its_own_command(link: RedisLink) -> None:
+    good, bad, again = await link.run(lambda: [("ECHO", "a"), ("NOSUCHCOMMAND",), ("ECHO", "b")])
+    assert (good, again) == ("a", "b")
+    with pytest.raises(StoreUnavailable, match="unknown command"):
+        value(bad)
+
+
+async def test_a_call_that_gave_up_leaves_its_reply_to_nobody(own_redis: EmbeddedRedis) -> None:
+    link = RedisLink(Settings(redis_timeout_seconds=0.1), own_redis.url, ())
+    assert await link.run(lambda: [("ECHO", "first")]) == ["first"]
+    with stopped(own_redis.pid), pytest.raises(StoreUnavailable, match=r"no answer from .* within 0.1 s"):
+        await link.run(lambda: [("ECHO", "late")])
+    assert await link.run(lambda: [("ECHO", "next")]) == ["next"]
+    await link.close()
+
+
+async def test_a_connection_that_stays_silent_is_given_up(
+    own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_link, "SILENCE_SECONDS", 0.2)
+    link = RedisLink(Settings(redis_timeout_seconds=0.15), own_redis.url, ())
+    await link.run(lambda: [("PING",)])
+    with Redis.from_url(own_redis.url) as client:
+        (first,) = {c["id"] for c in client.client_list()} - {str(client.client_id())}
+    with stopped(own_redis.pid):
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await link.run(lambda: [("PING",)])
+    async with asyncio.timeout(PATIENT):
+        while True:
+            try:
+                assert await link.run(lambda: [("PING",)]) == ["PONG"]
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+    with Redis.from_url(own_redis.url) as client:
+        now = {c["id"] for c in client.client_list()} - {str(client.client_id())}
+    assert first not in now
+    await link.close()
+
+
+async def test_it_says_who_it_is_and_which_database_it_wants(own_redis: EmbeddedRedis) -> None:
+    secret = "a secret / with @ signs"
+    with Redis.from_url(own_redis.url, db=3) as client:
+        client.set("where", "in three")
+        client.acl_setuser("shop", enabled=True, passwords=[f"+{secret}"], commands=["+@all"], keys=["*"])
+        client.config_set("requirepass", secret)
+    socket = own_redis.url
+    settings = Settings(redis_timeout_seconds=PATIENT)
+    for query in (f"db=3&password={quote(secret)}", f"db=3&username=shop&password={quote(secret)}"):
+        link = RedisLink(settings, f"{socket}?{query}", ())
+        assert await link.run(lambda: [("GET", "where")]) == ["in three"]
+        await link.close()
+    link = RedisLink(settings, f"{socket}?password=wrong", ())
+    with pytest.raises(StoreUnavailable, match="WRONGPASS"):
+        await link.run(lambda: [("PING",)])
+    await link.close()
