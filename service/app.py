@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -50,6 +51,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await live.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
             await trending.refresh()
+        # What is there now stays: a full collection that looks at all of it would stop every request for long.
+        gc.collect()
+        gc.freeze()
         followers = (
             live.follow(),
             store.follow_announcements(live.look),
