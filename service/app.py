@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await live.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
             await trending.refresh()
-        # What is there now stays: a full collection that looks at all of it would stop every request for long.
+        # What is there now stays: a full collection that looks at all of it would stop every request.
         gc.collect()
         gc.freeze()
         followers = (

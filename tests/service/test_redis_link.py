@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from redis import Redis
+from redis.asyncio.connection import parse_url
 
 from service import redis_link
 from service.embedded_redis import EmbeddedRedis
@@ -109,3 +111,13 @@ async def test_it_says_who_it_is_and_which_database_it_wants(own_redis: Embedded
     with pytest.raises(StoreUnavailable, match="WRONGPASS"):
         await link.run(lambda: [("PING",)])
     await link.close()
+
+
+def test_tls_follows_from_the_url() -> None:
+    assert redis_link._tls(parse_url("redis://host:1/2")) is None
+    strict = redis_link._tls(parse_url("rediss://:secret@host:1/2"))
+    lax = redis_link._tls(parse_url("rediss://host?ssl_cert_reqs=none&ssl_check_hostname=false"))
+    assert strict is not None
+    assert lax is not None
+    assert (strict.verify_mode, lax.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
+    assert strict.check_hostname
