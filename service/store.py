@@ -6,8 +6,9 @@ works on a single Redis and on a cluster.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,13 +145,19 @@ class SessionStore:
     async def trending(self, limit: int) -> list[tuple[str, float]]:
         """The items clicked most, decayed to now and merged over the shards, highest score first.
 
-        A shard answers with its own top 2 x `limit`: sessions are spread evenly, so what it leaves out is
-        far from the merged top.
+        A shard answers with its own top `limit`: sessions are spread evenly, so what it leaves out is far
+        from the merged top. One shard after the other, so that nobody is busy with it for long.
         """
-        replies = await self._link.run(
-            lambda: [TRENDING.call(keys.trending(shard), 2 * limit) for shard in range(self._link.shards)]
-        )
-        return _merged([value(reply) for reply in replies])[:limit]
+        scores: defaultdict[str, float] = defaultdict(float)
+        shard = 0
+        while shard < self._link.shards:
+            (reply,) = await self._link.run(
+                lambda shard=shard: [TRENDING.call(keys.trending(shard), limit)]  # type: ignore[misc]
+            )
+            decay, found = value(reply)
+            _add(scores, found, float(decay))
+            shard += 1
+        return _highest(scores, limit)
 
     async def co_clicks(self, item_id: str, limit: int) -> list[tuple[str, float]]:
         """What else sessions with a cold item clicked, and how many of them, the most frequent first."""
@@ -160,7 +167,10 @@ class SessionStore:
                 for shard in range(self._link.shards)
             ]
         )
-        return _merged([value(reply) for reply in replies])[:limit]
+        scores: defaultdict[str, float] = defaultdict(float)
+        for reply in replies:
+            _add(scores, value(reply), 1.0)
+        return _highest(scores, limit)
 
     async def remember(
         self,
@@ -296,13 +306,14 @@ def _appended(reply: Reply) -> Appended:
     return Appended(length, bool(duplicate), _clicks(members), tuple(Judged(*pair) for pair in pairs))
 
 
-def _merged(shards: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
-    """Add up the shards' flat [item, score, ...], the highest score first."""
-    scores: defaultdict[str, float] = defaultdict(float)
-    for found in shards:
-        for item_id, score in zip(found[::2], found[1::2], strict=True):
-            scores[item_id] += float(score)
-    return sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+def _add(scores: defaultdict[str, float], found: Sequence[str], factor: float) -> None:
+    """Add a shard's flat [item, score, ...]."""
+    for item_id, score in zip(found[::2], found[1::2], strict=True):
+        scores[item_id] += float(score) * factor
+
+
+def _highest(scores: Mapping[str, float], limit: int) -> list[tuple[str, float]]:
+    return heapq.nsmallest(limit, scores.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 def _clicks(members: Sequence[str]) -> tuple[Click, ...]:

@@ -12,7 +12,7 @@ from service.metrics import LOG_ENTRIES, LOG_FILL, LOG_LAG_SECONDS, LOG_UNCOLLEC
 from service.redis_link import StoreUnavailable
 from service.store import SessionStore
 
-KEPT = 1000  # what remains of it after hidden, unknown and excluded items should fill an answer
+KEPT = 500  # what remains of it after hidden, unknown and excluded items should fill an answer
 
 log = structlog.get_logger()
 
