@@ -19,78 +19,56 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.serving import Request, Running, ask, service, shopper
+from benchmarks.load.client import GOOD
+from benchmarks.load.loops import open_loop
+from benchmarks.load.processes import CpuMeter, Running, service
+from benchmarks.load.traffic import due_times, interleave, power_law_clicks, visits
 from service.bundle import ITEMS, read_items
 from service.deployment import bundle_path, read_deployment, rollback
 
-CONNECTIONS = 64
 CALM_SECONDS = 3.0  # between two swaps
+EDGE_SECONDS = 0.5  # what is due this short before the next swap may be answered by the version after
 VERSION = re.compile(rb'"version":"([^"]+)"')
-
-
-class OpenLoop:
-    """Requests at a fixed rate, whatever becomes of those before."""
-
-    def __init__(self, port: int, items: list[str], rate: float) -> None:
-        self._port, self._rate = port, rate
-        self._next_request = shopper(items, seed=1)
-        self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-        self.due: list[float] = []
-        self.milliseconds: list[float] = []
-        self.versions: list[str] = []  # that answered; empty for a click
-        self.errors = 0
-
-    async def run(self, stop: asyncio.Event) -> None:
-        for _ in range(CONNECTIONS):
-            self._free.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
-        requests: list[asyncio.Task[None]] = []
-        due = time.perf_counter()
-        while not stop.is_set():
-            due += 1 / self._rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            requests.append(asyncio.create_task(self._request(due, self._next_request())))
-        await asyncio.gather(*requests)
-        while not self._free.empty():
-            self._free.get_nowait()[1].close()
-
-    async def _request(self, due: float, request: Request) -> None:
-        connection = await self._free.get()
-        body = await ask(*connection, request)
-        self._free.put_nowait(connection)
-        self.errors += body is None
-        self.due.append(due)
-        self.milliseconds.append(1000 * (time.perf_counter() - due))
-        answered = VERSION.search(body or b"")
-        self.versions.append(answered[1].decode() if answered else "")
 
 
 async def measure(running: Running, items: list[str], options: argparse.Namespace) -> dict[str, object]:
     """Swap again and again under load; quantiles of both kinds of requests."""
-    load, stop = OpenLoop(running.port, items, options.rate), asyncio.Event()
-    loading = asyncio.create_task(load.run(stop))
-    await asyncio.sleep(CALM_SECONDS)
+    due = due_times(options.rate, CALM_SECONDS * (options.swaps + 1), 0)
+    plan = interleave(visits(power_law_clicks(items, seed=1), "swap"), len(due), seed=1)
+    versions = np.zeros(len(due), dtype="U128")  # that answered; empty for a click
+
+    def look(number: int, body: bytes) -> None:
+        if answered := VERSION.search(body):
+            versions[number] = answered[1].decode()
+
+    meter = CpuMeter(*running.pids)
     began = time.perf_counter()
+    loading = asyncio.create_task(open_loop(running.port, plan, due, 0, meter.read, look))
     published: list[tuple[float, str]] = []
     for _ in range(options.swaps):
-        champion = rollback(running.artifacts).champion
-        assert champion is not None
-        published.append((time.perf_counter(), champion))
         await asyncio.sleep(CALM_SECONDS)
-    stop.set()
-    await loading
-    due, milliseconds, versions = np.array(load.due), np.array(load.milliseconds), np.array(load.versions)
+        start = time.perf_counter() - began
+        # In a thread: writing and syncing the file shall not hold up the load.
+        champion = (await asyncio.to_thread(rollback, running.artifacts)).champion
+        assert champion is not None
+        published.append((start, champion))
+    seen = await loading
     in_swap = np.zeros(len(due), dtype=bool)
     lasted = []
     for start, champion in published:
-        by_old = (due >= start) & (due < start + CALM_SECONDS) & (versions != champion) & (versions != "")
+        until = start + CALM_SECONDS - EDGE_SECONDS
+        by_old = (due >= start) & (due < until) & (versions != champion) & (versions != "")
         end = due[by_old].max(initial=start)
         lasted.append(end - start)
         in_swap |= (due >= start) & (due <= end)
-    parts = {"calm": ~in_swap & (due >= began), "swap": in_swap}
+    parts = {"calm": ~in_swap & (due >= CALM_SECONDS), "swap": in_swap}
+    if not parts["swap"].any():
+        sys.exit(f"no request was due in a swap: take more than {options.rate:g} requests a second")
+    milliseconds = 1000 * seen.took
     p99 = {name: float(np.percentile(milliseconds[mask], 99)) for name, mask in parts.items()}
     return {
         "rate": options.rate,
-        "errors": load.errors,
+        "errors": int((seen.outcome != GOOD).sum()),
         "swap_seconds": round(float(np.median(lasted)), 2),
         **{
             name: {"requests": int(mask.sum())}

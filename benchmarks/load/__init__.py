@@ -1,0 +1,1 @@
+"""Load on a running service, and the yardsticks beside it; `python -m benchmarks.load --help`."""

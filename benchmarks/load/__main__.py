@@ -1,0 +1,130 @@
+"""Load on the live bundle: open loop at a rate, closed loop beside yardsticks, one table.
+
+    python -m benchmarks.load --artifacts artifacts --data artifacts/data/diginetica --workers 2 \\
+        --rate 2000 --seconds 60 --closed 16 --yardsticks --torchserve torchserve-venv
+
+Starts a service of its own, whose state is its own too; load generator, service and Redis share the machine's
+cores. Each line is the middle one, by p90, of three runs behind a linear ramp. Every answer must be 200, and
+every recommendation hold 20 items; 429 and 503 are counted apart, as shed. Exits with 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.load.measure import Clicks, Measure
+from benchmarks.load.processes import service, stub
+from benchmarks.load.report import Row, hardware, middle, table
+from benchmarks.load.torchserve import noop, torchserve
+from benchmarks.load.traffic import get, power_law_clicks, real_clicks
+from service.bundle import ITEMS, read_items, read_manifest
+from service.deployment import bundle_path, read_deployment
+from training.dataset import Dataset
+
+OPEN, MIXED, ALONE = "service, open loop", "service", "service, recommendations"
+HEALTH, STUB, STUB_ALONE, NOOP = "/health/live", "stub", "stub, recommendations", "TorchServe, empty handler"
+RATIOS = ((MIXED, HEALTH), (MIXED, STUB), (ALONE, STUB_ALONE), (ALONE, NOOP))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and write benchmarks/load.json among the artifacts; returns 1 if any request failed."""
+    options = _options(arguments)
+    champion = read_deployment(options.artifacts).champion
+    if champion is None:
+        sys.exit(f"{options.artifacts}: nothing is published there")
+    bundle = bundle_path(options.artifacts, champion)
+    measure = Measure(_clicks(bundle, options.data), options.seconds, options.rate, options.closed)
+    machine = hardware()
+    runs = {rows[0].what: rows for rows in _measured(measure, options, bundle)}
+    kept = {what: middle(rows) for what, rows in runs.items()}
+    ratios = {
+        f"{one} / {other}": round(kept[one].per_second / kept[other].per_second, 2)
+        for one, other in RATIOS
+        if one in kept and other in kept
+    }
+
+    manifest = read_manifest(bundle)
+    served = f"{manifest.version}, {manifest.n_items:,} items, {options.workers} workers"
+    stated = ", ".join(f"{name} {value}" for name, value in machine.items())
+    Console(width=150).print(table(list(kept.values()), f"{served}; {stated}"))
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f}")
+    for row in (row for rows in runs.values() for row in rows):
+        for complaint in row.complaints:
+            print(f"{row.what}: {complaint}", file=sys.stderr)
+    report = {
+        "machine": machine,
+        "bundle": manifest.model_dump(mode="json", include={"version", "model", "n_items", "dim", "index"}),
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "rows": [asdict(row) | {"runs": [asdict(run) for run in runs[what]]} for what, row in kept.items()],
+        "ratios": ratios,
+    }
+    file = options.artifacts / "benchmarks" / "load.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if any(row.errors for rows in runs.values() for row in rows) else 0
+
+
+def _measured(measure: Measure, options: argparse.Namespace, bundle: Path) -> Iterator[list[Row]]:
+    with service(options.artifacts, options.workers) as running:
+        if options.rate:
+            yield measure.open_loop(OPEN, running)
+        if options.closed:
+            yield measure.closed_loop(MIXED, running)
+            yield measure.recommendations(ALONE, running)
+        if options.yardsticks:
+            yield measure.same(HEALTH, running, [get("/health/live")])
+    if options.yardsticks:
+        with stub(bundle, options.workers) as running:
+            yield measure.closed_loop(STUB, running)
+            yield measure.recommendations(STUB_ALONE, running)
+    if options.torchserve:
+        with torchserve(options.torchserve, options.workers) as running:
+            yield measure.same(NOOP, running, [noop()])
+
+
+def _clicks(bundle: Path, data: Path | None) -> Clicks:
+    if data is None:
+        item_ids = read_items(bundle / ITEMS)
+        return lambda seed: power_law_clicks(item_ids, seed)
+    dataset, made_of = Dataset.load(data), read_manifest(bundle).data_fingerprint
+    if dataset.info.fingerprint != made_of:
+        sys.exit(f"{data}: fingerprint {dataset.info.fingerprint}, but {bundle.name} was made of {made_of}")
+    return lambda seed: real_clicks(dataset, seed)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="sessions of this data set, which the bundle is made of; default: by power laws",
+    )
+    parser.add_argument("--rate", type=float, default=2000, help="requests a second, open loop; 0: none")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of each open loop; closed ones take a third"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--closed", type=int, default=0, help="also closed loops of so many shoppers")
+    parser.add_argument(
+        "--yardsticks", action="store_true", help="closed loops of /health/live and the stub too"
+    )
+    parser.add_argument("--torchserve", type=Path, help="and of TorchServe, from this virtual environment")
+    options = parser.parse_args(arguments)
+    if (options.yardsticks or options.torchserve) and not options.closed:
+        parser.error("yardsticks are measured in closed loops: add --closed 16")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
