@@ -87,6 +87,7 @@ def _measured(measure: Measure, options: argparse.Namespace, bundle: Path) -> It
             yield measure.recommendations(STUB_ALONE, running)
     if options.torchserve:
         with torchserve(options.torchserve, options.workers) as running:
+            measure.warm_up(running, noop())
             yield measure.same(NOOP, running, [noop()])
 
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, repeat
 
 import uvloop
 
@@ -80,6 +80,10 @@ class Measure:
         """Closed loop: these requests again and again."""
         sessions: list[Session] = [[request] for request in requests]
         return _three(what, lambda _: self._closed(running, cycle(sessions)))
+
+    def warm_up(self, running: Running, request: Request) -> None:
+        """Closed loop, not counted: for what compiles itself while it runs."""
+        _run(self._closed(running, repeat([request])))
 
     def _closed(self, running: Running, sessions: Iterator[Session]) -> Coroutine[None, None, Seen]:
         seconds = self.seconds * CLOSED_SHARE

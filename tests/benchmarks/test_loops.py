@@ -96,6 +96,7 @@ async def test_what_is_shed_is_no_error() -> None:
     ("content", "complaint"),
     [
         (response(200, b"[" + b'{"item_id":"i"},' * 19 + b"]"), "status 200, 19 items"),
+        (response(200, b'{"degraded":true,"items":' + TWENTY + b"}"), '"degraded":true'),
         (response(500, TWENTY), "status 500"),
         (response(404, b"unknown"), "status 404, 0 items: b'unknown'"),
         (b"", "the connection was lost"),
@@ -103,7 +104,16 @@ async def test_what_is_shed_is_no_error() -> None:
         (b"HTTP/1.1 200 OK\r\n\r\nabc", "without content-length"),
         (response(200, TWENTY) + b"more", "more was received"),
     ],
-    ids=["too few items", "failed", "unknown", "broken off", "too short", "without length", "too long"],
+    ids=[
+        "too few items",
+        "degraded",
+        "failed",
+        "unknown",
+        "broken off",
+        "too short",
+        "without length",
+        "too long",
+    ],
 )
 async def test_a_wrong_answer_is_an_error_and_the_others_go_on(
     content: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch
