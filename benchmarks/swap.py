@@ -42,12 +42,11 @@ async def measure(running: Running, items: list[str], options: argparse.Namespac
             versions[number] = answered[1].decode()
 
     meter = CpuMeter(*running.pids)
-    began = time.perf_counter()
     loading = asyncio.create_task(open_loop(running.port, plan, due, 0, meter.read, look))
     published: list[tuple[float, str]] = []
     for _ in range(options.swaps):
         await asyncio.sleep(CALM_SECONDS)
-        start = time.perf_counter() - began
+        start = time.perf_counter()
         # In a thread: writing and syncing the file shall not hold up the load.
         champion = (await asyncio.to_thread(rollback, running.artifacts)).champion
         assert champion is not None
@@ -55,7 +54,8 @@ async def measure(running: Running, items: list[str], options: argparse.Namespac
     seen = await loading
     in_swap = np.zeros(len(due), dtype=bool)
     lasted = []
-    for start, champion in published:
+    for published_at, champion in published:
+        start = published_at - seen.start
         until = start + CALM_SECONDS - EDGE_SECONDS
         by_old = (due >= start) & (due < until) & (versions != champion) & (versions != "")
         end = due[by_old].max(initial=start)

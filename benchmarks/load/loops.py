@@ -30,8 +30,9 @@ ReadCpu = Callable[[], Cpu]
 
 @dataclass(frozen=True)
 class Seen:
-    """The requests that count, one row each, but for the last three."""
+    """The requests that count, one row each in the arrays."""
 
+    start: float  # by perf_counter
     due: Times  # seconds after the start
     late: Times  # seconds from there until it went out
     took: Times  # seconds from when it was due until it was answered
@@ -103,7 +104,7 @@ async def closed_loop(
     loop, finished = asyncio.get_running_loop(), asyncio.Event()
     requests: list[Request] = [request for session in sessions for request in session]
     ends = np.cumsum([len(session) for session in sessions]).tolist()
-    last = bytearray(len(requests) + 1)  # one more: the first session begins behind number -1
+    last = bytearray(len(requests))
     for end in ends:
         last[end - 1] = True
     begins = iter([0, *ends[:-1]])
@@ -113,6 +114,7 @@ async def closed_loop(
         nonlocal n_shoppers
         following = -1
         if perf_counter() < start + ramp_seconds + seconds:
+            # Number -1 is nobody's: a shopper arrives.
             following = next(begins, -1) if number < 0 or last[number] else number + 1
         if following >= 0:
             client.send(following)
@@ -142,7 +144,7 @@ async def _seen(client: Client, start: float, due: Times, counts: npt.NDArray[np
     await client.close()
     due = due[counts]
     seconds = float(answered.max() - due.min()) if len(due) else 0.0
-    return Seen(due - start, sent - due, answered - due, outcome, seconds, cpu, client.complaints)
+    return Seen(start, due - start, sent - due, answered - due, outcome, seconds, cpu, client.complaints)
 
 
 async def _read_later(seconds: float, read_cpu: ReadCpu) -> Cpu:

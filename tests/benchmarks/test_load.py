@@ -87,6 +87,17 @@ def test_one_command_measures_the_service_and_its_yardsticks(
     }
 
 
+def test_a_wrong_answer_is_told_and_fails_the_command(
+    artifacts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Shop.make(n_items=10).write(artifacts, "v1")  # so that no recommendation holds 20
+    publish(artifacts, "v1")
+    assert main(["--artifacts", str(artifacts), "--rate", "60", "--seconds", "0.3", "--workers", "1"]) == 1
+    assert "service, open loop: GET /recommend?session_id=open-0-0 HTTP/1.1: status 200, 10 items" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_data_set_of_another_bundle_is_refused(artifacts: Path, tmp_path: Path) -> None:
     SHOP.write(artifacts, "v1")
     publish(artifacts, "v1")

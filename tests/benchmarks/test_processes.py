@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load.processes import CpuMeter, free_port, started
+from benchmarks.load.torchserve import torchserve
 from service.embedded_redis import EmbeddedRedis
 
 # It serves from a child, as TorchServe does, and leaves it alone when it is stopped.
@@ -61,5 +62,13 @@ def test_a_command_that_ends_is_refused_with_its_words(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="ended with status 3; it wrote: no such model"),
         started(command, os.environ, url, tmp_path / "log"),
+    ):
+        pass
+
+
+def test_torchserve_says_what_it_misses(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="bin/torchserve: missing: install torchserve"),
+        torchserve(tmp_path, workers=1),
     ):
         pass

@@ -12,6 +12,7 @@ from benchmarks.load.processes import Cpu
 from benchmarks.load.report import Row, middle
 
 SEEN = Seen(
+    start=0.0,
     due=np.arange(104.0),
     late=np.zeros(104),
     took=np.array([*np.arange(1, 101) / 1000, 5.0, 7.0, 9.0, -1.0]),
