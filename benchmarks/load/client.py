@@ -18,6 +18,7 @@ from benchmarks.load.traffic import Request
 UNANSWERED, GOOD, SHED, FAILED = range(4)
 SHED_STATUS = (429, 503)  # too much just now, says the service
 MAX_COMPLAINTS = 5
+MAX_CONNECTIONS = 800  # below the 1,024 files that a process may have open by default
 CONNECT_SECONDS = 5.0
 LENGTH = b"\r\ncontent-length: "
 ITEM = b'"item_id"'
@@ -29,7 +30,7 @@ Look = Callable[[int, bytes], None]
 
 
 class Client:
-    """Sends requests by their number, each at once or as soon as a connection is free.
+    """Sends requests by their number, each at once; when no connection is free, it opens more of them.
 
     `then` is called with the number of each request that was answered, or was lost with its connection;
     `look` sees every body.
@@ -69,8 +70,10 @@ class Client:
         """Send a request; its time of sending is when it goes out."""
         if self._free:
             self._send(self._free.popleft(), number)
-        else:
-            self._waiting.append(number)
+            return
+        self._waiting.append(number)
+        if len(self._open) + len(self._opening) < MAX_CONNECTIONS:
+            self._connect_soon()
 
     def settle(self, connection: Connection, number: int, status: int, body: bytes) -> None:
         """An answer has come."""
@@ -96,9 +99,7 @@ class Client:
             self._free.remove(connection)
         if connection.closed_by_us:
             return
-        task = asyncio.get_running_loop().create_task(self._replace())
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._connect_soon()
         if number >= 0:
             self.answered[number] = perf_counter()
             self.outcome[number] = FAILED
@@ -112,11 +113,16 @@ class Client:
         self._open.add(connection)
         self._release(connection)
 
-    async def _replace(self) -> None:
+    def _connect_soon(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._try_to_connect())
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _try_to_connect(self) -> None:
         try:
             await self._connect()
         except OSError as error:  # a time-out is one too
-            self._say(f"port {self._port}: cannot connect again: {error}")
+            self._say(f"port {self._port}: cannot connect: {error}")
 
     def _release(self, connection: Connection) -> None:
         if self._waiting:

@@ -21,8 +21,8 @@ from benchmarks.load.traffic import Plan, Request, Session
 
 ANSWER_SECONDS = 10.0  # at most, behind the end of what is sent
 TICK_SECONDS = 0.001  # the event loop's own resolution
-CONNECTION_SECONDS = 0.1  # how many seconds' requests may be on their way at once
-MIN_CONNECTIONS, MAX_CONNECTIONS = 8, 1000
+CONNECTION_SECONDS = 0.1  # how many seconds' requests find an open connection if none is answered
+MIN_AT_START, MAX_AT_START = 8, 400  # connections
 
 Times = npt.NDArray[np.float64]
 ReadCpu = Callable[[], Cpu]
@@ -78,7 +78,7 @@ async def open_loop(
 
     client = Client(port, plan.requests, answered, look)
     rate = (due >= ramp_seconds).sum() / (due[-1] - ramp_seconds + TICK_SECONDS)
-    await client.connect(min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, round(rate * CONNECTION_SECONDS))))
+    await client.connect(min(MAX_AT_START, max(MIN_AT_START, round(rate * CONNECTION_SECONDS))))
     with _undisturbed():
         start = perf_counter()
         reading = loop.create_task(_read_later(ramp_seconds, read_cpu))

@@ -33,7 +33,10 @@ async def ask(port: int, *requests: Request) -> Seen:
 
 async def test_a_stall_is_seen_by_every_request_that_was_due_meanwhile() -> None:
     due = due_times(rate=200, seconds=0.6, ramp_seconds=0)
-    stall, over = 40, asyncio.Event()  # more are due in the stall than there are connections
+    n, sessions = len(due), 10  # in turn, so that most of what is due in the stall cannot even be sent
+    before, after = [max(-1, i - sessions) for i in range(n)], [*range(sessions, n), *[-1] * sessions]
+    plan = Plan([get(f"/{i}") for i in range(n)], before, after)
+    stall, over = 40, asyncio.Event()
 
     async def answer(path: str) -> bytes:
         if int(path[1:]) >= stall and not stalling:
@@ -45,7 +48,7 @@ async def test_a_stall_is_seen_by_every_request_that_was_due_meanwhile() -> None
 
     stalling: list[str] = []
     async with server(answer) as port:
-        seen = await open_loop(port, alone([get(f"/{i}") for i in range(len(due))]), due, 0, read_cpu)
+        seen = await open_loop(port, plan, due, 0, read_cpu)
     assert Row.of("stall", seen).errors == 0
     waited = seen.took[stall:] - (0.3 - (due[stall:] - due[stall]))  # beyond the rest of the stall
     assert (waited >= -0.001).all()
@@ -142,6 +145,21 @@ async def test_what_is_never_answered_is_an_error(monkeypatch: pytest.MonkeyPatc
         row = Row.of("never", await ask(port, get("/a"), get("/never"), get("/b")))
         released.set()
     assert (row.requests, row.errors) == (3, 1)
+
+
+async def test_requests_go_out_however_many_are_not_answered_yet() -> None:
+    arrived, everyone = [], asyncio.Event()
+
+    async def answer(path: str) -> bytes:
+        arrived.append(path)
+        if len(arrived) == 50:
+            everyone.set()
+        await everyone.wait()
+        return response()
+
+    async with server(answer) as port:
+        row = Row.of("waiting", await ask(port, *[get("/")] * 50))
+    assert (len(arrived), row.errors) == (50, 0), "five times as many as there are connections at the start"
 
 
 async def test_a_closed_loop_keeps_so_many_requests_on_their_way() -> None:
