@@ -229,4 +229,4 @@ def test_a_whole_day(url: str, artifacts: Path, tmp_path: Path) -> None:
     )
     assert collected == Counter(visitors.acknowledged), "each acknowledged click, once"
     assert visitors.requests > 1000
-    print(f"{visitors.requests} requests, {len(visitors.acknowledged)} clicks, answers by {visitors.versions}")
+    print(f"{visitors.requests} requests, {len(visitors.acknowledged)} clicks, answers: {visitors.versions}")
