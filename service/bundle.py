@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.encoder import Encoder
 from service.neighbours import NEIGHBOURS
 from service.ranker import NearestItems, Ranker
-from service.retriever import Retriever
+from service.retriever import Codes, Kind, Retriever
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -53,9 +53,21 @@ class IndexInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["flat", "hnsw"]
+    kind: Kind
     recall_at_20: float = Field(ge=0, le=1, description="measured against exact search, on real sessions")
-    ef_search: int | None = None
+    ef_search: int | None = Field(default=None, ge=1, description="of hnsw: how far one search walks")
+    codes: Codes | None = Field(default=None, description="of ivf-sq: what a dimension is stored as")
+    n_lists: int | None = Field(default=None, ge=1, description="of ivf")
+    n_probe: int | None = Field(default=None, ge=1, description="of ivf: how many lists one search reads")
+    p50_microseconds: float | None = Field(
+        default=None, gt=0, description="of one search on one thread, where it was exported"
+    )
+    megabytes: float | None = Field(default=None, gt=0, description="of the file, in millions of bytes")
+
+    @property
+    def breadth(self) -> int | None:
+        """How much of the index one search looks at; None where it is all of it."""
+        return self.n_probe if self.kind.startswith("ivf") else self.ef_search
 
 
 class Manifest(BaseModel):
@@ -156,7 +168,7 @@ def _load_encoder(path: Path, manifest: Manifest, threads: int) -> NearestItems:
     except ValueError as error:
         raise BundleError(f"{path / ENCODER}: {error}") from error
     try:
-        retriever = Retriever.load(path / INDEX, manifest.index.ef_search)
+        retriever = Retriever.load(path / INDEX, manifest.index.kind, manifest.dim, manifest.index.breadth)
     except ValueError as error:
         raise BundleError(f"{path / INDEX}: {error}") from error
     _agree(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import faiss
 import numpy as np
@@ -13,107 +16,159 @@ import numpy.typing as npt
 HNSW_NEIGHBOURS = 32
 HNSW_EF_CONSTRUCTION = 200
 HNSW_EF_SEARCH = 128
+IVF_PROBES = 32
+IVF_ITERATIONS = 10  # of k-means
+IVF_POINTS = 64  # to learn a centre from, at most
+MIN_PER_LIST = 39  # items
+CODE_BLOCK = 8  # dimensions; codes of another multiple are decoded one by one, 7 to 9 times slower
 OVER_FETCH = 256  # up to this many exclusions of one query are searched past and dropped
-MIN_HNSW_ALLOWED = 0.5  # share of items; below it, HNSW is left for exact search
+OVER_FETCH_STEP = 8  # depths are rounded up to it, so that queries of a batch share their search
+MIN_WALK_ALLOWED = 0.5  # share of items; below it, an approximate search is left for an exact one
+
+Kind = Literal["flat", "hnsw", "ivf-sq", "ivf-pq"]
+Codes = Literal["fp16", "sq8"]  # of ivf-sq: two bytes for each dimension, or one
 
 Scores = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+CLASSES: dict[Kind, type[faiss.Index]] = {
+    "flat": faiss.IndexFlat,
+    "hnsw": faiss.IndexHNSWFlat,
+    "ivf-sq": faiss.IndexIVFScalarQuantizer,
+    "ivf-pq": faiss.IndexIVFPQ,
+}
 
 
 class Retriever:
     """A FAISS index over L2-normalised item vectors, answering in item indices (1..n, never PAD).
 
-    `hidden` items are never answered; their vectors stay in the index.
+    `dim` is that of the vectors: an index of codes pads them with zeros. `breadth` is how much of an
+    approximate index one search looks at: HNSW's efSearch, or the lists that IVF reads. `hidden` items are
+    never answered; their vectors stay in the index.
     """
 
     def __init__(
-        self, index: faiss.Index, ef_search: int | None = None, hidden: Collection[int] = frozenset()
+        self,
+        index: faiss.Index,
+        dim: int | None = None,
+        breadth: int | None = None,
+        hidden: Collection[int] = frozenset(),
+        *,
+        exact: bool = False,
     ) -> None:
         self._index = index
         self._hnsw = isinstance(index, faiss.IndexHNSW)
-        self._ef_search = ef_search or HNSW_EF_SEARCH
-        if self._hnsw:
-            index.hnsw.efSearch = self._ef_search
+        self._ivf = isinstance(index, faiss.IndexIVF)
         self.n_items = int(index.ntotal)
-        self.dim = int(index.d)
+        self._width = int(index.d)
+        self.dim = dim if self._ivf and dim and padded(dim) == self._width else self._width
+        self._breadth = breadth or (IVF_PROBES if self._ivf else HNSW_EF_SEARCH)
         self._hidden = hidden
         self._visible = np.ones(self.n_items, dtype=bool)
         self._visible[_rows(hidden)] = False
         self._n_visible = int(self._visible.sum())
+        self._exact = exact
         # What `search` asks, and how: a walk that may keep few of the nodes it meets loses recall.
-        walk = self._hnsw and self._n_visible >= MIN_HNSW_ALLOWED * self.n_items
-        self._searched = index if walk else self._storage()
-        self._parameters = None
-        if hidden and walk:
-            self._parameters = faiss.SearchParametersHNSW(
-                sel=_selector(self._visible), efSearch=self._ef_search
-            )
-        elif hidden:
-            self._parameters = faiss.SearchParameters(sel=_selector(self._visible))
+        exact = exact or self._n_visible < MIN_WALK_ALLOWED * self.n_items
+        self._searched = self._storage() if exact else index
+        selector = _selector(self._visible) if hidden else None
+        self._parameters = self._search_parameters(selector, exact=exact)
 
     @classmethod
-    def build(cls, vectors: npt.NDArray[np.float32], kind: str) -> Retriever:
-        """Index (n, D) L2-normalised vectors; row i is item index i + 1. `kind` is flat or hnsw."""
+    def build(cls, vectors: Vectors, kind: Kind, codes: Codes = "fp16") -> Retriever:
+        """Index (n, D) L2-normalised vectors; row i is item index i + 1. `codes` is for ivf-sq alone."""
+        n_items, dim = vectors.shape
         if kind == "flat":
-            index = faiss.IndexFlatIP(vectors.shape[1])
-        else:
-            index = faiss.IndexHNSWFlat(vectors.shape[1], HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.IndexFlatIP(dim)
+        elif kind == "hnsw":
+            index = faiss.IndexHNSWFlat(dim, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+        else:
+            vectors, index = _pad(vectors, padded(dim)), _untrained(n_items, padded(dim), kind, codes)
+            index.train(vectors)
         index.add(vectors)
-        return cls(index)
+        return cls(index, dim)
 
     @classmethod
-    def load(cls, file: Path, ef_search: int | None = None) -> Retriever:
+    def load(cls, file: Path, kind: Kind, dim: int | None = None, breadth: int | None = None) -> Retriever:
         """Memory-map an index file, so that workers share its pages. Raises `ValueError`."""
+        # The one flag maps vectors and graphs, but copies lists; the other one the reverse.
+        flag = faiss.IO_FLAG_MMAP if kind.startswith("ivf") else faiss.IO_FLAG_MMAP_IFC
         try:
-            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+            index = faiss.read_index(str(file), flag)
         except RuntimeError as error:
             raise ValueError(f"faiss cannot read it: {error}") from error
-        if not isinstance(index, faiss.IndexFlat | faiss.IndexHNSWFlat):
-            raise ValueError(f"{type(index).__name__} is neither a flat nor an HNSW index")
+        if not isinstance(index, CLASSES[kind]):
+            raise ValueError(f"{type(index).__name__} is not an index of kind {kind}")
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError("its metric is not the inner product")
-        return cls(index, ef_search)
+        if isinstance(index, faiss.IndexIVF):
+            # Else faiss starts threads that read ahead for every search: 0.6 to 2 ms instead of 0.03 ms.
+            faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
+        return cls(index, dim, breadth)
 
     def save(self, file: Path) -> None:
         """Write the index in FAISS's own format."""
         faiss.write_index(self._index, str(file))
 
+    def searching(self, breadth: int) -> Retriever:
+        """A retriever over the same index that looks at more of it, or less."""
+        return Retriever(self._index, self.dim, breadth, self._hidden)
+
     def without(self, hidden: Collection[int]) -> Retriever:
         """A retriever over the same index that never answers `hidden`."""
-        return Retriever(self._index, self._ef_search, hidden)
+        return Retriever(self._index, self.dim, self._breadth, hidden, exact=self._exact)
+
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether the vectors are stored as they are, and not as codes."""
+        return not self._ivf
+
+    @property
+    def breadth(self) -> int | None:
+        """How much of an approximate index one search looks at; None where it is all of it."""
+        return self._breadth if self._hnsw or self._ivf else None
+
+    @property
+    def n_lists(self) -> int | None:
+        """Of an IVF index."""
+        return int(self._index.nlist) if self._ivf else None
 
     def visible(self) -> Items:
         """The items that may be answered, in order."""
         return np.flatnonzero(self._visible) + 1
 
-    def search(self, vectors: npt.NDArray[np.float32], k: int) -> tuple[Scores, Items]:
+    def search(self, vectors: Vectors, k: int) -> tuple[Scores, Items]:
         """The k nearest items of each of (B, D) vectors: scores and item indices, both (B, min(k, n)).
 
-        An HNSW index may find fewer; the rest of its row is then item 0 (PAD).
+        An approximate index may find fewer; the rest of its row is then item 0 (PAD).
         """
-        return _search(self._searched, vectors, min(k, self._n_visible), self._parameters)
+        return self._search(self._searched, vectors, min(k, self._n_visible), self._parameters)
 
     def search_each(
-        self, vectors: npt.NDArray[np.float32], ks: Sequence[int], excluded: Sequence[Collection[int]]
+        self, vectors: Vectors, ks: Sequence[int], excluded: Sequence[Collection[int]]
     ) -> list[tuple[Scores, Items]]:
-        """Each of (B, D) vectors' own k nearest items that are not in its own `excluded`, in one search.
+        """Each of (B, D) vectors' own k nearest items that are not in its own `excluded`.
 
-        Never fewer than k when k exist.
+        Never fewer than k when k exist. Queries that have to look equally deep are searched together: one
+        long list of exclusions shall not make an approximate search of all the others as deep.
         """
-        depth = max(k + min(len(out), OVER_FETCH) for k, out in zip(ks, excluded, strict=True))
-        found = []
-        for query, scores, items, k, out in zip(
-            vectors, *self.search(vectors, depth), ks, excluded, strict=True
-        ):
-            keep = items > 0
-            if out:
-                keep &= ~np.isin(items, np.fromiter(out, dtype=np.int64, count=len(out)))
-            scores, items = scores[keep][:k], items[keep][:k]
-            if len(items) < k:  # the HNSW walk ended early, or more was excluded than was searched past
-                scores, items = self._search_exact(query, k, out)
-            found.append((scores, items))
-        return found
+        depths = [_depth(k, len(out)) for k, out in zip(ks, excluded, strict=True)]
+        if min(depths) == max(depths):
+            scores, items = self.search(vectors, depths[0])
+            return [self._best(*found) for found in zip(vectors, scores, items, ks, excluded, strict=True)]
+        of_depth = defaultdict(list)
+        for query, depth in enumerate(depths):
+            of_depth[depth].append(query)
+        answers: dict[int, tuple[Scores, Items]] = {}
+        for depth, queries in of_depth.items():
+            scores, items = self.search(vectors[queries], depth)
+            for row, query in enumerate(queries):
+                answers[query] = self._best(
+                    vectors[query], scores[row], items[row], ks[query], excluded[query]
+                )
+        return [answers[query] for query in range(len(depths))]
 
     def search_excluding(self, vector: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
         """The k nearest items of one (D,) vector that are not in `excluded`; never fewer when k exist."""
@@ -121,26 +176,73 @@ class Retriever:
 
     def search_similar(self, item: int, k: int) -> tuple[Scores, Items]:
         """The k items nearest to one item index, itself left out."""
-        return self.search_excluding(self._index.reconstruct(item - 1), k, (item,))
+        # Without a map from items to lists, of 8 bytes an item in every worker, an IVF index looks through
+        # the ids of all its lists.
+        vector = self._index.reconstruct_n(item - 1, 1)[0, : self.dim]
+        return self.search_excluding(vector, k, (item,))
 
     def vectors(self) -> Scores:
-        """A copy of all item vectors, (n, D): row i is item index i + 1."""
+        """A copy of all item vectors, (n, D), as they are stored: row i is item index i + 1."""
         vectors: Scores = self._storage().reconstruct_n(0, self.n_items)
-        return vectors
+        return np.ascontiguousarray(vectors[:, : self.dim])
 
     def exact(self) -> Retriever:
-        """The same vectors behind exact search: the yardstick of an approximate index."""
-        return Retriever(self._storage(), hidden=self._hidden) if self._hnsw else self
+        """The vectors as they are stored, behind exact search: the yardstick of an approximate index."""
+        return Retriever(self._index, self.dim, self._breadth, self._hidden, exact=True)
 
-    def _storage(self) -> faiss.IndexFlat:
-        return faiss.downcast_index(self._index.storage) if self._hnsw else self._index
+    def _best(
+        self, query: Scores, scores: Scores, items: Items, k: int, excluded: Collection[int]
+    ) -> tuple[Scores, Items]:
+        """The first k of one query's answer that are not excluded, or the exact answer if they are fewer."""
+        if excluded:
+            out = excluded if isinstance(excluded, Set) else set(excluded)
+            kept = [row for row, item in enumerate(items.tolist()) if item and item not in out][:k]
+            scores, items = scores[kept], items[kept]
+            complete = len(items) == k
+        else:
+            scores, items = scores[:k], items[:k]
+            complete = not len(items) or items[-1] > 0  # an answer that ends early ends in zeros
+        return (scores, items) if complete else self._search_exact(query, k, excluded)
 
     def _search_exact(self, query: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
         allowed = self._visible.copy()
         allowed[_rows(excluded)] = False
-        parameters = faiss.SearchParameters(sel=_selector(allowed))
-        scores, items = _search(self._storage(), query[None, :], min(k, int(allowed.sum())), parameters)
+        parameters = self._search_parameters(_selector(allowed), exact=True)
+        scores, items = self._search(self._storage(), query[None, :], min(k, int(allowed.sum())), parameters)
         return scores[0], items[0]
+
+    def _search(
+        self, index: faiss.Index, vectors: Vectors, k: int, parameters: faiss.SearchParameters | None
+    ) -> tuple[Scores, Items]:
+        if k == 0:  # which faiss does not search for
+            return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
+        if self.dim != self._width:
+            vectors = _pad(vectors, self._width)
+        scores, rows = index.search(vectors, k, params=parameters)
+        rows += 1
+        return scores, rows
+
+    def _search_parameters(
+        self, selector: faiss.IDSelector | None, *, exact: bool
+    ) -> faiss.SearchParameters | None:
+        # As many visible items shall be met as without hidden ones.
+        breadth = math.ceil(self._breadth * self.n_items / max(self._n_visible, 1))
+        if self._ivf:
+            return faiss.SearchParametersIVF(
+                sel=selector, nprobe=int(self._index.nlist) if exact else breadth
+            )
+        if self._hnsw and not exact:
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=breadth)
+        return faiss.SearchParameters(sel=selector) if selector is not None else None
+
+    def _storage(self) -> faiss.Index:
+        """What is searched exactly."""
+        return faiss.downcast_index(self._index.storage) if self._hnsw else self._index
+
+
+def padded(dim: int) -> int:
+    """The dimensions of an index of codes over vectors of `dim`."""
+    return -(-dim // CODE_BLOCK) * CODE_BLOCK
 
 
 def use_one_thread() -> None:
@@ -159,13 +261,27 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _search(
-    index: faiss.Index, vectors: npt.NDArray[np.float32], k: int, parameters: faiss.SearchParameters | None
-) -> tuple[Scores, Items]:
-    if k == 0:  # which faiss does not search for
-        return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
-    scores, rows = index.search(vectors, k, params=parameters)
-    return scores, rows + 1
+def _untrained(n_items: int, width: int, kind: Kind, codes: Codes) -> faiss.IndexIVF:
+    # About 2.5 lists for each of sqrt(n): choosing lists and reading them then cost about the same.
+    n_lists = max(1, min(2 ** round(math.log2(2.5 * math.sqrt(n_items))), n_items // MIN_PER_LIST))
+    # Not polysemous (np): an ordering of centroids that serves another way to search, and is slow to learn.
+    code = f"PQ{width // 2}np" if kind == "ivf-pq" else {"fp16": "SQfp16", "sq8": "SQ8"}[codes]
+    index = faiss.index_factory(width, f"IVF{n_lists},{code}", faiss.METRIC_INNER_PRODUCT)
+    for clustering in (index.cp, index.pq.cp) if kind == "ivf-pq" else (index.cp,):
+        clustering.niter = IVF_ITERATIONS
+        clustering.max_points_per_centroid = IVF_POINTS
+        clustering.min_points_per_centroid = 1  # faiss would warn once for each of many clusterings
+    return index
+
+
+def _depth(k: int, n_excluded: int) -> int:
+    return k + min(-(-n_excluded // OVER_FETCH_STEP) * OVER_FETCH_STEP, OVER_FETCH)
+
+
+def _pad(vectors: Vectors, width: int) -> Vectors:
+    wide = np.zeros((len(vectors), width), dtype=np.float32)
+    wide[:, : vectors.shape[1]] = vectors
+    return wide
 
 
 def _rows(items: Collection[int]) -> Items:

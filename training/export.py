@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,16 +33,11 @@ from service.bundle import (
 )
 from service.deployment import bundle_path
 from service.neighbours import Neighbours
-from service.retriever import HNSW_EF_SEARCH, Retriever
+from service.retriever import Vectors
+from training.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
 
-FLAT_UP_TO = 50_000  # items: exact search takes about 0.3 ms there, and loses nothing
 PARITY_SESSIONS = 256
 VECTOR_TOLERANCE = 1e-4
-TIE = 1e-5  # two cosines closer than this may change places
-TOP = 20
-
-IndexKind = Literal["auto", "flat", "hnsw"]
-Vectors = npt.NDArray[np.float32]
 
 
 class ExportError(RuntimeError):
@@ -74,7 +68,7 @@ def export_bundle(
     artifacts: Path,
     version: str,
     measure: Callable[[Bundle], dict[str, float]],
-    kind: IndexKind = "auto",
+    wanted: WantedIndex = FASTEST,
 ) -> Path:
     """Write `bundles/<version>` and return its path.
 
@@ -83,27 +77,23 @@ def export_bundle(
     `ExportError`.
     """
     model.eval()
-    sample = sample[:PARITY_SESSIONS]
     with _assembled(artifacts, version) as work:
         write_encoder(model, work / ENCODER)
         vectors = served_item_vectors(model)
-        index = IndexInfo(kind=_index_kind(kind, len(items)), recall_at_20=0)
-        if index.kind == "hnsw":
-            index = index.model_copy(update={"ef_search": HNSW_EF_SEARCH})
-        Retriever.build(vectors, index.kind).save(work / INDEX)
+        try:
+            index = write_index(
+                vectors, served_session_vectors(model, sample[:INDEX_SESSIONS]), wanted, work / INDEX
+            )
+        except NoIndexFits as error:
+            raise ExportError(str(error)) from error
         write_items(work / ITEMS, items)
         manifest = _manifest(
             work, version, len(items), provenance, model.max_length, model.head, vectors.shape[1], index
         )
         write_manifest(work, manifest)
         bundle = Bundle.load(work, threads=torch.get_num_threads())
-        check_parity(model, bundle, sample)
-        recall = index_recall(bundle, sample)
-        measured = {
-            "index": index.model_copy(update={"recall_at_20": recall}),
-            "metrics": measure(bundle),
-        }
-        write_manifest(work, manifest.model_copy(update=measured))
+        check_parity(model, bundle, sample[:PARITY_SESSIONS])
+        write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
     return bundle_path(artifacts, version)
 
 
@@ -244,6 +234,13 @@ def served_item_vectors(model: SessionEncoder) -> Vectors:
 
 
 @torch.inference_mode()
+def served_session_vectors(model: SessionEncoder, sessions: list[list[int]]) -> Vectors:
+    """(B, D') unit vectors, as the bundle's encoder will make them."""
+    vectors: Vectors = _Served(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
+    return vectors
+
+
+@torch.inference_mode()
 def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]]) -> None:
     """Compare the loaded bundle with the model on real sessions. Raises `ExportError` that says what differs.
 
@@ -268,7 +265,7 @@ def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]])
     best = -np.sort(-scores, axis=1)[:, :top]
     _, items = bundle.retriever.exact().search(bundle.encoder.encode(sample), top)
     gap = float(np.abs(np.take_along_axis(scores, items - 1, 1) - best).max())
-    if not gap <= TIE:
+    if bundle.retriever.holds_vectors and not gap <= TIE:  # what codes lose, their recall has shown
         raise ExportError(f"the exact top {top} differs from the model's by more than a tie: {gap:.2g}")
     _check_order(model, scores, sample, longest)
 
@@ -289,20 +286,6 @@ def _check_order(
     rise = float(np.diff(in_own_order, axis=1).max(initial=0))
     if not rise <= TIE:
         raise ExportError(f"the cosine reduction changes the model's order by {rise:.2g}")
-
-
-def _index_kind(kind: IndexKind, n_items: int) -> Literal["flat", "hnsw"]:
-    if kind != "auto":
-        return kind
-    return "flat" if n_items <= FLAT_UP_TO else "hnsw"
-
-
-def index_recall(bundle: Bundle, sample: list[list[int]]) -> float:
-    """Recall@20 of the shipped index against exact search over the same vectors, ties of 1e-5 forgiven."""
-    vectors = bundle.encoder.encode(sample)
-    exact, _ = bundle.retriever.exact().search(vectors, TOP)
-    found, _ = bundle.retriever.search(vectors, TOP)
-    return float((found >= exact[:, -1:] - TIE).mean())
 
 
 def _pad(sessions: list[list[int]], longest: int) -> npt.NDArray[np.int64]:

@@ -18,7 +18,8 @@ from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.dataset import Dataset
 from training.evaluate import Evaluation, evaluate
-from training.export import PARITY_SESSIONS, IndexKind, Provenance, export_bundle, new_version
+from training.export import Provenance, export_bundle, new_version
+from training.indexes import FASTEST, INDEX_SESSIONS, WantedIndex
 from training.registry import find_model
 from training.results import Fitted, headline, measurements
 from training.train import Phase, Progress, RunConfig, Trained, train_phase
@@ -44,7 +45,7 @@ class FitOptions:
     precision: Literal["bf16", "32"]
     threads: int
     artifacts: Path
-    index: IndexKind = "auto"
+    index: WantedIndex = FASTEST
     refit: bool = False
     refit_epochs: int | None = None
     resume: bool = False
@@ -137,7 +138,7 @@ def export_trained(
     config: RunConfig,
     data: Dataset,
     artifacts: Path,
-    index: IndexKind,
+    index: WantedIndex,
     commit: str,
     version: str | None = None,
 ) -> tuple[Path, Evaluation]:
@@ -186,7 +187,7 @@ def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:
 
 def recent_sessions(sessions: Sessions) -> list[list[int]]:
     """The newest sessions without their last click: real inputs for the checks at export."""
-    newest = sessions[max(0, len(sessions) - PARITY_SESSIONS) :]
+    newest = sessions[max(0, len(sessions) - INDEX_SESSIONS) :]
     return [
         newest.items[start : end - 1].tolist()
         for start, end in zip(newest.offsets[:-1], newest.offsets[1:], strict=True)

@@ -52,7 +52,8 @@ class TrainConfig(_Section):
     warm_start: bool = True
     refit: bool = True
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    index: Literal["auto", "flat", "hnsw"] = "auto"
+    index: Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"] = "auto"
+    max_index_mb: float | None = Field(default=None, gt=0)
 
     @field_validator("model")
     @classmethod

@@ -28,6 +28,7 @@ from training.evaluate import evaluate as evaluate_bundle
 from training.fit import FitOptions, Watcher, default_precision, fit
 from training.gate import CaseRanks, Check, Measured, judge
 from training.heldout import with_newest_day, write_newest_day
+from training.indexes import WantedIndex
 from training.prepare import Rules
 from training.prepare import prepare as prepare_dataset
 from training.retrain import RetrainConfig
@@ -181,7 +182,7 @@ def train(run: Run) -> Learned:
                 precision=default_precision(),
                 threads=wanted.threads,
                 artifacts=run.artifacts,
-                index=wanted.index,
+                index=WantedIndex(wanted.index, wanted.max_index_mb),
                 refit=wanted.refit,
                 resume=True,
                 checkpoints=run.paths.checkpoints,

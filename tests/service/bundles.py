@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import faiss
 import numpy as np
@@ -33,7 +32,7 @@ from service.bundle import (
     write_manifest,
 )
 from service.deployment import bundle_path
-from service.retriever import Retriever
+from service.retriever import Kind, Retriever
 
 Vectors = npt.NDArray[np.float32]
 
@@ -67,7 +66,7 @@ class Shop:
         """The right answer of the last stage."""
         return [item_id for item_id in self.items if item_id not in without][:k]
 
-    def write(self, artifacts: Path, version: str = "v1", index: Literal["flat", "hnsw"] = "flat") -> Path:
+    def write(self, artifacts: Path, version: str = "v1", index: Kind = "flat") -> Path:
         """Write the bundle where the service looks for it."""
         path = bundle_path(artifacts, version)
         path.mkdir(parents=True)
@@ -214,7 +213,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         _write_index(faiss.IndexFlatL2(16)),
         "index.faiss: its metric is not the inner product",
     ),
-    "index of another kind": (_write_index(faiss.IndexLSH(16, 16)), "neither a flat nor an HNSW index"),
+    "index of another kind": (_write_index(faiss.IndexLSH(16, 16)), "IndexLSH is not an index of kind flat"),
     "encoder of garbage": (_write(ENCODER, b"garbage"), "encoder.onnx: onnxruntime cannot load it"),
     "encoder truncated at export": (_sealed(_cut(ENCODER_DATA)), "encoder.onnx: onnxruntime cannot load it"),
     "encoder of another dim": (_write_encoder(Shop.make(dim=8)), "encoder.onnx: dimensions: 8"),

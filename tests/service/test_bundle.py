@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.bundle import Bundle, BundleError, read_items, write_items
+from service.bundle import INDEX, Bundle, BundleError, read_items, write_items
 from service.live import load_bundle
-from tests.service.bundles import BREAKAGES, Shop
+from tests.service.bundles import BREAKAGES, Shop, edit_manifest, seal
 
 
 def test_a_written_bundle_is_loaded(artifacts: Path) -> None:
@@ -32,6 +32,33 @@ def test_a_broken_bundle_is_refused(
     with pytest.raises(BundleError) as refusal:
         load_bundle(artifacts, "v1")
     assert message in str(refusal.value)
+
+
+def test_a_bundle_of_before_there_were_lists_is_loaded(artifacts: Path) -> None:
+    path = Shop.make().write(artifacts, index="hnsw")
+    edit_manifest(path, index={"kind": "hnsw", "recall_at_20": 1.0, "ef_search": 48})
+    assert load_bundle(artifacts, "v1").retriever.breadth == 48
+
+
+def test_a_bundle_of_codes_answers_as_its_vectors_do(artifacts: Path) -> None:
+    shop = Shop.make(n_items=200, dim=18)  # which the index pads to 24
+    path = shop.write(artifacts, index="ivf-sq")
+    edit_manifest(path, index={"kind": "ivf-sq", "recall_at_20": 1.0, "codes": "fp16", "n_probe": 5})
+    bundle = load_bundle(artifacts, "v1")
+    assert bundle.retriever.breadth == 5
+    session = ["i3", "i140"]
+    indices = [bundle.index_of[item_id] for item_id in session]
+    _, items = bundle.ranker.rank([indices], [10], [indices])[0]
+    assert [bundle.items[item] for item in items] == shop.nearest(session, 10, without=session)
+
+
+def test_lists_that_end_early_are_refused(artifacts: Path) -> None:
+    path = Shop.make(n_items=200).write(artifacts, index="ivf-sq")
+    content = (path / INDEX).read_bytes()
+    (path / INDEX).write_bytes(content[: len(content) // 2])
+    seal(path)
+    with pytest.raises(BundleError, match=r"index\.faiss: faiss cannot read it"):
+        load_bundle(artifacts, "v1")
 
 
 def test_a_bundle_that_is_a_file_is_refused(artifacts: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Batching, Head, Recipe, SessionEncoder
-from service.bundle import Bundle
+from service.bundle import INDEX, Bundle, file_sha256, read_manifest, write_manifest
 from service.deployment import bundle_path
 from service.retriever import Retriever
-from training.export import ExportError, Provenance, _Served, export_bundle, served_item_vectors
+from training.export import ExportError, Provenance, _Served, check_parity, export_bundle, served_item_vectors
+from training.indexes import WantedIndex
 
 N_ITEMS = 50
 SAMPLE = [[1, 2, 3], [4], [5, 6, 7, 8]]
@@ -75,7 +76,14 @@ def test_manifest_tells_where_a_bundle_comes_from(tmp_path: Path) -> None:
 
 def test_hnsw_carries_its_measured_recall(tmp_path: Path) -> None:
     path = export_bundle(
-        Mean(N_ITEMS, head="niser"), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {}, kind="hnsw"
+        Mean(N_ITEMS, head="niser"),
+        ITEMS,
+        SAMPLE,
+        PROVENANCE,
+        tmp_path,
+        "v1",
+        lambda b: {},
+        wanted=WantedIndex("hnsw"),
     )
     index = Bundle.load(path).manifest.index
     assert index is not None
@@ -93,9 +101,22 @@ def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> No
 
 def test_an_index_over_other_vectors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = Retriever.build
-    monkeypatch.setattr(Retriever, "build", lambda vectors, kind: build(vectors[::-1].copy(), kind))
-    with pytest.raises(ExportError, match=r"the exact top 20 differs from the model's"):
+    monkeypatch.setattr(Retriever, "build", lambda vectors, *kind: build(vectors[::-1].copy(), *kind))
+    with pytest.raises(ExportError, match=r"recall@20 >= 0\.99; reached: flat 0\.[0-8]"):
         export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+    assert not any((tmp_path / "bundles").iterdir())
+
+
+def test_a_bundle_that_ranks_otherwise_than_its_model_is_refused(tmp_path: Path) -> None:
+    model = Mean(N_ITEMS)
+    path = export_bundle(model, ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+    vectors = Bundle.load(path).retriever.vectors()
+    Retriever.build(vectors[::-1].copy(), "flat").save(path / INDEX)
+    manifest = read_manifest(path)
+    files = {**manifest.files, INDEX: file_sha256(path / INDEX)}
+    write_manifest(path, manifest.model_copy(update={"files": files}))
+    with pytest.raises(ExportError, match="the exact top 20 differs from the model's by more than a tie"):
+        check_parity(model, Bundle.load(path), SAMPLE)
 
 
 def test_a_failed_measurement_leaves_nothing(tmp_path: Path) -> None:
