@@ -14,7 +14,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.retriever import OVER_FETCH, Codes, Items, Kind, Retriever, Scores, Vectors
@@ -74,6 +74,7 @@ def check_valid(
 
 
 @pytest.mark.parametrize("index", FEW_ITEMS, ids=str)
+@settings(deadline=None)
 @given(data=st.data())
 def test_the_k_best_of_the_rest(index: Index, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 50))  # so small that an approximate index, too, sees every item
@@ -90,6 +91,7 @@ def test_never_fewer_than_there_are(index: Index) -> None:
     built = index.build(random_vectors(SOME, seed=1)).searching(1)  # which finds as few as it can
     vectors, query = built.vectors(), random_vectors(1, seed=2)[0]
 
+    @settings(deadline=None)
     @given(
         hidden=st.sets(st.integers(1, SOME)) | st.just(set(range(3, SOME))),
         excluded=st.sets(st.integers(1, SOME)) | st.just(set(range(1, 390))),
