@@ -13,15 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.load.measure import Clicks, Measure
+from benchmarks.load.measure import Clicks, Measure, measured, once
 from benchmarks.load.processes import service, stub
-from benchmarks.load.report import Row, hardware, middle, table
+from benchmarks.load.report import Row, hardware, middle, ratio, table
 from benchmarks.load.torchserve import noop, torchserve
 from benchmarks.load.traffic import get, power_law_clicks, real_clicks
 from service.bundle import ITEMS, read_items, read_manifest
@@ -42,20 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle = bundle_path(options.artifacts, champion)
     measure = Measure(_clicks(bundle, options.data), options.seconds, options.rate, options.closed)
     machine = hardware()
-    runs = {rows[0].what: rows for rows in _measured(measure, options, bundle)}
+    runs = _measured(measure, options, bundle)
     kept = {what: middle(rows) for what, rows in runs.items()}
     ratios = {
-        f"{one} / {other}": round(kept[one].per_second / kept[other].per_second, 2)
+        f"{one} / {other}": round(ratio(runs[one], runs[other]), 2)
         for one, other in RATIOS
-        if one in kept and other in kept
+        if one in runs and other in runs
     }
-
     manifest = read_manifest(bundle)
     served = f"{manifest.version}, {manifest.n_items:,} items, {options.workers} workers"
     stated = ", ".join(f"{name} {value}" for name, value in machine.items())
     Console(width=150).print(table(list(kept.values()), f"{served}; {stated}"))
-    for name, ratio in ratios.items():
-        print(f"{name}: {ratio:.2f}")
+    for name, quotient in ratios.items():
+        print(f"{name}: {quotient:.2f}")
     for row in (row for rows in runs.values() for row in rows):
         for complaint in row.complaints:
             print(f"{row.what}: {complaint}", file=sys.stderr)
@@ -72,23 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(row.errors for rows in runs.values() for row in rows) else 0
 
 
-def _measured(measure: Measure, options: argparse.Namespace, bundle: Path) -> Iterator[list[Row]]:
-    with service(options.artifacts, options.workers) as running:
+def _measured(measure: Measure, options: argparse.Namespace, bundle: Path) -> dict[str, list[Row]]:
+    lines = []
+    with ExitStack() as stack:  # all of them at once: who waits for requests takes next to no processor time
+        running = stack.enter_context(service(options.artifacts, options.workers))
         if options.rate:
-            yield measure.open_loop(OPEN, running)
+            lines.append(measure.open_loop(OPEN, running))
         if options.closed:
-            yield measure.closed_loop(MIXED, running)
-            yield measure.recommendations(ALONE, running)
+            lines += [measure.closed_loop(MIXED, running), measure.recommendations(ALONE, running)]
         if options.yardsticks:
-            yield measure.same(HEALTH, running, [get("/health/live")])
-    if options.yardsticks:
-        with stub(bundle, options.workers) as running:
-            yield measure.closed_loop(STUB, running)
-            yield measure.recommendations(STUB_ALONE, running)
-    if options.torchserve:
-        with torchserve(options.torchserve, options.workers) as running:
-            measure.warm_up(running, noop())
-            yield measure.same(NOOP, running, [noop()])
+            lines.append(measure.same(HEALTH, running, get("/health/live")))
+            running = stack.enter_context(stub(bundle, options.workers))
+            lines += [measure.closed_loop(STUB, running), measure.recommendations(STUB_ALONE, running)]
+        if options.torchserve:
+            running = stack.enter_context(torchserve(options.torchserve, options.workers))
+            lines.append(measure.same(NOOP, running, noop()))
+            once(lines[-1], 0)  # not counted: Java compiles while it runs
+        return measured(lines)
 
 
 def _clicks(bundle: Path, data: Path | None) -> Clicks:

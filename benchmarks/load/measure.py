@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice, repeat
+from itertools import cycle, repeat
 
 import uvloop
 
@@ -35,6 +35,14 @@ Clicks = Callable[[int], Iterator[list[str]]]  # sessions without end, by seed
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of the table, and how to make one run of it, by its number."""
+
+    what: str
+    run: Callable[[int], Coroutine[None, None, Seen]]
+
+
+@dataclass(frozen=True)
 class Measure:
     """How all of it is measured."""
 
@@ -43,49 +51,51 @@ class Measure:
     rate: float
     shoppers: int  # in a closed loop
 
-    def open_loop(self, what: str, running: Running) -> list[Row]:
+    def open_loop(self, what: str, running: Running) -> Line:
         """Clicks and recommendations, half and half, at a fixed rate."""
         ramp_seconds = self.seconds * RAMP_SHARE
         due = due_times(self.rate, self.seconds, ramp_seconds)
-        meter = CpuMeter(*running.pids)
 
-        def run(seed: int) -> Coroutine[None, None, Seen]:
-            plan = interleave(visits(self.clicks(seed), f"open-{seed}"), len(due), seed)
-            return open_loop(running.port, plan, due, ramp_seconds, meter.read)
+        async def run(number: int) -> Seen:
+            plan = interleave(visits(self.clicks(number), f"open-{number}"), len(due), seed=number)
+            return await open_loop(running.port, plan, due, ramp_seconds, CpuMeter(*running.pids).read)
 
-        return _three(what, run)
+        return Line(what, run)
 
-    def closed_loop(self, what: str, running: Running) -> list[Row]:
+    def closed_loop(self, what: str, running: Running) -> Line:
         """The same requests, each shopper's next one at the answer."""
 
-        def run(seed: int) -> Coroutine[None, None, Seen]:
-            return self._closed(running, visits(self.clicks(seed), f"closed-{seed}"))
+        async def run(number: int) -> Seen:
+            return await self._closed(running, visits(self.clicks(number), f"closed-{number}"))
 
-        return _three(what, run)
+        return Line(what, run)
 
-    def recommendations(self, what: str, running: Running) -> list[Row]:
-        """Closed loop: recommendations of sessions that were stored before. Raises `RuntimeError`."""
-        clicked = list(islice(self.clicks(RUNS), STORED_SESSIONS))
-        stored = [
-            [click(f"stored-{number}", item_id) for item_id in item_ids]
-            for number, item_ids in enumerate(clicked)
-        ]
-        meter = CpuMeter(*running.pids)
-        seen = _run(closed_loop(running.port, stored, self.shoppers, STORE_SECONDS, 0, meter.read))
-        if len(seen.outcome) < sum(map(len, stored)) or (seen.outcome != GOOD).any():
-            raise RuntimeError(f"{what}: not every click could be stored: {'; '.join(seen.complaints)}")
-        return self.same(what, running, [recommend(f"stored-{number}") for number in range(len(stored))])
+    def recommendations(self, what: str, running: Running) -> Line:
+        """Closed loop: recommendations of sessions that are stored first. Its run raises `RuntimeError`."""
 
-    def same(self, what: str, running: Running, requests: list[Request]) -> list[Row]:
-        """Closed loop: these requests again and again."""
-        sessions: list[Session] = [[request] for request in requests]
-        return _three(what, lambda _: self._closed(running, cycle(sessions)))
+        async def run(number: int) -> Seen:
+            names = [f"stored-{number}-{session}" for session in range(STORED_SESSIONS)]
+            clicked = [
+                [click(name, item_id) for item_id in item_ids]
+                for name, item_ids in zip(names, self.clicks(number), strict=False)
+            ]
+            read_cpu = CpuMeter(*running.pids).read
+            seen = await closed_loop(running.port, clicked, self.shoppers, STORE_SECONDS, 0, read_cpu)
+            if len(seen.outcome) < sum(map(len, clicked)) or (seen.outcome != GOOD).any():
+                raise RuntimeError(f"{what}: not every click could be stored: {'; '.join(seen.complaints)}")
+            return await self._closed(running, cycle([[recommend(name)] for name in names]))
 
-    def warm_up(self, running: Running, request: Request) -> None:
-        """Closed loop, not counted: for what compiles itself while it runs."""
-        _run(self._closed(running, repeat([request])))
+        return Line(what, run)
 
-    def _closed(self, running: Running, sessions: Iterator[Session]) -> Coroutine[None, None, Seen]:
+    def same(self, what: str, running: Running, request: Request) -> Line:
+        """Closed loop: one request again and again."""
+
+        async def run(_: int) -> Seen:
+            return await self._closed(running, repeat([request]))
+
+        return Line(what, run)
+
+    async def _closed(self, running: Running, sessions: Iterator[Session]) -> Seen:
         seconds = self.seconds * CLOSED_SHARE
         ramp_seconds = seconds * RAMP_SHARE
         left = MAX_PER_SECOND * (seconds + ramp_seconds)
@@ -93,22 +103,24 @@ class Measure:
         while left > 0:
             prepared.append(next(sessions))
             left -= len(prepared[-1])
-        meter = CpuMeter(*running.pids)
-        return closed_loop(running.port, prepared, self.shoppers, seconds, ramp_seconds, meter.read)
+        read_cpu = CpuMeter(*running.pids).read
+        return await closed_loop(running.port, prepared, self.shoppers, seconds, ramp_seconds, read_cpu)
 
 
-def _three(what: str, run: Callable[[int], Coroutine[None, None, Seen]]) -> list[Row]:
-    rows = []
-    for seed in range(RUNS):
-        rows.append(Row.of(what, _run(run(seed))))
-        row = rows[-1]
-        told = f"{row.per_second:,.0f}/s, p90 {row.milliseconds.get('p90', float('nan')):.2f} ms"
-        print(
-            f"{what}, run {seed + 1} of {RUNS}: {told}, {row.errors} errors, {row.shed} shed", file=sys.stderr
-        )
+def measured(lines: Sequence[Line]) -> dict[str, list[Row]]:
+    """The runs of each line, by turns: what else the machine does meanwhile meets all lines alike."""
+    rows: dict[str, list[Row]] = {line.what: [] for line in lines}
+    for number in range(RUNS):
+        for line in lines:
+            row = Row.of(line.what, once(line, number))
+            rows[line.what].append(row)
+            told = f"{row.per_second:,.0f}/s, p90 {row.milliseconds.get('p90', float('nan')):.2f} ms"
+            told += f", {row.errors} errors, {row.shed} shed"
+            print(f"run {number + 1} of {RUNS}, {line.what}: {told}", file=sys.stderr)
     return rows
 
 
-def _run(loop: Coroutine[None, None, Seen]) -> Seen:
+def once(line: Line, number: int) -> Seen:
+    """One run of a line, on an event loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(loop)
+        return runner.run(line.run(number))

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,12 @@ def middle(runs: Sequence[Row]) -> Row:
     """The run whose p90 is the median one; one without a good answer counts as the slowest."""
     ordered = sorted(runs, key=lambda run: run.milliseconds.get("p90", np.inf))
     return ordered[len(ordered) // 2]
+
+
+def ratio(runs: Sequence[Row], yardstick: Sequence[Row]) -> float:
+    """The middle one of the ratios of rates of runs that took turns; 0 where a yardstick never answered."""
+    pairs = zip(runs, yardstick, strict=True)
+    return median(run.per_second / other.per_second if other.per_second else 0.0 for run, other in pairs)
 
 
 def table(rows: Sequence[Row], title: str) -> Table:

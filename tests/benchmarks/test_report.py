@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.load.client import FAILED, GOOD, SHED, UNANSWERED
 from benchmarks.load.loops import Seen
 from benchmarks.load.processes import Cpu
-from benchmarks.load.report import Row, middle
+from benchmarks.load.report import Row, middle, ratio
 
 SEEN = Seen(
     start=0.0,
@@ -37,3 +37,11 @@ def test_the_middle_of_three_runs_is_kept() -> None:
     assert middle(runs) is runs[2]
     nothing = replace(runs[0], milliseconds={})
     assert middle([nothing, runs[1], runs[0]]) is runs[1], "nothing good is slower than anything"
+
+
+def test_a_ratio_is_the_middle_one_of_runs_that_took_turns() -> None:
+    row = Row.of("run", SEEN)
+    ours = [replace(row, per_second=rate) for rate in (100.0, 10.0, 60.0)]  # the machine was busy with others
+    theirs = [replace(row, per_second=rate) for rate in (50.0, 5.0, 20.0)]
+    assert ratio(ours, theirs) == 2.0
+    assert ratio(ours, [replace(row, per_second=0.0)] * 3) == 0
