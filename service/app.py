@@ -21,6 +21,7 @@ from service.quality import LiveQuality
 from service.recommender import Recommender
 from service.redis_link import StoreUnavailable
 from service.retriever import use_one_thread
+from service.routes import ShortCut
 from service.security import BodyLimit, Gate, InFlightLimit
 from service.settings import Settings, load_settings
 from service.store import SessionStore
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Not include_router: the routes it makes cost each request some 40 µs more than these.
     for router in (api.router, admin.router, admin.probes):
         app.router.routes.extend(router.routes)
+    app.add_middleware(ShortCut, owner=app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(InFlightLimit, most=settings.max_requests_in_flight)
     app.add_middleware(MeasureRequests)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from fastapi import Request, params
+from fastapi import FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
@@ -163,3 +163,50 @@ def _json_problem(error: ValueError | RecursionError) -> str:
 
 def _at(place: str, error: ValidationError) -> Errors:
     return [{**detail, "loc": (place, *detail["loc"])} for detail in error.errors(include_url=False)]
+
+
+class ShortCut:
+    """Middleware that takes requests of compiled routes past FastAPI's own, which has nothing to do there.
+
+    What an endpoint raises is answered by the app's exception handlers, as it would be there. A request that
+    no compiled route takes goes on to FastAPI.
+    """
+
+    def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
+        self._app = app
+        self._handlers = owner.exception_handlers
+        self._exact: dict[tuple[str, str], CompiledRoute] = {}
+        self._others: list[CompiledRoute] = []
+        for route in owner.router.routes:
+            if isinstance(route, CompiledRoute):
+                if route.param_convertors:
+                    self._others.append(route)
+                else:
+                    self._exact.update(((method, route.path), route) for method in route.methods or ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._route(scope) if scope["type"] == "http" else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route
+        try:
+            await route.app(scope, receive, send)
+        except Exception as error:
+            handler = next((h for c in type(error).__mro__ if (h := self._handlers.get(c))), None)
+            if handler is None or type(error) is Exception or handler is self._handlers.get(Exception):
+                raise  # what nobody expected: the outermost middleware answers, and the server logs it
+            response = await handler(Request(scope, receive, send), error)  # type: ignore[misc]
+            await response(scope, receive, send)
+
+    def _route(self, scope: Scope) -> CompiledRoute | None:
+        """The route of a request, its parameters put into the scope."""
+        method, path = scope["method"], scope["path"]
+        if (route := self._exact.get((method, path))) is not None:
+            scope["path_params"] = {}
+            return route
+        for route in self._others:
+            if method in route.methods and (match := route.path_regex.match(path)):  # type: ignore[operator]
+                scope["path_params"] = match.groupdict()
+                return route
+        return None
