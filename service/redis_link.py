@@ -188,7 +188,7 @@ class _Listener(_Connection):
         if self._calls:  # the greeting
             super()._take(reply)
         elif isinstance(reply, ResponseError):
-            self.connection_lost(reply)
+            self.lost.set_exception(reply)
         else:
             self._on_message()
 
@@ -268,7 +268,11 @@ class RedisLink:
             async with self._connecting:
                 if self._connection is None or not self._connection.is_open:
                     connection = _Connection()
-                    await self._connect(connection)
+                    try:
+                        await self._connect(connection)
+                    except BaseException:  # a deadline that passes meanwhile, too
+                        connection.close()
+                        raise
                     self._connection = connection
         return self._connection
 
