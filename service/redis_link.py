@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from service import keys
 from service.settings import Settings, without_password
 
 RECONNECT_SECONDS = 1
+READ_SECONDS = 0.002  # a loop has certainly read once by then; uvloop's clock ticks once a millisecond
 SILENCE_SECONDS = 1.0  # a connection that owes an answer for so long is given up
 
 # Its stub knows commands of one word only.
@@ -61,22 +63,20 @@ class Script:
 
 
 class Deadline:
-    """`asyncio.timeout` that does not blame Redis for a busy loop.
+    """`asyncio.timeout_at` that does not blame Redis for a busy loop.
 
-    A loop that was busy past the deadline runs its timers before it reads what has arrived meanwhile. So a
-    deadline that passes lets the loop read first, and what then has its answer goes on.
+    A loop that comes late to a deadline has not yet read what arrived meanwhile, and may not have sent what
+    it was to send. So it gets once more the time by which it was late: see `grace_from`.
     """
 
-    ROUNDS = 3  # to read the socket, to hand the reply on, to wake its reader
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, at: float) -> None:
+        self._at = at
         self._timeout = asyncio.timeout(None)
 
     async def __aenter__(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._timeout.__aenter__()
-        self._handle: asyncio.Handle = self._loop.call_later(self._seconds, self._passed, self.ROUNDS)
+        self._handle = self._loop.call_at(self._at, self._passed)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -84,27 +84,31 @@ class Deadline:
         self._handle.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _passed(self, rounds: int) -> None:
-        if rounds:
-            self._handle = self._loop.call_soon(self._passed, rounds - 1)
-        else:
-            self._timeout.reschedule(self._loop.time())
+    def _passed(self) -> None:
+        self._timeout.reschedule(grace_from(self._loop.time(), self._at))
+
+
+def grace_from(now: float, deadline: float) -> float:
+    """Until when a deadline that was noticed `now` is stretched."""
+    return now + max(now - deadline, READ_SECONDS)
 
 
 class _Call:
     """Commands that were sent together, and the replies so far."""
 
-    __slots__ = ("future", "missing", "replies", "sent_at")
+    __slots__ = ("deadline", "future", "missing", "replies", "sent_at")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
-        self.future: asyncio.Future[list[Reply]] = loop.create_future()
+    def __init__(self, future: asyncio.Future[list[Reply]], count: int, now: float, deadline: float) -> None:
+        self.future = future
         self.missing = count
         self.replies: list[Reply] = []
-        self.sent_at = loop.time()
+        self.sent_at = now
+        self.deadline = deadline
 
 
 class _Connection(asyncio.Protocol):
-    """One connection for all calls: commands go out as they come, replies come back in that order.
+    """One connection for all calls: commands go out together at the end of a loop's turn, replies come back
+    in that order.
 
     A call that nobody waits for any more keeps its place, so that its replies are taken for no other's.
     """
@@ -114,6 +118,9 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(encoding="utf-8", replyError=ResponseError)
         self._calls: deque[_Call] = deque()
+        self._outgoing: list[bytes] = []
+        self._watched = math.inf  # the earliest deadline of all calls, and the one timer for it
+        self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -121,6 +128,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
+        if self._watch is not None:
+            self._watch.cancel()
         while self._calls:
             future = self._calls.popleft().future
             if not future.done():
@@ -144,16 +153,47 @@ class _Connection(asyncio.Protocol):
             if not call.future.done():
                 call.future.set_result(call.replies)
 
-    async def call(self, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands at once, and return one reply each."""
-        if not commands:
-            return []
+    def call(self, commands: Sequence[Command], deadline: float = math.inf) -> asyncio.Future[list[Reply]]:
+        """Send commands; one reply each, or `TimeoutError` at the deadline, which is in the loop's time.
+
+        Raises `OSError` when the connection is closed.
+        """
         if not self.is_open:
             raise ConnectionError("Redis closed the connection")
-        call = _Call(self._loop, len(commands))
+        call = _Call(self._loop.create_future(), len(commands), self._loop.time(), deadline)
+        if not commands:
+            call.future.set_result([])
+            return call.future
         self._calls.append(call)
-        self._transport.write(b"".join(map(_pack, commands)))
-        return await call.future
+        if not self._outgoing:
+            self._loop.call_soon(self._send)
+        self._outgoing += map(_pack, commands)
+        if deadline < self._watched:
+            self._watch_until(deadline)
+        return call.future
+
+    def _send(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if self.is_open:
+            self._transport.write(b"".join(outgoing))
+
+    def _watch_until(self, deadline: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watched = deadline
+        self._watch = self._loop.call_at(deadline, self._passed) if deadline < math.inf else None
+
+    def _passed(self) -> None:
+        now = self._loop.time()
+        self._watch = self._loop.call_at(grace_from(now, self._watched), self._give_up, now)
+
+    def _give_up(self, until: float) -> None:
+        """End the calls whose deadline passed by then."""
+        waiting = [call for call in self._calls if not call.future.done()]
+        for call in waiting:
+            if call.deadline <= until:
+                call.future.set_exception(TimeoutError())
+        self._watch_until(min((call.deadline for call in waiting if call.deadline > until), default=math.inf))
 
     def drop_if_silent(self) -> None:
         """Give up a connection that has left a call without an answer for so long."""
@@ -223,21 +263,25 @@ class RedisLink:
         Raises `StoreUnavailable`; what Redis refuses is a reply: see `value`.
         """
         timeout_seconds = self._settings.redis_timeout_seconds
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
         try:
-            async with Deadline(timeout_seconds):
-                connection = await self._connected()
-                if not self._meetings:
+            connection = self._connection
+            if connection is None or not connection.is_open or not self._meetings:
+                async with Deadline(deadline):
+                    connection = await self._connected()
                     await self._meet(connection, after=0)
-                meetings = self._meetings
-                replies = await connection.call(commands())
-                missing = [i for i, reply in enumerate(replies) if _is_unknown_script(reply)]
-                if missing:  # Redis was restarted or replaced; a script that is not there has changed nothing
+            meetings = self._meetings
+            replies = await connection.call(commands(), deadline)
+            if any(map(_is_unknown_script, replies)):
+                # Redis was restarted or replaced; a script that is not there has changed nothing.
+                async with Deadline(deadline):
                     await self._meet(connection, after=meetings)
-                    batch = commands()
-                    again = await connection.call([batch[i] for i in missing])
-                    for i, reply in zip(missing, again, strict=True):
-                        replies[i] = reply
-                return replies
+                missing = [i for i, reply in enumerate(replies) if _is_unknown_script(reply)]
+                batch = commands()
+                again = await connection.call([batch[i] for i in missing], deadline)
+                for i, reply in zip(missing, again, strict=True):
+                    replies[i] = reply
+            return replies
         except TimeoutError:
             if self._connection is not None:
                 self._connection.drop_if_silent()

@@ -54,6 +54,34 @@ async def test_callers_share_one_connection(link: RedisLink, redis_client: Redis
     assert redis_client.info("clients")["connected_clients"] == before + 1
 
 
+async def test_callers_of_one_turn_share_one_packet(link: RedisLink, redis_client: Redis) -> None:
+    await link.run(lambda: [("PING",)])
+    redis_client.config_resetstat()
+    assert await asyncio.gather(*(link.run(lambda: [("PING",)]) for _ in range(50))) == [["PONG"]] * 50
+    stats = redis_client.info("stats")
+    assert stats["total_reads_processed"] <= 1 + 2, "ours, and those of this client"
+
+
+async def test_each_call_has_a_deadline_of_its_own(own_redis: EmbeddedRedis) -> None:
+    link = RedisLink(Settings(redis_timeout_seconds=0.2), own_redis.url, ())
+    await link.run(lambda: [("PING",)])
+    loop = asyncio.get_running_loop()
+    with stopped(own_redis.pid):
+        took = []
+
+        async def call(delay_seconds: float) -> None:
+            await asyncio.sleep(delay_seconds)
+            began = loop.time()
+            with pytest.raises(StoreUnavailable, match="no answer"):
+                await link.run(lambda: [("PING",)])
+            took.append(loop.time() - began)
+
+        await asyncio.gather(*(call(delay) for delay in (0, 0.05, 0.1, 0.3)))
+    assert min(took) >= 0.2
+    assert max(took) < 0.2 + PATIENT
+    await link.close()
+
+
 async def test_a_refusal_is_the_reply_of_its_own_command(link: RedisLink) -> None:
     good, bad, again = await link.run(lambda: [("ECHO", "a"), ("NOSUCHCOMMAND",), ("ECHO", "b")])
     assert (good, again) == ("a", "b")
