@@ -134,7 +134,7 @@ async def export_session(request: Request, session_id: Annotated[SessionId, Path
     stored = await _store(request).read(session_id)
     if not stored:
         raise _unknown_session()
-    return JSONResponse({"session_id": session_id, "clicks": [vars(click) for click in stored]})
+    return JSONResponse({"session_id": session_id, "clicks": [click._asdict() for click in stored]})
 
 
 @router.delete(

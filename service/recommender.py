@@ -13,10 +13,10 @@ answered only when enough live clicks name it.
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 from service.live import Live, LiveBundle, Model
 from service.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
@@ -32,6 +32,8 @@ MAX_K = 100
 ID_SEPARATOR = "~"  # between a recommendation's version and its own id; no version holds one
 
 Stage = Literal["neighbours", "model", "trending", "popular"]
+
+counter_of = cache(RECOMMENDATIONS.labels)
 
 
 class UnknownModel(LookupError):  # noqa: N818
@@ -50,8 +52,7 @@ class NoModel(LookupError):  # noqa: N818
     """No bundle is loaded, and nothing is trending either."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How a recommendation is wanted."""
 
     k: int = DEFAULT_K
@@ -60,8 +61,7 @@ class Options:
     model: str | None = None  # a version; None: the live one
 
 
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """An answer: its items, best first, and how it came about."""
 
     recommendation_id: str
@@ -74,8 +74,7 @@ class Recommendation:
     items: list[Scored]
 
 
-@dataclass(frozen=True)
-class Visit:
+class Visit(NamedTuple):
     """What is known of the session that is to be answered; item ids, oldest click first."""
 
     fed: Sequence[str]  # may go into the encoder
@@ -115,7 +114,7 @@ class Recommender:
         Raises `StoreUnavailable`.
         """
         arrival = self._arrival(session_id, click, recommendation_id)
-        appended = await self._append(arrival, with_session=True)
+        appended = await self._ranking.after(self._append(arrival, with_session=True))
         try:
             return appended, await self._answer_session(session_id, appended.clicks, Options(k))
         except NoModel:  # the click counts all the same
@@ -134,7 +133,7 @@ class Recommender:
     async def recommend(self, session_id: str, options: Options) -> Recommendation:
         """Answer a stored session. Raises `UnknownModel`, `NoModel`."""
         try:
-            clicks = await self._store.read(session_id)
+            clicks = await self._ranking.after(self._store.read(session_id))
         except StoreUnavailable:
             REDIS_ERRORS.labels("read").inc()
             live = self._live.current
@@ -175,7 +174,7 @@ class Recommender:
         if model is None or asked_for is not None or not self._quality.watches(live, session_id):
             return _counted(await self._answer(live, model, visit, options))
 
-        full = replace(options, k=max(options.k, TOP))
+        full = options._replace(k=max(options.k, TOP))
         found = await self._answer(live, model, visit, full)
 
         async def answer_by(other: Model) -> list[str]:
@@ -185,7 +184,7 @@ class Recommender:
         await self._quality.shown(
             live, session_id, found.recommendation_id, model.version, item_ids, answer_by
         )
-        return _counted(replace(found, items=found.items[: options.k]))
+        return _counted(found._replace(items=found.items[: options.k]))
 
     async def _answer(
         self, live: Live, model: Model | None, visit: Visit, options: Options
@@ -224,7 +223,7 @@ class Recommender:
 
         version = model.version if model else None
         return Recommendation(
-            recommendation_id=f"{version or 'none'}{ID_SEPARATOR}{uuid.uuid4().hex}",
+            recommendation_id=f"{version or 'none'}{ID_SEPARATOR}{secrets.token_hex(16)}",
             version=version,
             stage=stages[0] if stages else "popular",
             reason=_reason(visit, model, known, stages),
@@ -295,7 +294,7 @@ def _asked_for(live: Live, options: Options) -> Model | None:
 
 
 def _counted(found: Recommendation) -> Recommendation:
-    RECOMMENDATIONS.labels(found.stage, found.version or "none").inc()
+    counter_of(found.stage, found.version or "none").inc()
     return found
 
 

@@ -2,7 +2,7 @@
 
 FastAPI looks at the signature of an endpoint again with every request, which costs more than everything else
 that a recommendation needs of Python. Here it is compiled, when the route is made, into one validator for the
-query, one for the path and one for the body. OpenAPI is still FastAPI's.
+query, one for the path and one for the body. OpenAPI is still FastAPI's. `service.front` calls them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from fastapi import FastAPI, Request, params
+from fastapi import Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.problems import invalid_input
 
@@ -26,6 +25,7 @@ KEY_HEADER = b"x-api-key"
 
 Guard = Callable[[Request, str | None], Awaitable[None]]
 Endpoint = Callable[..., Awaitable[Response]]
+Answer = Callable[[Request], Awaitable[Response]]
 Errors = list[dict[str, Any]]
 
 
@@ -38,7 +38,7 @@ class CompiledRoute(APIRoute):
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         guards: list[Guard] = [depends.dependency for depends in self.dependencies]  # type: ignore[misc]
-        self.app = _compiled(endpoint, guards)
+        self.answer, self.has_body = _compiled(endpoint, guards)
 
 
 class _Values:
@@ -47,11 +47,8 @@ class _Values:
     def __init__(self, place: str, parameters: Mapping[str, inspect.Parameter]) -> None:
         self._place = place
         self._lists = {name for name, p in parameters.items() if _bare(p.annotation) is list}
-        fields: dict[str, Any] = {
-            name: (p.annotation, ... if p.default is p.empty else p.default) for name, p in parameters.items()
-        }
-        self._model = create_model(place, **fields)
-        self._names = tuple(fields)
+        fields: dict[str, Any] = {name: (p.annotation, _default(p)) for name, p in parameters.items()}
+        self._validate = create_model(place, **fields).__pydantic_validator__.validate_python
 
     def read(self, texts: list[tuple[str, str]], values: dict[str, Any], errors: Errors) -> None:
         """Put what is valid into `values`, and what is not into `errors`."""
@@ -62,11 +59,9 @@ class _Values:
             else:
                 given[name] = text
         try:
-            found = self._model.model_validate(given)
+            values.update(vars(self._validate(given)))
         except ValidationError as error:
             errors += _at(self._place, error)
-        else:
-            values.update((name, getattr(found, name)) for name in self._names)
 
 
 class _Body:
@@ -94,7 +89,8 @@ class _Body:
             errors += _at("body", error)
 
 
-def _compiled(endpoint: Endpoint, guards: list[Guard]) -> ASGIApp:
+def _compiled(endpoint: Endpoint, guards: list[Guard]) -> tuple[Answer, bool]:
+    """What answers a request, and whether it reads a body."""
     parameters = inspect.signature(endpoint, eval_str=True).parameters
     kinds = {name: _kind(parameter) for name, parameter in parameters.items()}
     path, query = (
@@ -104,8 +100,8 @@ def _compiled(endpoint: Endpoint, guards: list[Guard]) -> ASGIApp:
     has_path, has_query = "path" in kinds.values(), "query" in kinds.values()
     bodies = [_Body(parameters[name]) for name in parameters if kinds[name] == "body"]
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
+    async def answer(request: Request) -> Response:
+        scope = request.scope
         if guards:
             key = next(
                 (value.decode("latin-1") for name, value in scope["headers"] if name == KEY_HEADER), None
@@ -123,10 +119,9 @@ def _compiled(endpoint: Endpoint, guards: list[Guard]) -> ASGIApp:
             await body.read(request, values, errors)
         if errors:
             raise RequestValidationError(errors)
-        response = await endpoint(request, **values)
-        await response(scope, receive, send)
+        return await endpoint(request, **values)
 
-    return app
+    return answer, bool(bodies)
 
 
 def _kind(parameter: inspect.Parameter) -> str:
@@ -139,6 +134,13 @@ def _kind(parameter: inspect.Parameter) -> str:
                 return kind
     assert issubclass(parameter.annotation, BaseModel), f"{parameter}: say Path(), Query() or Body()"
     return "body"
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """What pydantic takes for the default; a list it would copy in depth with every request."""
+    if isinstance(parameter.default, list):
+        return Field(default_factory=parameter.default.copy)
+    return ... if parameter.default is parameter.empty else parameter.default
 
 
 def _bare(annotation: Any) -> Any:
@@ -163,50 +165,3 @@ def _json_problem(error: ValueError | RecursionError) -> str:
 
 def _at(place: str, error: ValidationError) -> Errors:
     return [{**detail, "loc": (place, *detail["loc"])} for detail in error.errors(include_url=False)]
-
-
-class ShortCut:
-    """Middleware that takes requests of compiled routes past FastAPI's own, which has nothing to do there.
-
-    What an endpoint raises is answered by the app's exception handlers, as it would be there. A request that
-    no compiled route takes goes on to FastAPI.
-    """
-
-    def __init__(self, app: ASGIApp, owner: FastAPI) -> None:
-        self._app = app
-        self._handlers = owner.exception_handlers
-        self._exact: dict[tuple[str, str], CompiledRoute] = {}
-        self._others: list[CompiledRoute] = []
-        for route in owner.router.routes:
-            if isinstance(route, CompiledRoute):
-                if route.param_convertors:
-                    self._others.append(route)
-                else:
-                    self._exact.update(((method, route.path), route) for method in route.methods or ())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._route(scope) if scope["type"] == "http" else None
-        if route is None:
-            await self._app(scope, receive, send)
-            return
-        scope["route"] = route
-        try:
-            await route.app(scope, receive, send)
-        except Exception as error:
-            handler = next((h for c in type(error).__mro__ if (h := self._handlers.get(c))), None)
-            if handler is None or type(error) is Exception or handler is self._handlers.get(Exception):
-                raise  # what nobody expected: the outermost middleware answers, and the server logs it
-            response = await handler(Request(scope, receive, send), error)  # type: ignore[misc]
-            await response(scope, receive, send)
-
-    def _route(self, scope: Scope) -> CompiledRoute | None:
-        """The route of a request, its parameters put into the scope."""
-        method, path = scope["method"], scope["path"]
-        if (route := self._exact.get((method, path))) is not None:
-            scope["path_params"] = {}
-            return route
-        for route in self._others:
-            if method in route.methods and (match := route.path_regex.match(path)):  # type: ignore[operator]
-                scope["path_params"] = match.groupdict()
-                return route
-        return None

@@ -23,8 +23,7 @@ log = structlog.get_logger()
 SEPARATOR = "\x1f"  # ids hold no control characters: the API refuses them
 
 
-@dataclass(frozen=True)
-class Click:
+class Click(NamedTuple):
     """One click; `timestamp` is in epoch seconds."""
 
     item_id: str
@@ -43,16 +42,14 @@ class Arrival(NamedTuple):
     is_cold: bool = False  # no bundle knows the item
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(NamedTuple):
     """What a click said of an answer: the rank of its item among those shown, 0 when it was not there."""
 
     version: str
     rank: int
 
 
-@dataclass(frozen=True)
-class Appended:
+class Appended(NamedTuple):
     """What a click left behind: the session's length; its clicks, oldest first, only when asked for."""
 
     length: int
