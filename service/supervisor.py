@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -21,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from service import logs
 from service.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from service.parent import stop_with
+from service.protocol import OneWrite
 from service.settings import Settings, load_settings, variable
 
 APP = "service.app:create_app"
@@ -82,12 +84,41 @@ class Supervisor(Multiprocess):
                 log.error("embedded redis cannot be restarted", reason=str(error))
                 self._redis_lost = True
                 self.should_exit.set()
+        known = self._pids | {process.pid for process in self.processes}
         super().keep_subprocess_alive()
-        pids = {process.pid for process in self.processes}
-        for pid in self._pids - pids:
+        self._pids = {process.pid for process in self.processes}
+        for pid in known - self._pids:
             # Its gauges no longer count; its counters do.
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
-        self._pids = pids
+
+
+class Reserved(socket.socket):
+    """A port that is kept, but not listened on; in each worker it becomes a socket of the worker's own.
+
+    The kernel spreads connections over such sockets. On one that all workers share, the worker that has just
+    been busy is the first to accept: with few connections one worker gets nearly all of them. A worker
+    listens when it is ready, and a dead one is sent nothing. Linux only.
+    """
+
+    def __init__(self, family: int, address: Any) -> None:
+        super().__init__(family)
+        _bind_with_others(self, address)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # so that no other service can listen
+
+    def __reduce__(self) -> tuple[Any, ...]:  # how it gets into a worker
+        return _socket_of_worker, (self.family, self.getsockname())
+
+
+def _socket_of_worker(family: int, address: Any) -> socket.socket:
+    own = socket.socket(family)
+    _bind_with_others(own, address)
+    return own
+
+
+def _bind_with_others(own: socket.socket, address: Any) -> None:
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.bind(address)
 
 
 def serve(settings: Settings, app: str = APP) -> int:
@@ -98,7 +129,8 @@ def serve(settings: Settings, app: str = APP) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # until uvicorn takes over: unwind, do not just drop dead
         signal.signal(number, lambda *_: sys.exit(0))
     with ExitStack() as stack:
-        listener = stack.enter_context(listen(settings.host, settings.port))
+        listener = stack.enter_context(listen(settings.host, settings.port, settings.workers))
+        host, port, *_ = listener.getsockname()
         # The workers find all of this in their environment, before they import anything.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(metrics_directory(settings.metrics_dir))
         redis = None
@@ -111,7 +143,7 @@ def serve(settings: Settings, app: str = APP) -> int:
             factory=True,
             workers=settings.workers,
             loop="uvloop",
-            http="httptools",
+            http=OneWrite,
             ws="none",
             lifespan="on",
             backlog=BACKLOG,
@@ -122,20 +154,23 @@ def serve(settings: Settings, app: str = APP) -> int:
             timeout_worker_healthcheck=HEALTHCHECK_SECONDS,
         )
         supervisor = Supervisor(config, listener, redis)
-        host, port, *_ = listener.getsockname()
         log.info("listening", host=host, port=port, workers=settings.workers)
         supervisor.run()
         return STARTUP_FAILURE if supervisor.failed else 0
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket for the workers to share. Raises `ListenError`."""
+def listen(host: str, port: int, workers: int = 1) -> socket.socket:
+    """The TCP socket to give to the workers: one that listens, or `Reserved`. Raises `ListenError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)  # at once: a port can be bound twice as long as nobody listens
+        if workers > 1 and sys.platform == "linux":
+            address = listener.getsockname()
+            listener.close()
+            listener = Reserved(family, address)
     except OSError as error:
         listener.close()
         raise ListenError(

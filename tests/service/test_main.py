@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from redis import Redis
+
+from service.supervisor import ListenError, listen
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 20.0
@@ -28,8 +33,11 @@ T = TypeVar("T")
 # An app that tells what a worker sees; `service.app` has its own tests.
 TINY_APP = """
 import asyncio, json, os
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from redis import Redis
+
+from service.supervisor import ListenError, listen
 from service.settings import load_settings
 
 def create_app():
@@ -97,8 +105,22 @@ class Service:
     def port(self) -> int:
         return int(str(eventually(lambda: self.logged("listening"))[0]["port"]))
 
-    def get(self, path: str = "/") -> dict[str, str]:
+    def connect(self) -> HTTPConnection:
+        """Several workers listen when they are ready, and not before."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
+
+        def connected() -> bool:
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                return False
+            return True
+
+        eventually(connected)
+        return connection
+
+    def get(self, path: str = "/") -> dict[str, str]:
+        connection = self.connect()
         connection.request("GET", path)
         response = connection.getresponse()
         content: dict[str, str] = json.loads(response.read())
@@ -189,6 +211,37 @@ def test_two_workers_share_one_redis_and_a_dead_worker_is_replaced(tmp_path: Pat
         assert not any(alive(pid) for pid in (*second, redis))
         assert not Path(seen["PROMETHEUS_MULTIPROC_DIR"]).exists()
         assert (tmp_path / "artifacts" / "redis").is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one socket for all workers")
+def test_workers_share_connections_whoever_is_awake(tmp_path: Path) -> None:
+    """On a shared socket, the one that has just answered would be the first to accept, again and again."""
+    with running(tmp_path, NEXTCLICK_WORKERS="2") as service:
+        service.workers(2)
+        answered: Counter[str] = Counter()
+        for _ in range(
+            100
+        ):  # one after another: a worker that has just answered would be the first to accept
+            answered[service.get()["pid"]] += 1
+        assert min(answered.values()) > 20, answered  # less by chance: once in 10 ** 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one socket for all workers")
+def test_a_port_belongs_to_one_service_even_before_its_workers_listen() -> None:
+    with listen("127.0.0.1", 0, workers=2) as reserved:
+        host, port = reserved.getsockname()
+        for workers in (1, 2):
+            with pytest.raises(ListenError, match="Address already in use"):
+                listen(host, port, workers)
+        with pytest.raises(ConnectionRefusedError), socket.create_connection((host, port)):
+            pass
+        own = [pickle.loads(ForkingPickler.dumps(reserved)) for _ in range(2)]
+        for each in own:
+            each.listen()
+        with pytest.raises(ListenError, match="Address already in use"):
+            listen(host, port)
+        for each in own:
+            each.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

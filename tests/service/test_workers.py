@@ -48,9 +48,22 @@ class Workers:
     def request(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> Any:
-        """Ask whichever worker takes a new connection; the answer must be 200."""
+        """Ask whichever worker the kernel gives the connection to; the answer must be 200.
+
+        A worker that is stopped may be given it, too: what can be asked twice is asked again.
+        """
+        if method == "POST":
+            return self._answer(method, path, body, headers, timeout_seconds=20)
+        for _ in range(60):
+            with suppress(TimeoutError):
+                return self._answer(method, path, body, headers, timeout_seconds=0.3)
+        raise TimeoutError(f"{method} {path}: no worker answers")
+
+    def _answer(
+        self, method: str, path: str, body: object, headers: dict[str, str] | None, timeout_seconds: float
+    ) -> Any:
         content = None if body is None else json.dumps(body)
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout_seconds)) as connection:
             connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
             answer = connection.getresponse()
             text = answer.read().decode()
