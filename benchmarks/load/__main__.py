@@ -37,11 +37,9 @@ RATIOS = ((MIXED, HEALTH), (MIXED, STUB), (ALONE, STUB_ALONE), (ALONE, NOOP))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and write benchmarks/load.json among the artifacts; returns 1 if any request failed."""
     options = _options(arguments)
-    champion = read_deployment(options.artifacts).champion
-    if champion is None:
-        sys.exit(f"{options.artifacts}: nothing is published there")
-    bundle = bundle_path(options.artifacts, champion)
-    measure = Measure(_clicks(bundle, options.data), options.seconds, options.rate, options.closed)
+    bundle = live_bundle(options.artifacts)
+    clicks = clicks_for(options.artifacts, options.data)
+    measure = Measure(clicks, options.seconds, options.rate, options.closed)
     machine = hardware()
     runs = _measured(measure, options, bundle)
     kept = {what: middle(rows) for what, rows in runs.items()}
@@ -91,7 +89,17 @@ def _measured(measure: Measure, options: argparse.Namespace, bundle: Path) -> di
         return measured(lines)
 
 
-def _clicks(bundle: Path, data: Path | None) -> Clicks:
+def live_bundle(artifacts: Path) -> Path:
+    """The champion's directory; ends the program when there is none."""
+    champion = read_deployment(artifacts).champion
+    if champion is None:
+        sys.exit(f"{artifacts}: nothing is published there")
+    return bundle_path(artifacts, champion)
+
+
+def clicks_for(artifacts: Path, data: Path | None) -> Clicks:
+    """Sessions for the live bundle: those of the data set that it is made of, or by power laws."""
+    bundle = live_bundle(artifacts)
     if data is None:
         item_ids = read_items(bundle / ITEMS)
         return lambda seed: power_law_clicks(item_ids, seed)

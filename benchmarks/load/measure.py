@@ -74,16 +74,18 @@ class Measure:
         """Closed loop: recommendations of sessions that are stored first. Its run raises `RuntimeError`."""
 
         async def run(number: int) -> Seen:
-            names = [f"stored-{number}-{session}" for session in range(STORED_SESSIONS)]
-            clicked = [
-                [click(name, item_id) for item_id in item_ids]
-                for name, item_ids in zip(names, self.clicks(number), strict=False)
-            ]
-            read_cpu = CpuMeter(*running.pids).read
-            seen = await closed_loop(running.port, clicked, self.shoppers, STORE_SECONDS, 0, read_cpu)
-            if len(seen.outcome) < sum(map(len, clicked)) or (seen.outcome != GOOD).any():
-                raise RuntimeError(f"{what}: not every click could be stored: {'; '.join(seen.complaints)}")
-            return await self._closed(running, cycle([[recommend(name)] for name in names]))
+            return await self._closed(running, cycle(await self._stored(what, running, number)))
+
+        return Line(what, run)
+
+    def recommendations_at_rate(self, what: str, running: Running) -> Line:
+        """The same in an open loop."""
+        ramp_seconds = self.seconds * RAMP_SHARE
+        due = due_times(self.rate, self.seconds, ramp_seconds)
+
+        async def run(number: int) -> Seen:
+            plan = interleave(cycle(await self._stored(what, running, number)), len(due), seed=number)
+            return await open_loop(running.port, plan, due, ramp_seconds, CpuMeter(*running.pids).read)
 
         return Line(what, run)
 
@@ -94,6 +96,18 @@ class Measure:
             return await self._closed(running, repeat([request]))
 
         return Line(what, run)
+
+    async def _stored(self, what: str, running: Running, number: int) -> list[Session]:
+        names = [f"stored-{number}-{session}" for session in range(STORED_SESSIONS)]
+        clicked = [
+            [click(name, item_id) for item_id in item_ids]
+            for name, item_ids in zip(names, self.clicks(number), strict=False)
+        ]
+        read_cpu = CpuMeter(*running.pids).read
+        seen = await closed_loop(running.port, clicked, self.shoppers, STORE_SECONDS, 0, read_cpu)
+        if len(seen.outcome) < sum(map(len, clicked)) or (seen.outcome != GOOD).any():
+            raise RuntimeError(f"{what}: not every click could be stored: {'; '.join(seen.complaints)}")
+        return [[recommend(name)] for name in names]
 
     async def _closed(self, running: Running, sessions: Iterator[Session]) -> Seen:
         seconds = self.seconds * CLOSED_SHARE

@@ -197,5 +197,5 @@ async def test_a_ramp_is_not_counted() -> None:
         opened = await open_loop(port, alone([get("/")] * len(due)), due, 0.2, read_cpu)
         closed = await closed_loop(port, [[get("/")]] * 5000, 2, 0.1, ramp_seconds=0.1, read_cpu=read_cpu)
     assert (len(due), len(opened.due)) == (30, 20)
-    assert opened.due.min() >= 0.2
-    assert closed.due.min() >= 0.1
+    assert opened.due.min() >= 0.2 - 1e-6, "due is a difference of large times"
+    assert closed.due.min() >= 0.1 - 1e-6
