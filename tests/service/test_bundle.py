@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from service.bundle import INDEX, Bundle, BundleError, read_items, write_items
+from service.encoder import RUN_CLICKS, runs_of
 from service.live import load_bundle
 from tests.service.bundles import BREAKAGES, Shop, edit_manifest, seal
 
@@ -83,7 +85,7 @@ def test_any_printable_item_id_survives(tmp_path: Path) -> None:
 class TestEncoder:
     def test_padding_and_neighbours_change_nothing(self, artifacts: Path) -> None:
         encoder = Bundle.load(Shop.make().write(artifacts)).encoder
-        sessions = [[5], [7, 5, 7], [1, 2, 3, 4]]
+        sessions = [[5], [7, 5, 7], *[[3]] * 9, [1, 2, 3, 4], [4, 3, 2, 1, 2, 3, 4, 5, 6]]
         together = encoder.encode(sessions)
         for session, vector in zip(sessions, together, strict=True):
             np.testing.assert_allclose(encoder.encode([session])[0], vector, atol=1e-6)
@@ -95,3 +97,17 @@ class TestEncoder:
         expected = encoder.encode([long[-shop.max_length :]])[0]
         np.testing.assert_array_equal(encoder.encode([long])[0], expected)
         np.testing.assert_allclose(encoder.encode([long, [9]])[0], expected, atol=1e-6)
+
+    def test_a_long_session_does_not_make_short_ones_long(self) -> None:
+        assert runs_of([1] * 30 + [50] + [1] * 30) == [[30], [*range(30), *range(31, 61)]]
+        assert runs_of([5, 4, 5, 4]) == [[0, 2, 1, 3]], "a run of its own would spare less than it costs"
+        assert runs_of([50]) == [[0]]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_runs_hold_every_session_once_and_the_longest_first(self, seed: int) -> None:
+        lengths = np.random.default_rng(seed).integers(1, 51, 64).tolist()
+        runs = runs_of(lengths)
+        assert sorted(itertools.chain(*runs)) == list(range(64))
+        assert [lengths[session] for session in itertools.chain(*runs)] == sorted(lengths, reverse=True)
+        padded = sum(lengths[run[0]] * len(run) for run in runs) + RUN_CLICKS * len(runs)
+        assert padded < max(lengths) * len(lengths)
