@@ -1,12 +1,14 @@
 """Whether another form of the exported encoder is faster, and what it loses.
 
     python -m benchmarks.encoder --data artifacts/data/diginetica --bundles artifacts/bundles/<version> …
+    python -m benchmarks.encoder --data artifacts/data/diginetica --untrained
 
 Forms of `encoder.onnx`: as exported (onnxruntime optimises it whenever it is loaded); optimised ahead by
 onnxruntime, `basic` or `extended`, its weights still beside the graph; weights in int8, multiplied as such;
 and weights and products in fp16. Microseconds are the median of one session of L clicks through the service's
 own encoder on one thread, the best of several rounds, form by form in turn. `recall@20` and `mrr@20` are in
-percent, by exact search over the bundle's item vectors, over the same test cases for all.
+percent, by exact search over the bundle's item vectors, over the same test cases for all. `--untrained`
+takes every model there is at its recipe's size, with the weights it begins with: they take as long.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from service.bundle import ENCODER, Bundle
 from service.encoder import Encoder
 from service.retriever import Retriever
 from training.dataset import Dataset
+from training.export import write_encoder
 from training.metrics import mrr_at_k, recall_at_k
+from training.registry import find_model, model_names
 
 LENGTHS = (1, 5, 20, 50)
 ROUNDS = 5
@@ -136,13 +140,25 @@ def measure(bundle: Bundle, data: Dataset) -> list[dict[str, object]]:
     return rows
 
 
+def untrained(name: str, data: Dataset) -> dict[str, object]:
+    """What a session takes a model as it is exported, before it has learned anything."""
+    model = find_model(name).build(data.train_all).eval()
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, ENCODER)
+        write_encoder(model, file)
+        encoder = Encoder(file, model.max_length)
+    times = microseconds({"as exported": encoder}, data.info.n_items, model.max_length)["as exported"]
+    return {"model": name, "form": "untrained", **{f"L={length}": value for length, value in times.items()}}
+
+
 def main() -> int:
     """Print one JSON object a row, and write them all to artifacts/benchmarks/encoder.json."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="the data set that they were trained on")
-    parser.add_argument("--bundles", type=Path, nargs="+", required=True)
+    parser.add_argument("--bundles", type=Path, nargs="+", default=())
+    parser.add_argument("--untrained", action="store_true", help="every model, whatever has been trained")
     parser.add_argument("--output", type=Path, default=Path("artifacts/benchmarks/encoder.json"))
     options = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser gives advice
@@ -152,6 +168,9 @@ def main() -> int:
         for row in measure(Bundle.load(path), data):
             print(json.dumps(row), flush=True)
             rows.append(row)
+    for name in model_names() if options.untrained else ():
+        rows.append(untrained(name, data))
+        print(json.dumps(rows[-1]), flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=2) + "\n")
     return 0

@@ -216,7 +216,7 @@ def lines(found: Costs) -> list[tuple[str, float, bool]]:
         ("a round trip to Redis", found["round_trip"], True),
         ("one run of the encoder", found["encode"], True),
         ("one search", found["search"], True),
-        ("items by name, scores in six digits", found["rank"] - found["encode"] - found["search"], False),
+        ("items by name; encoder and search in turns", found["rank"] - found["encode"] - found["search"], False),
         ("the session read from the reply", found["read"] - found["round_trip"], False),
         (
             "stages, batching, and caches grown cold",
@@ -224,7 +224,7 @@ def lines(found: Costs) -> list[tuple[str, float, bool]]:
             False,
         ),
         ("route, validation, answer, metrics", found["request"] - found["recommend"], False),
-        ("in the closed loop beyond these", found["whole"] - inside, False),
+        ("all at once, beyond these", found["whole"] - inside, False),
     ]
 
 
