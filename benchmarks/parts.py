@@ -216,7 +216,11 @@ def lines(found: Costs) -> list[tuple[str, float, bool]]:
         ("a round trip to Redis", found["round_trip"], True),
         ("one run of the encoder", found["encode"], True),
         ("one search", found["search"], True),
-        ("items by name; encoder and search in turns", found["rank"] - found["encode"] - found["search"], False),
+        (
+            "items by name; encoder and search in turns",
+            found["rank"] - found["encode"] - found["search"],
+            False,
+        ),
         ("the session read from the reply", found["read"] - found["round_trip"], False),
         (
             "stages, batching, and caches grown cold",
