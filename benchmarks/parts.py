@@ -182,7 +182,6 @@ def in_copies(options: argparse.Namespace) -> Costs:
     spawn = multiprocessing.get_context("spawn")
     barrier, queue = spawn.Barrier(options.workers), spawn.Queue()
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis(Path(directory)) as redis:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory  # metrics cost what they cost a worker
         settings = Settings(
             artifacts_dir=options.artifacts, redis_url=redis.url, redis_timeout_seconds=5, log_level="warning"
         )
@@ -190,8 +189,12 @@ def in_copies(options: argparse.Namespace) -> Costs:
             spawn.Process(target=run_copy, args=(settings, barrier, queue, options, number), daemon=True)
             for number in range(options.workers)
         ]
-        for copy in copies:
-            copy.start()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory  # metrics shall cost what they cost a worker
+        try:
+            for copy in copies:
+                copy.start()
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
         found = [queue.get(timeout=600) for _ in copies]
         for copy in copies:
             copy.join()
