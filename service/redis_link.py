@@ -107,8 +107,7 @@ class _Call:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection for all calls: commands go out together at the end of a loop's turn, replies come back
-    in that order.
+    """One connection for all calls: those of one turn of the loop leave together, replies keep their order.
 
     A call that nobody waits for any more keeps its place, so that its replies are taken for no other's.
     """
