@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -130,9 +130,14 @@ class Service:
 
     def workers(self, count: int) -> set[str]:
         """The process ids of the workers, once `count` of them answer."""
-        return eventually(
-            lambda: pids if len(pids := {self.get()["pid"] for _ in range(20)}) == count else None
-        )
+
+        def found() -> set[str] | None:
+            with suppress(ConnectionResetError):  # one that was killed may still be closing its socket
+                pids = {self.get()["pid"] for _ in range(20)}
+                return pids if len(pids) == count else None
+            return None
+
+        return eventually(found)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
