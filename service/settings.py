@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         default=0, ge=0, description="requests per client, over all workers; 0 is no limit"
     )
     max_requests_in_flight: int = Field(
-        default=128, ge=1, description="per worker; more are refused with 503 until some are done"
+        default=64, ge=1, description="per worker; more are refused with 503 until some are done"
     )
     max_body_bytes: int = Field(default=65536, ge=1, description="larger request bodies are refused")
     deployment_poll_seconds: float = Field(
