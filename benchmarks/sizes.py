@@ -15,7 +15,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.load.__main__ import clicks_for, live_bundle
 from benchmarks.load.measure import Measure, measured
 from benchmarks.load.processes import service
-from benchmarks.load.report import hardware, middle
+from benchmarks.load.report import Row, hardware, middle
 from benchmarks.retrieval import catalogue, eager
 from service.bundle import (
     ENCODER,
@@ -38,6 +38,8 @@ from service.bundle import (
     INDEX,
     ITEMS,
     Bundle,
+    IndexInfo,
+    Manifest,
     file_sha256,
     read_manifest,
     write_items,
@@ -86,6 +88,36 @@ def grow_encoder(source: Path, target: Path, n_known: int, n_items: int) -> None
     onnx.save(model, target, save_as_external_data=True, location=ENCODER_DATA)
 
 
+def index_of(manifest: Manifest) -> IndexInfo:
+    """The index of an encoder's bundle, which always has one."""
+    assert manifest.index is not None
+    return manifest.index
+
+
+def print_table(
+    rows: Mapping[str, Row],
+    indexes: Mapping[str, IndexInfo],
+    scored: Mapping[str, Mapping[str, object]],
+    title: str,
+) -> None:
+    """One line for each size."""
+    drawn = Table(title=title)
+    for name in ("items", "index", "recall", "p50", "p90", "p99", "service, µs", "eager p50", "eager p99"):
+        drawn.add_column(name, justify="left" if name == "index" else "right")
+    for what, row in rows.items():
+        index = indexes[what]
+        drawn.add_row(
+            what,
+            f"{index.kind} {index.codes or ''}",
+            f"{index.recall_at_20:.4f}",
+            *(f"{row.milliseconds[quantile]:.2f}" for quantile in ("p50", "p90", "p99")),
+            f"{row.cpu_microseconds['service']:,.0f}",
+            *(f"{float(str(scored[what][name])) / 1000:.2f}" for name in ("p50_us", "p99_us")),
+        )
+    drawn.caption = "p50 to p99 and eager PyTorch in ms"
+    Console(width=120).print(drawn)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and write it to benchmarks/sizes.json among the artifacts."""
     parser = argparse.ArgumentParser(
@@ -106,34 +138,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     queries = live.encoder.encode(list(islice(filter(None, sessions), INDEX_SESSIONS)))
     measure = Measure(clicks, options.seconds, options.rate, 16)
     machine = hardware()
-    scored, bundles, lines = {}, {}, []
+    scored, indexes, lines = {}, {}, []
     with ExitStack() as stack:
         for n_items in options.sizes:
             place = options.artifacts / "benchmarks" / f"items-{n_items}"
             place.mkdir(parents=True, exist_ok=True)
             what = f"{n_items:,}"
-            bundles[what] = read_manifest(grown(live, n_items, queries, place))
+            indexes[what] = index_of(read_manifest(grown(live, n_items, queries, place)))
             scored[what] = eager(catalogue(live.retriever.vectors(), n_items), queries)
             running = stack.enter_context(service(place, options.workers))
             lines.append(measure.recommendations_at_rate(what, running))
         runs = measured(lines)
-    drawn = Table(
-        title=f"{live.manifest.version}, {options.rate:g} recommendations a second, {options.workers} workers"
-    )
-    for name in ("items", "index", "recall", "p50", "p90", "p99", "service, µs", "eager p50", "eager p99"):
-        drawn.add_column(name, justify="left" if name == "index" else "right")
-    report = []
-    for what, rows in runs.items():
-        row, index = middle(rows), bundles[what].index
-        assert index is not None
-        times = [f"{row.milliseconds[quantile]:.2f}" for quantile in ("p50", "p90", "p99")]
-        yardstick = [f"{float(str(scored[what][name])) / 1000:.2f}" for name in ("p50_us", "p99_us")]
-        kind = f"{index.kind} {index.codes or ''}"
-        recall = f"{index.recall_at_20:.4f}"
-        drawn.add_row(what, kind, recall, *times, f"{row.cpu_microseconds['service']:,.0f}", *yardstick)
-        report.append({"index": index.model_dump(), "eager": scored[what], **asdict(row)})
-    drawn.caption = "p50 to p99 and eager PyTorch in ms"
-    Console(width=120).print(drawn)
+    kept = {what: middle(rows) for what, rows in runs.items()}
+    print_table(kept, indexes, scored, f"{live.manifest.version}, {options.rate:g} recommendations a second")
+    report = [
+        {"index": indexes[what].model_dump(), "eager": scored[what], **asdict(row)}
+        for what, row in kept.items()
+    ]
     file = options.artifacts / "benchmarks" / "sizes.json"
     file.write_text(json.dumps({"machine": machine, "rows": report}, indent=2) + "\n")
     return 1 if any(row.errors for rows in runs.values() for row in rows) else 0
