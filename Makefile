@@ -26,7 +26,7 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	touch $@
 
 demo: $(VENV)/demo.stamp
-	@$(BIN)/python -m training.demo
+	@$(BIN)/python -m training.commands.demo
 
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest --numprocesses 2 --dist worksteal

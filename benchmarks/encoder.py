@@ -30,13 +30,13 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from benchmarks.retrieval import ranks, sampled_cases
-from service.bundle import ENCODER, Bundle
-from service.encoder import Encoder
-from service.retriever import Retriever
-from training.dataset import Dataset
-from training.export import write_encoder
-from training.metrics import mrr_at_k, recall_at_k
-from training.registry import find_model, model_names
+from service.ranking.bundle import ENCODER, Bundle
+from service.ranking.encoder import Encoder
+from service.ranking.retriever import Retriever
+from training.bundling.export import write_encoder
+from training.data.dataset import Dataset
+from training.learn.registry import find_model, model_names
+from training.measure.metrics import mrr_at_k, recall_at_k
 
 LENGTHS = (1, 5, 20, 50)
 ROUNDS = 5

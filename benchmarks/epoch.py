@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from models.base import PAD, Batch, SessionEncoder, Sessions
-from training.batches import Examples
-from training.dataset import Dataset
+from training.data.dataset import Dataset
 from training.fit import default_precision
-from training.registry import find_model
-from training.train import keep_freed_memory, make_optimizer
+from training.learn.batches import Examples
+from training.learn.registry import find_model
+from training.learn.train import keep_freed_memory, make_optimizer
 
 WARM_UP_STEPS = 5
 

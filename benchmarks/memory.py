@@ -24,12 +24,12 @@ from redis import Redis
 
 from models.base import Sessions
 from models.gru4rec import GRU4Rec
-from service.embedded_redis import EmbeddedRedis
-from service.live import Model, load_bundle
-from service.retriever import use_one_thread
-from service.settings import Settings
-from service.store import Arrival, Click, SessionStore
-from training.export import Provenance, export_bundle
+from service.live.follower import Model, load_bundle
+from service.process.embedded_redis import EmbeddedRedis
+from service.process.settings import Settings
+from service.ranking.retriever import use_one_thread
+from service.state.store import Arrival, Click, SessionStore
+from training.bundling.export import Provenance, export_bundle
 
 MEAN_CLICKS = 4.5  # as in the click data sets
 

@@ -36,14 +36,14 @@ from benchmarks.load.processes import service
 from benchmarks.load.report import hardware, middle
 from benchmarks.load.traffic import get
 from benchmarks.servers import ours
-from service.app import create_app
-from service.bundle import read_manifest
-from service.embedded_redis import EmbeddedRedis
-from service.front import Front
-from service.ranking import Query, rank
+from service.http.app import create_app
+from service.http.front import Front
+from service.process.embedded_redis import EmbeddedRedis
+from service.process.settings import Settings
+from service.ranking.batcher import Query, rank
+from service.ranking.bundle import read_manifest
 from service.recommender import Options, Recommender
-from service.settings import Settings
-from service.store import Click, SessionStore
+from service.state.store import Click, SessionStore
 
 SESSIONS = 1000
 ROUNDS = 5  # of each part, all parts by turns; the middle one counts

@@ -28,12 +28,12 @@ import torch
 from benchmarks import recbole_ours
 from models.base import Sessions
 from models.interactions import interactions
-from service.deployment import replace_file
-from training.batches import Examples
-from training.dataset import Dataset
+from service.live.deployment import replace_file
+from training.data.dataset import Dataset
 from training.fit import default_precision, source_commit
-from training.registry import model_names
-from training.train import keep_freed_memory
+from training.learn.batches import Examples
+from training.learn.registry import model_names
+from training.learn.train import keep_freed_memory
 
 DIM = 100
 BATCH_SIZE = 512

@@ -16,14 +16,14 @@ from torch.nn.functional import embedding, normalize
 from models.base import PAD, Head, SessionEncoder, Sessions
 from models.layers import running_mean
 from models.losses import Negatives
-from training.batches import Examples
 from training.fit import default_precision
-from training.hyper import resolve
-from training.metrics import mrr_at_k, recall_at_k
-from training.negatives import NegativeSampler
-from training.registry import find_model
-from training.train import make_optimizer, training_examples
-from training.validation import rank_targets
+from training.learn.batches import Examples
+from training.learn.hyper import resolve
+from training.learn.negatives import NegativeSampler
+from training.learn.registry import find_model
+from training.learn.train import make_optimizer, training_examples
+from training.measure.metrics import mrr_at_k, recall_at_k
+from training.measure.validation import rank_targets
 
 LOOKS = 4  # at validation MRR@20 in an epoch: a whole one may overshoot by far
 
@@ -42,7 +42,7 @@ def build(
 
 
 def training_steps(model: SessionEncoder, train: Sessions, seed: int, epochs: int) -> Iterator[float]:
-    """Train as `training.train` does; yields after each step, with the epochs done so far."""
+    """Train as `training.learn.train` does; yields after each step, with the epochs done so far."""
     recipe = model.recipe
     examples = training_examples(model, train)
     optimizer = make_optimizer(model, recipe)

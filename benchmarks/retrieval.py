@@ -25,11 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.bundle import Bundle
-from service.retriever import Items, Retriever, Vectors, one_thread
-from training.batches import Examples
-from training.dataset import Dataset
-from training.indexes import (
+from service.ranking.bundle import Bundle
+from service.ranking.retriever import Items, Retriever, Vectors, one_thread
+from training.bundling.indexes import (
     INDEX_SESSIONS,
     MAX_HNSW_ITEMS,
     PLANS,
@@ -39,7 +37,9 @@ from training.indexes import (
     narrowest,
     nearest_scores,
 )
-from training.metrics import MISSED, Ranks, mrr_at_k, recall_at_k
+from training.data.dataset import Dataset
+from training.learn.batches import Examples
+from training.measure.metrics import MISSED, Ranks, mrr_at_k, recall_at_k
 
 SIZES = (10_000, 43_097, 100_000, 1_000_000)
 LARGE = 10_000_000

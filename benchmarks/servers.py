@@ -3,7 +3,7 @@
     python -m benchmarks.servers --workers 2 --granian granian-venv/bin/granian
 
 Each answers every request with the same 1,500 bytes, about what 20 recommended items take, and does nothing
-else: uvicorn as it comes, the service's own way to run it (`service.supervisor`: answers in one write, a
+else: uvicorn as it comes, the service's own way to run it (`service.process.supervisor`: answers in one write, a
 socket for each worker), and granian, where it is installed.
 """
 
@@ -23,8 +23,8 @@ from benchmarks.load.measure import Measure, measured
 from benchmarks.load.processes import Running, free_port, started
 from benchmarks.load.report import hardware, middle, table
 from benchmarks.load.traffic import get, power_law_clicks
-from service.settings import Settings
-from service.supervisor import serve
+from service.process.settings import Settings
+from service.process.supervisor import serve
 
 ROOT = Path(__file__).parents[1]
 BODY = b"x" * 1500

@@ -32,7 +32,8 @@ from benchmarks.load.measure import Measure, measured
 from benchmarks.load.processes import service
 from benchmarks.load.report import Row, hardware, middle
 from benchmarks.retrieval import catalogue, eager
-from service.bundle import (
+from service.live.deployment import publish
+from service.ranking.bundle import (
     ENCODER,
     ENCODER_DATA,
     INDEX,
@@ -45,9 +46,8 @@ from service.bundle import (
     write_items,
     write_manifest,
 )
-from service.deployment import publish
-from service.retriever import Vectors
-from training.indexes import FASTEST, INDEX_SESSIONS, write_index
+from service.ranking.retriever import Vectors
+from training.bundling.indexes import FASTEST, INDEX_SESSIONS, write_index
 
 SIZES = (10_000, 43_097, 100_000, 1_000_000)
 

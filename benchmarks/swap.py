@@ -23,8 +23,8 @@ from benchmarks.load.client import GOOD
 from benchmarks.load.loops import open_loop
 from benchmarks.load.processes import CpuMeter, Running, service
 from benchmarks.load.traffic import due_times, interleave, power_law_clicks, visits
-from service.bundle import ITEMS, read_items
-from service.deployment import bundle_path, read_deployment, rollback
+from service.live.deployment import bundle_path, read_deployment, rollback
+from service.ranking.bundle import ITEMS, read_items
 
 CALM_SECONDS = 3.0  # between two swaps
 EDGE_SECONDS = 0.5  # what is due this short before the next swap may be answered by the version after

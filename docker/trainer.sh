@@ -53,7 +53,7 @@ make_first_live() {
   local champion
   champion=$(python -c '
 from pathlib import Path
-from service.deployment import read_deployment
+from service.live.deployment import read_deployment
 print(read_deployment(Path("artifacts")).champion or "")')
   if [[ $champion ]]; then
     echo "$champion is live already: nothing to do"

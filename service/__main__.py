@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from service import logs
-from service.embedded_redis import EmbeddedRedisError
-from service.settings import SettingsError, describe, load_settings, variable
-from service.supervisor import ListenError, serve
+from service.process import logs
+from service.process.embedded_redis import EmbeddedRedisError
+from service.process.settings import SettingsError, describe, load_settings, variable
+from service.process.supervisor import ListenError, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,14 +18,14 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
-from service.live import Live, LiveBundle, Model
-from service.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
-from service.quality import TOP, LiveQuality
-from service.ranking import Query, Ranking, Scored, scored
-from service.redis_link import StoreUnavailable
-from service.settings import Settings
-from service.store import Appended, Arrival, Click, SessionStore
-from service.trending import Trending
+from service.live.follower import Live, LiveBundle, Model
+from service.live.quality import TOP, LiveQuality
+from service.live.trending import Trending
+from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
+from service.process.settings import Settings
+from service.ranking.batcher import Query, Ranking, Scored, scored
+from service.state.link import StoreUnavailable
+from service.state.store import Appended, Arrival, Click, SessionStore
 
 DEFAULT_K = 20
 MAX_K = 100

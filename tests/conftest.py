@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.embedded_redis import EmbeddedRedis
+from service.process.embedded_redis import EmbeddedRedis
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from training.clicks import read_commit
-from training.demo_store import write_demo_store
+from training.data.clicks import read_commit
+from training.data.demo_store import write_demo_store
 
 START_SECONDS = 60
 SWAP_SECONDS = 30

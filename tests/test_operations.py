@@ -19,10 +19,10 @@ import yaml
 from prometheus_client import REGISTRY
 from typer.core import TyperGroup
 
-import service.metrics  # noqa: F401 (registers the metrics)
-from service.settings import PREFIX, Settings, describe, variable
+import service.process.metrics  # noqa: F401 (registers the metrics)
+from service.process.settings import PREFIX, Settings, describe, variable
 from training.__main__ import app
-from training.cron import Cron
+from training.loop.cron import Cron
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()

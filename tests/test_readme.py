@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bundle import Bundle
-from service.deployment import bundle_path, publish, read_deployment
+from service.live.deployment import bundle_path, publish, read_deployment
+from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
-from training.report import known_models
+from training.report.write import known_models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from training import (
-    data_commands,
-    live_commands,
-    model_commands,
-    publish_commands,
-    result_commands,
-    search_commands,
-)
+from training.commands import data, live, models, publish, results, search
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -20,12 +13,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_commands.app)
-app.add_typer(model_commands.app)
-app.add_typer(publish_commands.app)
-app.add_typer(live_commands.app)
-app.add_typer(search_commands.app)
-app.add_typer(result_commands.app)
+for commands in (data, models, publish, live, search, results):
+    app.add_typer(commands.app)
 
 if __name__ == "__main__":
     app()

@@ -7,14 +7,14 @@ from pathlib import Path
 from time import perf_counter
 
 from models.base import Hyper
-from service.bundle import Bundle
-from service.neighbours import Neighbours
-from training.dataset import Dataset
-from training.evaluate import Evaluation, evaluate, evaluate_counted
-from training.export import Provenance, export_neighbours, new_version
+from service.ranking.bundle import Bundle
+from service.ranking.neighbours import Neighbours
+from training.bundling.export import Provenance, export_neighbours, new_version
+from training.data.dataset import Dataset
 from training.fit import recent_sessions, source_commit
-from training.registry import find_baseline
-from training.results import Fitted, headline, measurements
+from training.learn.registry import find_baseline
+from training.measure.evaluate import Evaluation, evaluate, evaluate_counted
+from training.measure.results import Fitted, headline, measurements
 
 
 def count(

@@ -13,17 +13,17 @@ from typing import Literal, Protocol
 import torch
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
-from service.bundle import Bundle
-from training import checkpoint
-from training.checkpoint import CheckpointError
-from training.dataset import Dataset
-from training.evaluate import Evaluation, evaluate
-from training.export import Provenance, export_bundle, new_version
-from training.indexes import FASTEST, INDEX_SESSIONS, WantedIndex
-from training.registry import find_model
-from training.results import Fitted, headline, measurements
-from training.train import Phase, Progress, RunConfig, Trained, train_phase
-from training.warm_start import WarmStart
+from service.ranking.bundle import Bundle
+from training.bundling.export import Provenance, export_bundle, new_version
+from training.bundling.indexes import FASTEST, INDEX_SESSIONS, WantedIndex
+from training.data.dataset import Dataset
+from training.learn import checkpoint
+from training.learn.checkpoint import CheckpointError
+from training.learn.registry import find_model
+from training.learn.train import Phase, Progress, RunConfig, Trained, train_phase
+from training.learn.warm_start import WarmStart
+from training.measure.evaluate import Evaluation, evaluate
+from training.measure.results import Fitted, headline, measurements
 
 
 class Watcher(Protocol):

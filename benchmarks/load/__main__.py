@@ -25,9 +25,9 @@ from benchmarks.load.processes import service, stub
 from benchmarks.load.report import Row, hardware, middle, ratio, table
 from benchmarks.load.torchserve import noop, torchserve
 from benchmarks.load.traffic import get, power_law_clicks, real_clicks
-from service.bundle import ITEMS, read_items, read_manifest
-from service.deployment import bundle_path, read_deployment
-from training.dataset import Dataset
+from service.live.deployment import bundle_path, read_deployment
+from service.ranking.bundle import ITEMS, read_items, read_manifest
+from training.data.dataset import Dataset
 
 OPEN, MIXED, ALONE = "service, open loop", "service", "service, recommendations"
 HEALTH, STUB, STUB_ALONE, NOOP = "/health/live", "stub", "stub, recommendations", "TorchServe, empty handler"

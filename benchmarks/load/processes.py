@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.deployment import FILE
-from service.embedded_redis import EmbeddedRedis
+from service.live.deployment import FILE
+from service.process.embedded_redis import EmbeddedRedis
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 45.0  # the service itself gives requests in flight 30

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.load.client import GOOD, SHED
 from benchmarks.load.loops import Seen
-from service.embedded_redis import find_redis_server
+from service.process.embedded_redis import find_redis_server
 
 QUANTILES = (50, 90, 99, 99.9)
 

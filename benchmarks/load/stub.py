@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
-from service.bundle import ENCODER, Bundle
+from service.ranking.bundle import ENCODER, Bundle
 
 MAX_CLICKS = 50
 TTL_SECONDS = 1800

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.dataset import Dataset
+from training.data.dataset import Dataset
 
 N_ITEMS = 20  # of a recommendation, when the request names no k
 MIN_CLICKS, MAX_CLICKS = 2, 50

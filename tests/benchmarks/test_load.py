@@ -11,7 +11,7 @@ import pytest
 from benchmarks.load import measure
 from benchmarks.load.__main__ import main
 from benchmarks.load.stub import create_app
-from service.deployment import publish
+from service.live.deployment import publish
 from tests.service.bundles import Shop
 from tests.service.serving import item_ids, serving
 from tests.training.planted import planted_dataset

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import parts
 from benchmarks.load import measure
 from benchmarks.parts import lines, main
-from service.deployment import publish
+from service.live.deployment import publish
 from tests.service.bundles import Shop
 
 

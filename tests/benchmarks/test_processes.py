@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.load.processes import CpuMeter, free_port, started
 from benchmarks.load.torchserve import torchserve
-from service.embedded_redis import EmbeddedRedis
+from service.process.embedded_redis import EmbeddedRedis
 
 # It serves from a child, as TorchServe does, and leaves it alone when it is stopped.
 PARENT = """

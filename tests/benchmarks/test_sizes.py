@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.load import measure
 from benchmarks.sizes import main
-from service.bundle import Bundle
-from service.deployment import publish
+from service.live.deployment import publish
+from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.load.traffic import due_times, interleave, power_law_clicks, real_clicks, visits
 from models.base import Sessions
-from training.dataset import Dataset, DatasetInfo
+from training.data.dataset import Dataset, DatasetInfo
 
 
 def test_real_sessions_are_those_of_the_data_set() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.base import Hyper, SessionEncoder
-from training.registry import find_model
+from training.learn.registry import find_model
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from models.base import PAD, SessionEncoder, Sessions
-from service.bundle import Bundle
+from service.ranking.bundle import Bundle
 from tests.models.cases import CASES, Case
-from training.batches import Examples
-from training.export import Provenance, export_bundle
-from training.metrics import mrr_at_k
-from training.negatives import NegativeSampler
-from training.registry import model_names
-from training.train import RunConfig, train_phase, training_examples
-from training.validation import rank_targets
+from training.bundling.export import Provenance, export_bundle
+from training.learn.batches import Examples
+from training.learn.negatives import NegativeSampler
+from training.learn.registry import model_names
+from training.learn.train import RunConfig, train_phase, training_examples
+from training.measure.metrics import mrr_at_k
+from training.measure.validation import rank_targets
 
 N_ITEMS = 40
 each_model = pytest.mark.parametrize("case", CASES, ids=str)

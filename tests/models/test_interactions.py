@@ -20,7 +20,7 @@ from models.interactions import GraphEncoder, InteractionEncoder, SessionItemGra
 from models.lightgcn import LightGCN
 from models.losses import Negatives
 from models.ngcf import NGCF
-from training.export import write_encoder
+from training.bundling.export import write_encoder
 
 N_ITEMS = 9  # the last two are in no session
 CLICKS = [[3, 1, 3, 7], [2], [7, 7], [1, 2, 3, 4, 5, 6], [4, 3]]

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import (
+from service.live.deployment import bundle_path
+from service.ranking.bundle import (
     ENCODER,
     ENCODER_DATA,
     ENCODER_FILES,
@@ -31,8 +32,7 @@ from service.bundle import (
     write_items,
     write_manifest,
 )
-from service.deployment import bundle_path
-from service.retriever import Kind, Retriever
+from service.ranking.retriever import Kind, Retriever
 
 Vectors = npt.NDArray[np.float32]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from service.app import create_app
-from service.live import LiveBundle
-from service.quality import LiveQuality
+from service.http.app import create_app
+from service.live.follower import LiveBundle
+from service.live.quality import LiveQuality
+from service.live.trending import Trending
+from service.process.settings import Settings
 from service.recommender import Recommender
-from service.settings import Settings
-from service.store import SessionStore
-from service.trending import Trending
+from service.state.store import SessionStore
 
 PATIENT = 5.0  # seconds: on a busy machine only the tests of the time-out itself should meet it
 ADMIN = {"X-API-Key": "admin-key"}

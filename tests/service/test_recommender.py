@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from service.deployment import update_deployment
-from service.live import LiveBundle
-from service.ranking import Query, rank
+from service.live.deployment import update_deployment
+from service.live.follower import LiveBundle
+from service.live.trending import Trending
+from service.process.settings import Settings
+from service.ranking.batcher import Query, rank
 from service.recommender import (
     NoModel,
     Options,
@@ -19,9 +21,7 @@ from service.recommender import (
     UnknownItem,
     UnknownModel,
 )
-from service.settings import Settings
-from service.store import Click, SessionStore
-from service.trending import Trending
+from service.state.store import Click, SessionStore
 from tests.service.bundles import Shop
 from tests.service.serving import PATIENT, recommender_of
 

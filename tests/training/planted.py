@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from models.base import Sessions
-from training.dataset import Dataset, write_info
+from training.data.dataset import Dataset, write_info
 
 N_ITEMS = 30
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.dataset import Dataset
+from training.data.dataset import Dataset
 
 DAY = 86_400
 

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from redis import Redis
 from typer.testing import CliRunner, Result
 
-from service import keys
-from service.settings import REDIS_URL, Settings, variable
-from service.store import Click, SessionStore
+from service.process.settings import REDIS_URL, Settings, variable
+from service.state import keys
+from service.state.store import Click, SessionStore
 from training.__main__ import app
-from training.clicks import Commit, read_commit
-from training.collect import BATCH, Collected, collect
+from training.data.clicks import Commit, read_commit
+from training.loop.collect import BATCH, Collected, collect
 
 DAY = 86_400
 NOON = 20_000 * DAY + DAY / 2  # of 2024-10-04

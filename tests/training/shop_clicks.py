@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 from pydantic import JsonValue
 
-from service.settings import Settings
-from training.demo_store import DAY, write_demo_store
-from training.events import LogFormat
-from training.retrain import RetrainConfig
-from training.train import Phase, Progress
+from service.process.settings import Settings
+from training.data.demo_store import DAY, write_demo_store
+from training.data.formats import LogFormat
+from training.learn.train import Phase, Progress
+from training.loop.retrain import RetrainConfig
 
 DAYS = 4
 FORMAT = LogFormat(

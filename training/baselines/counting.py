@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Sessions
-from service.neighbours import SessionNeighbours
-from service.ranker import Ranked
-from service.retriever import Items
+from service.ranking.neighbours import SessionNeighbours
+from service.ranking.ranker import Ranked
+from service.ranking.retriever import Items
 
 Integers = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
 
 
 class Counted(Protocol):
-    """A baseline that was counted; a `service.neighbours.Neighbours` is one that can be served, too."""
+    """A baseline that was counted; a `service.ranking.neighbours.Neighbours` is one that can be served, too."""
 
     @property
     def n_items(self) -> int: ...

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from models.base import Sessions
-from service.neighbours import ItemNeighbours, best_of_each
+from service.ranking.neighbours import ItemNeighbours, best_of_each
 from training.baselines.counting import distinct_pairs
 
 BLOCK = 4096  # items whose neighbours are counted at a time, to bound memory

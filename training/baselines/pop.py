@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Sessions
-from service.ranker import Ranked
-from service.retriever import Items
+from service.ranking.ranker import Ranked
+from service.ranking.retriever import Items
 
 
 @dataclass(frozen=True)

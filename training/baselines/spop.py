@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Sessions
-from service.neighbours import Candidates, distinct_clicks
-from service.ranker import Ranked
-from service.retriever import Items
+from service.ranking.neighbours import Candidates, distinct_clicks
+from service.ranking.ranker import Ranked
+from service.ranking.retriever import Items
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Sessions
-from service.neighbours import Candidates, best_of_each, distinct_clicks, match, places, starts
-from service.ranker import Ranked
-from service.retriever import Items
+from service.ranking.neighbours import Candidates, best_of_each, distinct_clicks, match, places, starts
+from service.ranking.ranker import Ranked
+from service.ranking.retriever import Items
 from training.baselines.counting import Floats, distinct_pairs, offsets
 
 

@@ -7,7 +7,7 @@ SIGMOD 2022.
     score_i = log(|H| / h_i) · Σ_{j ∋ i} r_j λ(t_j)          over the k most similar; t_j: newest shared click
 
 The paper's index holds the m newest sessions of each item and finds the m newest of their union with a heap;
-that is what sorting them gives (`service.neighbours`).
+that is what sorting them gives (`service.ranking.neighbours`).
 
 Departures: the authors' code never answers the session's newest item, and lets λ fall below zero.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.base import Sessions
-from service.neighbours import SessionNeighbours
+from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
 
 

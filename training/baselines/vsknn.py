@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.base import Sessions
-from service.neighbours import SessionNeighbours
+from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
 
 

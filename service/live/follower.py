@@ -1,0 +1,264 @@
+"""What is live: follows deployment.json and swaps bundles between two requests.
+
+A new bundle is loaded, proven and warmed in a thread beside the old one. A bad one is refused and reported,
+and tried again only when deployment.json changes or `reload` is called; the old one goes on serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from service.live.deployment import (
+    FILE,
+    Deployment,
+    DeploymentError,
+    bundle_path,
+    hide,
+    publish,
+    read_deployment,
+    rollback,
+    unhide,
+)
+from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
+from service.ranking.bundle import VERSION_PATTERN, Bundle, BundleError
+from service.ranking.ranker import Ranker
+from service.ranking.retriever import Items, one_thread
+
+WARM_K = 100  # the most that can be asked for
+
+Role = Literal["champion", "challenger", "shadow"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded bundle as it is served: hidden items are left out once per deployment, not per request."""
+
+    bundle: Bundle
+    ranker: Ranker
+    visible: Items  # item indices that are not hidden, most popular first
+
+    @classmethod
+    def serve(cls, bundle: Bundle, hidden: frozenset[str]) -> Model:
+        """Leave `hidden` out of a bundle."""
+        items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
+        ranker = bundle.ranker.without(items)
+        return cls(bundle, ranker, ranker.visible())
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.bundle.manifest.version
+
+
+@dataclass(frozen=True)
+class Live:
+    """All that an answer depends on besides the session; an answer is made from one of these."""
+
+    deployment: Deployment = field(default_factory=Deployment)
+    hidden: frozenset[str] = frozenset()
+    champion: Model | None = None  # until a new champion is loaded, the one before it
+    challenger: Model | None = None
+    shadow: Model | None = None
+
+    @property
+    def models(self) -> dict[Role, Model]:
+        """What is loaded, by role."""
+        roles: tuple[Role, ...] = ("champion", "challenger", "shadow")
+        return {role: model for role in roles if (model := getattr(self, role)) is not None}
+
+    def version(self, version: str) -> Model | None:
+        """A loaded version, whatever its role."""
+        return next((model for model in self.models.values() if model.version == version), None)
+
+    def answering(self, session_id: str | None) -> Model | None:
+        """Who answers a session: always the same one, while the deployment stays as it is."""
+        if self.challenger is None or session_id is None:
+            return self.champion
+        is_challenged = bucket(session_id, self.challenger.version) < self.deployment.challenger_share
+        return self.challenger if is_challenged else self.champion
+
+
+def bucket(session_id: str, experiment: str) -> float:
+    """Where a session falls in [0, 1): the same for ever, and independent from one experiment to another."""
+    digest = hashlib.blake2b(f"{experiment}\x1f{session_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+class LiveBundle:
+    """What this worker serves now (`current`), and what was `refused`: reasons by version."""
+
+    def __init__(
+        self, artifacts: Path, poll_seconds: float, announce: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`announce` tells the other workers that deployment.json has changed."""
+        self.current = Live()
+        self.refused: dict[str, str] = {}
+        self._artifacts = artifacts
+        self._poll_seconds = poll_seconds
+        self._announce = announce
+        self._bundles: dict[str, Bundle] = {}
+        self._unreadable: str | None = None
+        self._seen: tuple[int, int] | None = None  # of deployment.json, when it was last read
+        self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why what is served is not what was asked for."""
+        return self._unreadable or next(iter(self.refused.values()), None)
+
+    async def follow(self) -> None:
+        """Look at deployment.json for ever; never waits for a bundle, so hidden items are never late."""
+        while True:
+            self.look()
+            await asyncio.sleep(self._poll_seconds)
+
+    def look(self) -> None:
+        """Read deployment.json if it changed: what is hidden holds at once, new versions start to load."""
+        try:
+            status = (self._artifacts / FILE).stat()
+        except OSError as error:
+            if self._seen is not None:  # else nothing was published yet
+                self._seen = None
+                self._report(error)
+            return
+        if self._seen == (status.st_ino, status.st_mtime_ns):
+            return
+        self._seen = (status.st_ino, status.st_mtime_ns)
+        self._unreadable, self.refused = None, {}
+        try:
+            deployment = read_deployment(self._artifacts)
+        except DeploymentError as error:
+            self._report(error)
+            return
+        self._switch(deployment)
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._load())
+
+    async def settle(self) -> None:
+        """Wait until no bundle is loading."""
+        if self._loading is not None:
+            await asyncio.shield(self._loading)
+
+    async def reload(self) -> None:
+        """Read deployment.json again, and try a refused bundle again."""
+        self._seen = None
+        self.look()
+        await self.settle()
+
+    async def activate(self, version: str) -> None:
+        """Make `version` the champion of every worker. Raises `BundleError` and then changes nothing."""
+        await asyncio.to_thread(load_bundle, self._artifacts, version)
+        await self._change(publish, version)
+        await self.settle()
+
+    async def rollback(self) -> None:
+        """Swap champion and previous. Raises `DeploymentError` or `BundleError` and then changes nothing."""
+        previous = read_deployment(self._artifacts).previous
+        if previous is not None:
+            await asyncio.to_thread(load_bundle, self._artifacts, previous)
+        await self._change(rollback)
+        await self.settle()
+
+    async def hide(self, item_id: str) -> None:
+        """Never answer `item_id` again, in any worker. Raises `DeploymentError`."""
+        await self._change(hide, item_id)
+
+    async def unhide(self, item_id: str) -> None:
+        """Let `item_id` be answered again. Raises `DeploymentError`."""
+        await self._change(unhide, item_id)
+
+    async def _change(self, write: Callable[..., Deployment], *arguments: str) -> None:
+        # In a thread: it may have to wait for another publisher's lock.
+        await asyncio.to_thread(write, self._artifacts, *arguments)
+        self.look()
+        if self._announce is not None:
+            await self._announce()
+
+    async def _load(self) -> None:
+        """Load one version after the other, the champion first, until each is there or refused."""
+        while (version := self._missing()) is not None:
+            load = load_in_turn if self.current.models else load_bundle
+            try:
+                bundle = await asyncio.to_thread(load, self._artifacts, version)
+            except Exception as error:  # whatever a library raises: what is loaded goes on serving
+                self.refused[version] = str(error)
+                BUNDLE_FAILURES.inc()
+                log.error("bundle refused", version=version, error=str(error), serving=self._serving())
+            else:
+                self._bundles[version] = bundle
+                self._switch(self.current.deployment)  # which may have changed meanwhile
+
+    def _missing(self) -> str | None:
+        wanted = self.current.deployment.serving
+        return next((v for v in wanted if v not in self._bundles and v not in self.refused), None)
+
+    def _switch(self, deployment: Deployment) -> None:
+        hidden = frozenset(deployment.hidden)
+        old = self.current.models
+
+        def serve(version: str | None) -> Model | None:
+            bundle = self._bundles.get(version) if version is not None else None
+            return Model.serve(bundle, hidden) if bundle is not None else None
+
+        before = old["champion"].version if "champion" in old else None
+        # One assignment: an answer is made from the old one or from the new one, never from a mixture.
+        self.current = Live(
+            deployment,
+            hidden,
+            serve(deployment.champion) or serve(before),
+            serve(deployment.challenger),
+            serve(deployment.shadow),
+        )
+        new = self.current.models
+        kept = {model.version for model in new.values()}
+        self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in kept}
+        for role, model in old.items():
+            BUNDLE_LIVE.labels(model.version, model.bundle.manifest.model, role).set(0)
+        for role, model in new.items():
+            BUNDLE_LIVE.labels(model.version, model.bundle.manifest.model, role).set(1)
+        log.info(
+            "deployment followed", champion=deployment.champion, serving=self._serving(), hidden=len(hidden)
+        )
+
+    def _serving(self) -> dict[str, str]:
+        return {role: model.version for role, model in self.current.models.items()}
+
+    def _report(self, error: Exception) -> None:
+        self._unreadable = str(error)
+        BUNDLE_FAILURES.inc()
+        log.error("deployment refused", error=self._unreadable, serving=self._serving())
+
+
+def load_in_turn(artifacts: Path, version: str) -> Bundle:
+    """`load_bundle`, one worker after the other: the rest keep the processor for their visitors."""
+    turn = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # let go by closing, or by the end of a process that is killed
+        return load_bundle(artifacts, version)
+    finally:
+        os.close(turn)
+
+
+def load_bundle(artifacts: Path, version: str) -> Bundle:
+    """Load, prove and warm a version's bundle. Raises `BundleError`."""
+    if not VERSION_PATTERN.fullmatch(version):
+        raise BundleError("a version is made of letters, digits, '.', '_' and '-'")
+    bundle = Bundle.load(bundle_path(artifacts, version))
+    if bundle.manifest.version != version:
+        raise BundleError(f"{bundle.path}: its manifest says version {bundle.manifest.version}")
+    with one_thread():
+        for length in sorted({1, min(5, bundle.ranker.max_length), bundle.ranker.max_length}):
+            # Its pages are read and its memory is allotted now, not by the first visitor.
+            bundle.ranker.rank([[1] * length], [WARM_K], [()])
+    return bundle

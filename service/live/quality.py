@@ -1,0 +1,90 @@
+"""Live quality: in a sample of sessions, what was shown is judged by what the visitor clicks next.
+
+The sample is drawn by session. A shadow is scored in a part of the same sessions: it would have shown its
+items where another version answered, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from service.live.follower import Live, Model, bucket
+from service.process.metrics import FEEDBACK, HITS, JUDGED, RECIPROCAL_RANKS, REDIS_ERRORS
+from service.state.link import StoreUnavailable
+from service.state.store import Appended, SessionStore
+
+TOP = 20  # items that are judged: hit rate@20, MRR@20
+SAMPLE = "live quality"
+
+ItemIds = Sequence[str]
+AnswerBy = Callable[[Model], Awaitable[ItemIds]]
+
+
+class LiveQuality:
+    """Remembers what is shown, and counts what the clicks say of it."""
+
+    def __init__(self, store: SessionStore, share: float) -> None:
+        self._store = store
+        self._share = share
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def watches(self, live: Live, session_id: str) -> bool:
+        """Whether the session belongs to the sample; then its answers have at least `TOP` items to judge."""
+        share = max(self._share, live.deployment.shadow_share if live.shadow else 0)
+        return share > 0 and bucket(session_id, SAMPLE) < share
+
+    async def shown(
+        self,
+        live: Live,
+        session_id: str,
+        recommendation_id: str,
+        version: str,
+        item_ids: ItemIds,
+        answer_by: AnswerBy,
+    ) -> None:
+        """Remember an answer before it is sent: the click that follows it must find it.
+
+        `answer_by` makes the shadow's answer to the same session.
+        """
+        await self._remember(session_id, recommendation_id, version, item_ids)
+        shadow = live.shadow
+        if shadow is not None and bucket(session_id, SAMPLE) < live.deployment.shadow_share:
+            task = asyncio.create_task(self._score(shadow, session_id, recommendation_id, answer_by))
+            self._tasks.add(task)  # the loop itself holds tasks only weakly
+            task.add_done_callback(self._tasks.discard)
+
+    def count(self, appended: Appended, feedback_on: str | None) -> None:
+        """Count what a stored click said; `feedback_on` is the version whose recommendation it named."""
+        for judged in appended.judged:
+            JUDGED.labels(judged.version).inc()
+            if judged.rank:
+                HITS.labels(judged.version).inc()
+                RECIPROCAL_RANKS.labels(judged.version).inc(1 / judged.rank)
+        if feedback_on is not None and not appended.duplicate:
+            FEEDBACK.labels(feedback_on).inc()
+
+    async def _score(
+        self,
+        shadow: Model,
+        session_id: str,
+        recommendation_id: str,
+        answer_by: AnswerBy,
+    ) -> None:
+        await self._remember(
+            session_id, recommendation_id, shadow.version, await answer_by(shadow), beside=True
+        )
+
+    async def _remember(
+        self,
+        session_id: str,
+        recommendation_id: str,
+        version: str,
+        item_ids: ItemIds,
+        *,
+        beside: bool = False,
+    ) -> None:
+        try:
+            await self._store.remember(session_id, recommendation_id, version, item_ids[:TOP], beside=beside)
+        except StoreUnavailable:  # the answer is good all the same
+            REDIS_ERRORS.labels("remember").inc()

@@ -1,0 +1,1 @@
+"""From a session to its best items: the bundle and what answers from it. Imports `process` only."""

@@ -1,0 +1,291 @@
+"""The bundle: the one place where training and serving meet.
+
+A bundle is a directory that holds exactly what is needed to answer a session:
+
+    manifest.json       what this is, how it was made, and the sha256 of every other file
+    items.txt           external item id of item index 1..n, by descending training popularity
+
+and, if its kind is `encoder`,
+
+    encoder.onnx[.data] sessions (B, L) int64 -> vectors (B, D) float32, L2-normalised
+    index.faiss         inner product over L2-normalised item vectors; FAISS id = item index - 1
+
+or, if its kind is `neighbours`, one `.npy` for each array of `service.ranking.neighbours`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.ranking.encoder import Encoder
+from service.ranking.neighbours import NEIGHBOURS
+from service.ranking.ranker import NearestItems, Ranker
+from service.ranking.retriever import Codes, Kind, Retriever
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+ENCODER_DATA = "encoder.onnx.data"
+INDEX = "index.faiss"
+ITEMS = "items.txt"
+ENCODER_FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
+MAX_ITEM_ID_LENGTH = 256
+VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class BundleError(ValueError):
+    """A bundle cannot be served; the message names the file and what is wrong with it."""
+
+
+class IndexInfo(BaseModel):
+    """What kind of index was built, and what it was measured to lose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    recall_at_20: float = Field(ge=0, le=1, description="measured against exact search, on real sessions")
+    ef_search: int | None = Field(default=None, ge=1, description="of hnsw: how far one search walks")
+    codes: Codes | None = Field(default=None, description="of ivf-sq: what a dimension is stored as")
+    n_lists: int | None = Field(default=None, ge=1, description="of ivf")
+    n_probe: int | None = Field(default=None, ge=1, description="of ivf: how many lists one search reads")
+    p50_microseconds: float | None = Field(
+        default=None, gt=0, description="of one search on one thread, where it was exported"
+    )
+    megabytes: float | None = Field(default=None, gt=0, description="of the file, in millions of bytes")
+
+    @property
+    def breadth(self) -> int | None:
+        """How much of the index one search looks at; None where it is all of it."""
+        return self.n_probe if self.kind.startswith("ivf") else self.ef_search
+
+
+class Manifest(BaseModel):
+    """The contract's first page: read before any other file is opened."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_version: int
+    version: str = Field(pattern=rf"^{VERSION_PATTERN.pattern}$")
+    kind: Literal["encoder", "neighbours"] = "encoder"
+    model: str
+    head: Literal["native", "niser"] | None = None
+    hyperparameters: dict[str, bool | int | float | str | None]
+    source_commit: str
+    data_fingerprint: str
+    created_at: datetime
+    n_items: int = Field(ge=1)
+    dim: int | None = Field(default=None, ge=1)
+    max_length: int = Field(ge=1)
+    index: IndexInfo | None = None
+    metrics: dict[str, float]
+    files: dict[str, str] = Field(description="sha256 of every other file")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "encoder" and None in (self.head, self.dim, self.index):
+            raise ValueError("an encoder has a head, a dim and an index")
+        if self.kind == "neighbours" and self.model not in NEIGHBOURS:
+            raise ValueError(f"{self.model} is none of the neighbours: {', '.join(NEIGHBOURS)}")
+        return self
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The files that a bundle of this kind must have beside the manifest."""
+        return ENCODER_FILES if self.kind == "encoder" else (*NEIGHBOURS[self.model].files(), ITEMS)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. `items[i]` is the external id of item index i; `items[0]` is PAD's empty id."""
+
+    path: Path
+    manifest: Manifest
+    items: tuple[str, ...]
+    index_of: dict[str, int]
+    ranker: Ranker
+
+    @classmethod
+    def load(cls, path: Path, threads: int = 1) -> Bundle:
+        """Open and verify every file under `path`.
+
+        `threads` is onnxruntime's intra-op count: 1 when serving, more for offline evaluation.
+        Raises `BundleError` for anything missing, altered, truncated, newer or inconsistent.
+        """
+        manifest = read_manifest(path)
+        for name in manifest.required:
+            if name not in manifest.files:
+                raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
+            if not (path / name).is_file():
+                raise BundleError(f"{path / name}: missing")
+            if file_sha256(path / name) != manifest.files[name]:
+                raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
+        items = read_items(path / ITEMS)
+        _agree(path, {f"{ITEMS}: items": (len(items), manifest.n_items)})
+        ranker: Ranker
+        if manifest.kind == "encoder":
+            ranker = _load_encoder(path, manifest, threads)
+        else:
+            ranker = _load_neighbours(path, manifest)
+        return cls(
+            path=path,
+            manifest=manifest,
+            items=("", *items),
+            index_of={item_id: i for i, item_id in enumerate(items, start=1)},
+            ranker=ranker,
+        )
+
+    @property
+    def encoder(self) -> Encoder:
+        """Raises `BundleError` when there is none."""
+        return self._nearest_items().encoder
+
+    @property
+    def retriever(self) -> Retriever:
+        """Raises `BundleError` when there is none."""
+        return self._nearest_items().retriever
+
+    def _nearest_items(self) -> NearestItems:
+        if not isinstance(self.ranker, NearestItems):
+            raise BundleError(f"{self.path}: {self.manifest.model} ranks by neighbours: it has no vectors")
+        return self.ranker
+
+
+def _load_encoder(path: Path, manifest: Manifest, threads: int) -> NearestItems:
+    assert manifest.index is not None, "the manifest was validated"
+    try:
+        encoder = Encoder(path / ENCODER, manifest.max_length, threads)
+    except ValueError as error:
+        raise BundleError(f"{path / ENCODER}: {error}") from error
+    try:
+        retriever = Retriever.load(path / INDEX, manifest.index.kind, manifest.dim, manifest.index.breadth)
+    except ValueError as error:
+        raise BundleError(f"{path / INDEX}: {error}") from error
+    _agree(
+        path,
+        {
+            f"{INDEX}: rows": (retriever.n_items, manifest.n_items),
+            f"{INDEX}: dimensions": (retriever.dim, manifest.dim),
+            f"{ENCODER}: dimensions": (encoder.dim, manifest.dim),
+        },
+    )
+    try:
+        encoder.encode([[manifest.n_items]])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise BundleError(f"{path / ENCODER}: it does not know item {manifest.n_items}: {error}") from error
+    return NearestItems(encoder, retriever)
+
+
+def _load_neighbours(path: Path, manifest: Manifest) -> Ranker:
+    try:
+        neighbours = NEIGHBOURS[manifest.model].load(path)
+    except ValueError as error:
+        raise BundleError(f"{path}/{error}") from error
+    _agree(
+        path,
+        {
+            "arrays: items": (neighbours.n_items, manifest.n_items),
+            "arrays: longest session": (neighbours.max_length, manifest.max_length),
+        },
+    )
+    neighbours.rank([[manifest.n_items] * neighbours.max_length], [1], [()])
+    return neighbours
+
+
+def _agree(path: Path, found: dict[str, tuple[int, int | None]]) -> None:
+    for what, (actual, declared) in found.items():
+        if actual != declared:
+            raise BundleError(f"{path}/{what}: {actual}, but the manifest says {declared}")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read `path`/manifest.json, the schema version first. Raises `BundleError`."""
+    file = path / MANIFEST
+    try:
+        raw = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{file}: missing: not a bundle, or one that was not finished") from None
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BundleError(f"{file}: not JSON: {error}") from error
+    schema = raw.get("schema_version") if isinstance(raw, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise BundleError(f"{file}: schema_version is {schema!r}, this service reads {SCHEMA_VERSION}")
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{file}: field '{field}': {first['msg']}") from error
+    return manifest
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest last, synced: a directory without one is no bundle."""
+    with (path / MANIFEST).open("w") as file:
+        file.write(manifest.model_dump_json(indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_items(file: Path) -> list[str]:
+    """Read items.txt. Raises `BundleError` naming the line of an empty, bad or repeated id."""
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{file}: not UTF-8: {error}") from error
+    items = text.removesuffix("\n").split("\n") if text else []
+    if _all_good(items):
+        return items
+    line_of: dict[str, int] = {}
+    for line, item_id in enumerate(items, start=1):
+        problem = item_id_problem(item_id)
+        if problem:
+            raise BundleError(f"{file}:{line}: item id {problem}")
+        if item_id in line_of:
+            raise BundleError(f"{file}:{line}: item {item_id!r} already stands on line {line_of[item_id]}")
+        line_of[item_id] = line
+    return items
+
+
+def _all_good(items: Sequence[str]) -> bool:
+    """What the loop over lines would find out, in a few calls that look at all of them at once."""
+    return (
+        len(set(items)) == len(items)
+        and "".join(items).isprintable()
+        and min(map(len, items), default=1) > 0
+        and max(map(len, items), default=1) <= MAX_ITEM_ID_LENGTH
+    )
+
+
+def write_items(file: Path, items: Sequence[str]) -> None:
+    """Write one id per line; the counterpart of `read_items`."""
+    file.write_text("".join(f"{item_id}\n" for item_id in items), encoding="utf-8")
+
+
+def item_id_problem(item_id: str) -> str | None:
+    """What is wrong with an external item id, or None."""
+    if not item_id:
+        return "is empty"
+    if len(item_id) > MAX_ITEM_ID_LENGTH:
+        return f"is longer than {MAX_ITEM_ID_LENGTH} characters"
+    if not item_id.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in item_id):
+        return "holds a control character"
+    return None
+
+
+def file_sha256(file: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

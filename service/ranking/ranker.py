@@ -1,0 +1,103 @@
+"""What ranks the catalogue for a session; the one interface of both kinds of bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import numpy as np
+
+from service.process.metrics import ENCODE_SECONDS, SEARCH_SECONDS
+from service.ranking.encoder import Encoder
+from service.ranking.retriever import Items, Retriever, Scores
+
+Ranked = tuple[Scores, Items]
+
+
+class Ranker(Protocol):
+    """Sessions of item indices (1..n, oldest click first) in, each one's best items out; never PAD.
+
+    Only the newest `max_length` clicks of a session are read. Hidden items are never answered.
+    """
+
+    @property
+    def n_items(self) -> int: ...
+
+    @property
+    def max_length(self) -> int: ...
+
+    def search(self, sessions: Items, k: int) -> Ranked:
+        """Scores and items (B, min(k, visible)) for (B, L) sessions, right-padded with 0, none empty.
+
+        Where a session's row has fewer, the rest of it is item 0.
+        """
+        ...
+
+    def rank(
+        self, sessions: Sequence[Sequence[int]], ks: Sequence[int], excluded: Sequence[Collection[int]]
+    ) -> list[Ranked]:
+        """Each non-empty session's own k best items that are not in its own `excluded`."""
+        ...
+
+    def similar(self, item: int, k: int) -> Ranked:
+        """The k items nearest to one, itself left out."""
+        ...
+
+    def without(self, hidden: Collection[int]) -> Self:
+        """The same ranker, but it never answers `hidden`."""
+        ...
+
+    def visible(self) -> Items:
+        """The items that may be answered, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class NearestItems:
+    """The items whose vectors are nearest to the session's vector; never fewer than k when k exist."""
+
+    encoder: Encoder
+    retriever: Retriever
+
+    @property
+    def n_items(self) -> int:
+        return self.retriever.n_items
+
+    @property
+    def max_length(self) -> int:
+        return self.encoder.max_length
+
+    def search(self, sessions: Items, k: int) -> Ranked:
+        """See `Ranker`; an HNSW index may find fewer than k."""
+        vectors = self.encoder.encode_padded(np.ascontiguousarray(newest(sessions, self.max_length)))
+        return self.retriever.search(vectors, k)
+
+    def rank(
+        self, sessions: Sequence[Sequence[int]], ks: Sequence[int], excluded: Sequence[Collection[int]]
+    ) -> list[Ranked]:
+        """See `Ranker`: one run of the encoder and one search for all of them."""
+        with ENCODE_SECONDS.time():
+            vectors = self.encoder.encode(sessions)
+        with SEARCH_SECONDS.time():
+            return self.retriever.search_each(vectors, ks, excluded)
+
+    def similar(self, item: int, k: int) -> Ranked:
+        """See `Ranker`: by the cosine of their vectors."""
+        return self.retriever.search_similar(item, k)
+
+    def without(self, hidden: Collection[int]) -> NearestItems:
+        """See `Ranker`."""
+        return replace(self, retriever=self.retriever.without(hidden))
+
+    def visible(self) -> Items:
+        """See `Ranker`."""
+        return self.retriever.visible()
+
+
+def newest(sessions: Items, length: int) -> Items:
+    """The newest `length` clicks of each of (B, L) right-padded sessions."""
+    if sessions.shape[1] <= length:
+        return sessions
+    start = np.maximum((sessions > 0).sum(1) - length, 0)
+    return np.take_along_axis(sessions, start[:, None] + np.arange(length), 1)

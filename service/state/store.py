@@ -1,0 +1,321 @@
+"""The live state in Redis: sessions, the click log, what is trending, rate limits; `service.state.keys` names it.
+
+Each click is one atomic Lua call, whose keys share the hash tag of the session's shard, so the same call
+works on a single Redis and on a cluster.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from service.process.settings import Settings
+from service.state import keys
+from service.state.link import Command, RedisLink, Reply, Script, StoreUnavailable, refusal, value
+
+log = structlog.get_logger()
+
+SEPARATOR = "\x1f"  # ids hold no control characters: the API refuses them
+
+
+class Click(NamedTuple):
+    """One click; `timestamp` is in epoch seconds."""
+
+    item_id: str
+    timestamp: float
+    type: str = "click"
+    event_id: str | None = None
+
+
+class Arrival(NamedTuple):
+    """A click as it comes in."""
+
+    session_id: str
+    click: Click
+    recommendation_id: str | None = None  # of the answer that it came from; for the click log
+    version: str | None = None  # whose recommendation that was
+    is_cold: bool = False  # no bundle knows the item
+
+
+class Judged(NamedTuple):
+    """What a click said of an answer: the rank of its item among those shown, 0 when it was not there."""
+
+    version: str
+    rank: int
+
+
+class Appended(NamedTuple):
+    """What a click left behind: the session's length; its clicks, oldest first, only when asked for."""
+
+    length: int
+    duplicate: bool
+    clicks: tuple[Click, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a version's answers did, over all workers and restarts."""
+
+    judged: int = 0
+    hits: int = 0
+    reciprocal_ranks: float = 0.0
+    feedback: int = 0
+
+
+@dataclass(frozen=True)
+class LogState:
+    """How far the click log is, over all shards."""
+
+    entries: int
+    fill_ratio: float  # of the fullest shard
+    uncollected: int
+    lag_seconds: float  # age of the oldest entry that is not collected; 0 when there is none
+
+
+APPEND = Script("append.lua")
+ERASE = Script("erase.lua")
+REMEMBER = Script("remember.lua")
+TRENDING = Script("trending.lua")
+CLICK_LOG = Script("click_log.lua")
+TAKE_TOKEN = Script("take_token.lua")
+SCRIPTS = (APPEND, ERASE, REMEMBER, TRENDING, CLICK_LOG, TAKE_TOKEN)
+
+
+class SessionStore:
+    """The live state, shared by every worker.
+
+    Every method raises `StoreUnavailable`, but `close` and those that say otherwise.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._link = RedisLink(settings, url, SCRIPTS)
+
+    async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
+        """Store one click and log it, once per event id."""
+        return await self.append_arrival(Arrival(session_id, click), with_session=with_session)
+
+    async def append_arrival(self, arrival: Arrival, *, with_session: bool = False) -> Appended:
+        """The same, with what is known of the click."""
+        (reply,) = await self._link.run(lambda: [self._append(arrival, with_session=with_session)])
+        return _appended(value(reply))
+
+    async def append_many(self, arrivals: Sequence[Arrival]) -> list[Appended | StoreUnavailable]:
+        """Store many clicks in one round trip, in order; each is its own atomic step with its own outcome."""
+        try:
+            replies = await self._link.run(
+                lambda: [self._append(arrival, with_session=False) for arrival in arrivals]
+            )
+        except StoreUnavailable as error:
+            return [error] * len(arrivals)
+        return [refusal(reply) or _appended(reply) for reply in replies]
+
+    async def read(self, session_id: str) -> tuple[Click, ...]:
+        """The session's clicks, oldest first; empty when it is unknown or has expired."""
+        (reply,) = await self._link.run(
+            lambda: [("ZRANGE", keys.session(self._shard(session_id), session_id), 0, -1)]
+        )
+        return _clicks(value(reply))
+
+    async def erase(self, session_id: str) -> bool:
+        """Delete a session; False when it was not known.
+
+        A tombstone goes to the click log either way: clicks of an expired session may still be there.
+        """
+        (reply,) = await self._link.run(
+            lambda: [
+                ERASE.call(
+                    [*self._session_keys(session_id), keys.shown(self._shard(session_id), session_id)],
+                    session_id,
+                    self._settings.click_log_max_entries_per_shard,
+                )
+            ]
+        )
+        return bool(value(reply) > 0)
+
+    async def trending(self, limit: int) -> list[tuple[str, float]]:
+        """The items clicked most, decayed to now and merged over the shards, highest score first.
+
+        A shard answers with its own top `limit`: sessions are spread evenly, so what it leaves out is far
+        from the merged top. One shard after the other, so that nobody is busy with it for long.
+        """
+        scores: defaultdict[str, float] = defaultdict(float)
+        shard = 0
+        while shard < self._link.shards:
+            (reply,) = await self._link.run(
+                lambda shard=shard: [TRENDING.call(keys.trending(shard), limit)]  # type: ignore[misc]
+            )
+            decay, found = value(reply)
+            _add(scores, found, float(decay))
+            shard += 1
+        return _highest(scores, limit)
+
+    async def co_clicks(self, item_id: str, limit: int) -> list[tuple[str, float]]:
+        """What else sessions with a cold item clicked, and how many of them, the most frequent first."""
+        replies = await self._link.run(
+            lambda: [
+                ("ZREVRANGE", keys.co_clicks(shard, item_id), 0, 2 * limit - 1, "WITHSCORES")
+                for shard in range(self._link.shards)
+            ]
+        )
+        scores: defaultdict[str, float] = defaultdict(float)
+        for reply in replies:
+            _add(scores, value(reply), 1.0)
+        return _highest(scores, limit)
+
+    async def remember(
+        self,
+        session_id: str,
+        recommendation_id: str,
+        version: str,
+        item_ids: Sequence[str],
+        *,
+        beside: bool = False,
+    ) -> None:
+        """Keep what was shown until the session's next click judges it, in place of what was kept before.
+
+        `beside`: another version's items for that same answer; dropped if the answer is judged already.
+        """
+        shown, window = SEPARATOR.join(item_ids), self._settings.quality_window_seconds
+        (reply,) = await self._link.run(
+            lambda: [
+                REMEMBER.call(
+                    [keys.shown(self._shard(session_id), session_id)],
+                    *(recommendation_id, version, shown, window, int(beside)),
+                )
+            ]
+        )
+        value(reply)
+
+    async def quality(self, versions: Sequence[str]) -> dict[str, Quality]:
+        """How each version's answers did."""
+        replies = await self._link.run(
+            lambda: [
+                ("HMGET", keys.quality(shard, version), "judged", "hits", "reciprocal_ranks", "feedback")
+                for version in versions
+                for shard in range(self._link.shards)
+            ]
+        )
+        found: dict[str, Quality] = {}
+        shards = self._link.shards
+        for place, version in enumerate(versions):
+            of_version = [value(reply) for reply in replies[place * shards : (place + 1) * shards]]
+            judged, hits, ranks, feedback = (
+                sum(float(number or 0) for number in each) for each in zip(*of_version, strict=True)
+            )
+            found[version] = Quality(int(judged), int(hits), ranks, int(feedback))
+        return found
+
+    async def click_log(self) -> LogState:
+        """How full the click log is, and how far the collector is behind."""
+        replies = await self._link.run(
+            lambda: [
+                CLICK_LOG.call([keys.click_log(shard), keys.sequence(shard), keys.collected(shard)])
+                for shard in range(self._link.shards)
+            ]
+        )
+        shards = [value(reply) for reply in replies]
+        return LogState(
+            entries=sum(entries for entries, *_ in shards),
+            fill_ratio=max(entries for entries, *_ in shards)
+            / self._settings.click_log_max_entries_per_shard,
+            uncollected=sum(last - collected for _, last, collected, _ in shards),
+            lag_seconds=max(0, *(age for *_, age in shards)) / 1000,
+        )
+
+    async def announce(self) -> None:
+        """Tell every worker that deployment.json has changed; raises nothing: they look by themselves too."""
+        try:
+            (reply,) = await self._link.run(lambda: [("PUBLISH", keys.DEPLOYMENT_CHANNEL, "changed")])
+            value(reply)
+        except StoreUnavailable as error:
+            log.warning("a change of deployment.json is not announced", reason=str(error))
+
+    async def follow_announcements(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever somebody announces a change, for ever; raises nothing."""
+        await self._link.follow(keys.DEPLOYMENT_CHANNEL, on_change)
+
+    async def take_token(self, client: str, limit_per_minute: int) -> float:
+        """Count one request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
+
+        A burst of `limit_per_minute` may pass at once; the allowance comes back evenly over a minute.
+        """
+        (reply,) = await self._link.run(lambda: [TAKE_TOKEN.call([f"rate:{client}"], limit_per_minute)])
+        return float(value(reply))
+
+    async def ping(self) -> None:
+        """Return once Redis has answered."""
+        (reply,) = await self._link.run(lambda: [("PING",)])
+        value(reply)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._link.close()
+
+    def _append(self, arrival: Arrival, *, with_session: bool) -> Command:
+        session_id, click, recommendation_id, version, is_cold = arrival
+        shard, settings = self._shard(session_id), self._settings
+        return APPEND.call(
+            [
+                *self._session_keys(session_id),
+                *keys.trending(shard),
+                keys.shown(shard, session_id),
+                keys.quality(shard),
+                keys.cold(shard),
+                keys.co_clicks(shard),
+            ],
+            session_id,
+            click.item_id,
+            repr(float(click.timestamp)),  # the shortest text that reads back as exactly this number
+            click.type,
+            click.event_id or "",
+            recommendation_id or "",
+            version or "",
+            settings.session_max_clicks,
+            settings.session_ttl_seconds,
+            settings.click_log_max_entries_per_shard,
+            settings.trending_half_life_seconds,
+            settings.trending_max_items,
+            settings.cold_max_items,
+            settings.cold_max_neighbours,
+            int(is_cold),
+            int(with_session),
+        )
+
+    def _shard(self, session_id: str) -> int:
+        return keys.shard_of(session_id, self._link.shards)
+
+    def _session_keys(self, session_id: str) -> list[str]:
+        shard = self._shard(session_id)
+        names = (keys.session(shard, session_id), keys.events(shard, session_id))
+        return [*names, keys.click_log(shard), keys.sequence(shard)]
+
+
+def _appended(reply: Reply) -> Appended:
+    length, duplicate, members, judged = reply
+    pairs = zip(judged[::2], judged[1::2], strict=True)
+    return Appended(length, bool(duplicate), _clicks(members), tuple(Judged(*pair) for pair in pairs))
+
+
+def _add(scores: defaultdict[str, float], found: Sequence[str], factor: float) -> None:
+    """Add a shard's flat [item, score, ...]."""
+    for item_id, score in zip(found[::2], found[1::2], strict=True):
+        scores[item_id] += float(score) * factor
+
+
+def _highest(scores: Mapping[str, float], limit: int) -> list[tuple[str, float]]:
+    return heapq.nsmallest(limit, scores.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def _clicks(members: Sequence[str]) -> tuple[Click, ...]:
+    clicks = []
+    for member in members:
+        _, timestamp, click_type, event_id, item_id = member.split(SEPARATOR)
+        clicks.append(Click(item_id, float(timestamp), click_type, event_id or None))
+    return tuple(clicks)

@@ -1,0 +1,127 @@
+"""What a request costs, counted rather than timed: a change that makes it dearer has to say so here."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from redis import Redis
+from starlette.types import Message
+
+from service.http.app import create_app
+from service.live.deployment import publish
+from service.process.settings import Settings
+from tests.service.bundles import Shop
+from tests.service.serving import PATIENT
+
+pytestmark = pytest.mark.anyio
+
+REQUESTS = 40
+# Measured on Python 3.11, and a fifth more; a coroutine counts again whenever it goes on.
+PYTHON_CALLS = {"recommend": 200, "click": 165}
+
+Ask = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture
+async def calls(artifacts: Path, redis_url: str) -> AsyncIterator[dict[str, Ask]]:
+    """The two requests that matter, straight to the app: no client and no server is counted."""
+    Shop.make().write(artifacts, "v1")
+    publish(artifacts, "v1")
+    seldom = {"trending_refresh_seconds": 3600, "deployment_poll_seconds": 3600, "quality_share": 0}
+    settings = {
+        "artifacts_dir": artifacts,
+        "redis_url": redis_url,
+        "redis_timeout_seconds": PATIENT,
+        **seldom,
+    }
+    app = create_app(Settings.model_validate(settings))
+
+    async def ask(method: str, path: str, query: bytes, body: bytes) -> None:
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query,
+            "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+            "scheme": "http",
+            "root_path": "",
+            "http_version": "1.1",
+        }
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 200
+
+    async with app.router.lifespan_context(app):
+        requests: dict[str, Ask] = {
+            "click": lambda: ask("POST", "/sessions/s/click", b"", b'{"item_id": "i5"}'),
+            "recommend": lambda: ask("GET", "/recommend", b"session_id=s", b""),
+        }
+        for request in requests.values():  # whatever is done once is done
+            for _ in range(3):
+                await request()
+        yield requests
+
+
+@pytest.mark.parametrize("name", PYTHON_CALLS)
+async def test_python_calls_and_thread_hops(calls: dict[str, Ask], name: str) -> None:
+    counted: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            counted[frame.f_code.co_name] += 1
+
+    sys.setprofile(count)
+    try:
+        for _ in range(REQUESTS):
+            await calls[name]()
+    finally:
+        sys.setprofile(None)
+    per_request = counted.total() / REQUESTS
+    assert 0.5 * PYTHON_CALLS[name] < per_request < PYTHON_CALLS[name], counted.most_common(30)
+    assert counted["submit"] == 0, "no request is handed to another thread"
+    assert counted["run_in_executor"] == 0
+
+
+@pytest.mark.parametrize(("name", "command"), [("click", "evalsha"), ("recommend", "zrange")])
+async def test_one_command_and_one_round_trip(
+    calls: dict[str, Ask], name: str, command: str, redis_client: Redis
+) -> None:
+    redis_client.config_resetstat()
+    for _ in range(REQUESTS):
+        await calls[name]()
+    sent = redis_client.info("commandstats")
+    assert sent[f"cmdstat_{command}"]["calls"] == REQUESTS
+    reads = redis_client.info("stats")["total_reads_processed"]
+    assert REQUESTS <= reads <= REQUESTS + 5, "what this test asked is in it"
+
+
+@pytest.mark.parametrize("name", PYTHON_CALLS)
+async def test_nothing_is_left_for_the_garbage_collector(calls: dict[str, Ask], name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getallocatedblocks()
+        for _ in range(REQUESTS):
+            await calls[name]()
+        kept = sys.getallocatedblocks() - before
+        cyclic = gc.collect()
+    finally:
+        gc.enable()
+    assert cyclic / REQUESTS < 12, "objects in cycles, per request"
+    assert kept / REQUESTS < 60, "blocks of memory still held, per request"

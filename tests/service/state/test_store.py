@@ -1,0 +1,614 @@
+"""The store against a real Redis: order, duplicates, the click log, trending, time-outs, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from redis import Redis
+from redis.crc import key_slot
+from structlog.testing import capture_logs
+
+from service.process.embedded_redis import EmbeddedRedis
+from service.process.settings import Settings
+from service.state.link import ClickLogFull, StoreUnavailable
+from service.state.store import SCRIPTS, Appended, Arrival, Click, SessionStore
+from tests.service.processes import stopped
+
+pytestmark = pytest.mark.anyio
+
+MakeStore = Callable[..., SessionStore]
+PATIENT = 5.0  # seconds: on a busy machine only the tests of the time-out itself should meet it
+
+
+@pytest.fixture
+async def make_store(redis_url: str) -> AsyncIterator[MakeStore]:
+    """Makes stores on an empty Redis, with any settings, and closes them."""
+    stores = []
+
+    def make(url: str = redis_url, **changed: object) -> SessionStore:
+        stores.append(SessionStore(settings_with(**changed), url))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> SessionStore:
+    return make_store()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis that a test may stop and kill."""
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        yield server
+
+
+def settings_with(**changed: object) -> Settings:
+    return Settings.model_validate({"redis_timeout_seconds": PATIENT, **changed})
+
+
+@contextmanager
+def configured(client: Redis, **changed: str) -> Iterator[None]:
+    """Redis with other configuration for a while."""
+    names = {name.replace("_", "-"): value for name, value in changed.items()}
+    before = {name: str(client.config_get(name)[name]) for name in names}
+    for name, value in names.items():
+        client.config_set(name, value)
+    yield
+    for name, value in before.items():
+        client.config_set(name, value)
+
+
+def log_entries(client: Redis) -> list[dict[str, str]]:
+    """The click log, shard after shard; each shard's sequence numbers must be without a gap."""
+    entries: list[dict[str, str]] = []
+    for key in client.scan_iter("clicks:*"):
+        shard = [fields for _, fields in cast("list[tuple[str, dict[str, str]]]", client.xrange(key))]
+        assert [int(fields["seq"]) for fields in shard] == list(range(1, len(shard) + 1))
+        entries += shard
+    return entries
+
+
+def state(client: Redis) -> dict[str, bytes | None]:
+    """Everything in Redis, to see that nothing has changed."""
+    return {key: client.dump(key) for key in client.scan_iter("*")}
+
+
+async def test_a_click_is_read_back_as_it_was_given(store: SessionStore) -> None:
+    first = Click("red shoe: größe 42 {17} 鞋", 1_700_000_000.123456, "view", "event one")
+    second = Click("b", 1_700_000_001.0)
+    assert await store.append("a session: {5} ü", first) == Appended(1, False)
+    assert await store.append("a session: {5} ü", second, with_session=True) == Appended(
+        2, False, (first, second)
+    )
+    assert await store.read("a session: {5} ü") == (first, second)
+    assert await store.read("another") == ()
+
+
+@pytest.mark.parametrize(
+    "timestamp", [1_795_324_051.140837, 1_700_000_000.1234567, 0.1, 1e-7, 0.0, 2.0**52 + 1]
+)
+async def test_timestamps_lose_nothing(store: SessionStore, redis_client: Redis, timestamp: float) -> None:
+    await store.append("s", Click("a", timestamp))
+    assert [click.timestamp for click in await store.read("s")] == [timestamp]
+    assert [float(entry["ts"]) for entry in log_entries(redis_client)] == [timestamp]
+
+
+async def test_late_clicks_go_to_their_place_and_ties_keep_the_order_of_arrival(store: SessionStore) -> None:
+    for item_id, timestamp in [("b", 2.0), ("d", 3.0), ("a", 1.0), ("c", 2.0), ("e", 3.000001)]:
+        await store.append("s", Click(item_id, timestamp))
+    assert [click.item_id for click in await store.read("s")] == ["a", "b", "c", "d", "e"]
+
+
+async def test_ties_keep_the_order_of_arrival_beyond_ten_clicks(store: SessionStore) -> None:
+    for i in range(12):
+        await store.append("s", Click(str(i), 5.0))
+    assert [click.item_id for click in await store.read("s")] == [str(i) for i in range(12)]
+
+
+async def test_a_full_session_keeps_its_newest_clicks(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(session_max_clicks=3)
+    for i in range(1, 6):
+        await store.append("s", Click(str(i), float(i)))
+    assert [click.item_id for click in await store.read("s")] == ["3", "4", "5"]
+    late = await store.append("s", Click("late", 0.5), with_session=True)
+    assert (late.length, [click.item_id for click in late.clicks]) == (3, ["3", "4", "5"])
+    assert [entry["item"] for entry in log_entries(redis_client)] == ["1", "2", "3", "4", "5", "late"]
+
+
+async def test_by_default_the_newest_50_clicks_are_kept(store: SessionStore) -> None:
+    for i in range(51):
+        length = (await store.append("s", Click(str(i), float(i)))).length
+    assert length == 50
+    assert [click.item_id for click in await store.read("s")] == [str(i) for i in range(1, 51)]
+
+
+async def test_a_duplicate_changes_nothing_but_the_time_to_live(
+    store: SessionStore, redis_client: Redis
+) -> None:
+    click = Click("a", 1.0, event_id="e1")
+    await store.append("s", click)
+    [session_key], [events_key] = redis_client.keys("s:*"), redis_client.keys("e:*")
+    before = state(redis_client)
+    redis_client.expire(session_key, 10)
+    redis_client.expire(events_key, 10)
+    again = await store.append("s", Click("other", 2.0, event_id="e1"), with_session=True)
+    assert again == Appended(1, True, (click,))
+    assert state(redis_client) == before
+    assert redis_client.ttl(session_key) > 1790
+    assert redis_client.ttl(events_key) > 1790
+
+
+async def test_an_event_id_is_remembered_after_its_click_was_trimmed(make_store: MakeStore) -> None:
+    store = make_store(session_max_clicks=1)
+    await store.append("s", Click("a", 1.0, event_id="e1"))
+    await store.append("s", Click("b", 2.0, event_id="e2"))
+    assert (await store.append("s", Click("a", 1.0, event_id="e1"))).duplicate
+    assert not (await store.append("other session", Click("a", 1.0, event_id="e1"))).duplicate
+
+
+async def test_a_session_ends_after_its_time_to_live(make_store: MakeStore) -> None:
+    store = make_store(session_ttl_seconds=1)
+    await store.append("s", Click("a", 1.0, event_id="e1"))
+    await asyncio.sleep(0.6)
+    await store.append("s", Click("b", 2.0))  # refreshes both keys
+    await asyncio.sleep(0.6)
+    assert (await store.append("s", Click("a", 1.0, event_id="e1"))).duplicate
+    await asyncio.sleep(1.1)
+    assert await store.read("s") == ()
+    assert await store.append("s", Click("a", 1.0, event_id="e1")) == Appended(1, False)
+
+
+async def test_the_click_log_holds_what_training_needs(store: SessionStore, redis_client: Redis) -> None:
+    await store.append_arrival(Arrival("s", Click("a", 1.5, "view", "e1"), "v~1"))
+    await store.append("s", Click("b", 2.5))
+    assert log_entries(redis_client) == [
+        {"seq": "1", "session": "s", "item": "a", "ts": "1.5", "type": "view", "event": "e1", "rec": "v~1"},
+        {"seq": "2", "session": "s", "item": "b", "ts": "2.5", "type": "click", "event": "", "rec": ""},
+    ]
+
+
+async def test_a_full_click_log_refuses_and_changes_nothing(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    store = make_store(click_log_max_entries_per_shard=2, shards=1)
+    await store.append("s", Click("a", 1.0, event_id="e1"))
+    await store.append("s", Click("b", 2.0))
+    before = state(redis_client)
+    with pytest.raises(ClickLogFull, match=r"clicks:\{0\}"):
+        await store.append("s", Click("c", 3.0, event_id="e3"))
+    with pytest.raises(ClickLogFull):
+        await store.erase("s")
+    assert state(redis_client) == before
+    # What is in the log already can be acknowledged again.
+    assert await store.append("s", Click("a", 1.0, event_id="e1")) == Appended(2, True)
+    # Once the collector has trimmed the log, the same event id is new, for it was never stored.
+    redis_client.xtrim("clicks:{0}", maxlen=1, approximate=False)
+    assert await store.append("s", Click("c", 3.0, event_id="e3")) == Appended(3, False)
+
+
+async def test_many_clicks_get_one_status_each_in_order(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(click_log_max_entries_per_shard=2, shards=1)
+    clicks = [
+        Arrival("s", Click("a", 1.0, event_id="e1")),
+        Arrival("s", Click("a", 1.0, event_id="e1")),
+        Arrival("t", Click("b", 2.0)),
+        Arrival("t", Click("c", 3.0)),
+    ]
+    *stored, refused = await store.append_many(clicks)
+    assert stored == [Appended(1, False), Appended(1, True), Appended(1, False)]
+    assert isinstance(refused, ClickLogFull)
+    assert [entry["item"] for entry in log_entries(redis_client)] == ["a", "b"]
+    assert await store.append_many([]) == []
+
+
+async def test_erase_leaves_a_tombstone_and_forgets_event_ids(
+    store: SessionStore, redis_client: Redis
+) -> None:
+    await store.append("s", Click("a", 1.0, event_id="e1"))
+    assert await store.erase("s") is True
+    assert await store.read("s") == ()
+    assert redis_client.keys("[se]:*") == []
+    assert log_entries(redis_client)[1:] == [{"seq": "2", "session": "s", "erased": "1"}]
+    assert await store.erase("s") is False  # its clicks may be in the log all the same
+    assert len(log_entries(redis_client)) == 3
+    assert await store.append("s", Click("a", 1.0, event_id="e1")) == Appended(1, False)
+
+
+async def test_trending_halves_with_every_half_life(make_store: MakeStore) -> None:
+    store = make_store(trending_half_life_seconds=3600)
+    now = time.time()
+    for session in range(40):  # over all the shards
+        await store.append(f"s{session}", Click("now", now, event_id="e"))
+        await store.append(f"s{session}", Click("now", now, event_id="e"))
+        await store.append(f"s{session}", Click("an hour ago", now - 3600))
+    await store.append("s", Click("two hours ago", now - 7200))
+    trending = await store.trending(10)
+    assert [item_id for item_id, _ in trending] == ["now", "an hour ago", "two hours ago"]
+    assert [score for _, score in trending] == pytest.approx([40, 20, 0.25], rel=0.02)
+    assert [item_id for item_id, _ in await store.trending(1)] == ["now"]
+
+
+async def test_trending_fades_while_nobody_clicks(make_store: MakeStore) -> None:
+    store = make_store(trending_half_life_seconds=0.2)
+    await store.append("s", Click("a", time.time()))
+    [(_, before)] = await store.trending(1)
+    await asyncio.sleep(0.2)
+    [(_, after)] = await store.trending(1)
+    assert 0 < after <= 0.51 * before
+
+
+async def test_trending_rewards_no_click_from_the_future_or_the_far_past(make_store: MakeStore) -> None:
+    store = make_store(shards=1)
+    now = time.time()
+    await store.append("s", Click("tomorrow", now + 86_400))
+    await store.append("s", Click("now", now))
+    await store.append("s", Click("long ago", 1.0))
+    scores = dict(await store.trending(10))
+    assert scores == {"tomorrow": pytest.approx(1, rel=0.01), "now": pytest.approx(1, rel=0.01)}
+
+
+async def test_trending_is_bounded_and_keeps_the_most_clicked(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    store = make_store(shards=1, trending_max_items=5)
+    now = time.time()
+    await store.append_many([Arrival("s", Click("favourite", now)) for _ in range(3)])
+    for i in range(40):
+        await store.append("s", Click(f"item {i}", now - 40 + i))
+        assert redis_client.zcard("trending:{0}") <= 10
+    assert redis_client.zcard("trending:{0}") >= 5
+    assert (await store.trending(1))[0][0] == "favourite"
+
+
+async def test_trending_is_rebased_before_its_scores_overflow(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    store = make_store(shards=1, trending_half_life_seconds=0.01)
+    await store.append("s", Click("old", time.time()))
+    await asyncio.sleep(0.7)  # 70 half-lives: 2^70 in the log domain
+    await store.append("s", Click("new", time.time()))
+    assert redis_client.zrange("trending:{0}", 0, -1) == ["new"]
+    assert redis_client.zrangebyscore("trending:{0}", 0, 1) == ["new"]
+
+
+async def test_trending_survives_another_half_life(make_store: MakeStore) -> None:
+    now = time.time()
+    await make_store(shards=1, trending_half_life_seconds=60).append("s", Click("a", now - 60))
+    store = make_store(shards=1, trending_half_life_seconds=3600)
+    await store.append("s", Click("b", now - 3600))
+    assert dict(await store.trending(10)) == pytest.approx({"a": 0.5, "b": 0.5}, rel=0.1)
+
+
+async def test_the_rate_limit_is_shared_and_refills(make_store: MakeStore) -> None:
+    one_worker, another = make_store(), make_store()
+    waits = [await worker.take_token("client", 6) for worker in (one_worker, another) * 3]
+    assert waits == [0.0] * 6
+    wait = await one_worker.take_token("client", 6)
+    assert 9 < wait <= 10  # one token in ten seconds
+    assert await one_worker.take_token("other client", 6) == 0.0
+
+    for _ in range(600):
+        assert await one_worker.take_token("quick client", 600) == 0.0
+    while (wait := await one_worker.take_token("quick client", 600)) == 0.0:
+        pass
+    assert 0 < wait <= 0.1
+    await asyncio.sleep(wait + 0.002)  # uvloop's timers count whole milliseconds
+    assert await another.take_token("quick client", 600) == 0.0
+
+
+async def test_every_key_of_a_session_lies_in_one_cluster_slot(
+    store: SessionStore, redis_client: Redis
+) -> None:
+    await store.append("a}b{c", Click("a", time.time(), event_id="e"))
+    keys = set(redis_client.keys("*")) - {"shards"}
+    assert len(keys) == 6
+    assert len({key_slot(str(key).encode()) for key in keys}) == 1
+
+
+async def test_the_first_number_of_shards_stays(make_store: MakeStore) -> None:
+    sessions = [f"s{i}" for i in range(50)]
+    first = make_store(shards=3)
+    for session in sessions:
+        await first.append(session, Click("a", 1.0))
+    second = make_store(shards=7)
+    with capture_logs() as logs:
+        assert [len(await second.read(session)) for session in sessions] == [1] * 50
+    [error] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (error["stored"], error["configured"]) == (3, 7)
+
+
+async def test_unsafe_redis_configuration_is_warned_of(make_store: MakeStore, redis_client: Redis) -> None:
+    with configured(redis_client, maxmemory_policy="allkeys-lru"), capture_logs() as logs:
+        await make_store(durability="strict").ping()
+    assert ["maxmemory-policy" in entry["event"] for entry in logs] == [True, False]
+    assert ["appendfsync" in entry["event"] for entry in logs] == [False, True]
+    with configured(redis_client, appendfsync="always"), capture_logs() as logs:
+        await make_store(durability="strict").ping()
+    assert logs == []
+    with capture_logs() as logs:
+        await make_store().ping()
+    assert logs == []
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(store: SessionStore, redis_client: Redis) -> None:
+    await store.append("s", Click("a", 1.0))
+    redis_client.script_flush()
+    assert await store.append("s", Click("b", 2.0)) == Appended(2, False)
+    redis_client.script_flush()
+    assert await store.append_many([Arrival("s", Click("c", 3.0)), Arrival("s", Click("d", 4.0))]) == [
+        Appended(3, False),
+        Appended(4, False),
+    ]
+    redis_client.script_flush()
+    redis_client.config_resetstat()
+    await asyncio.gather(*(store.append("s", Click("e", 5.0)) for _ in range(20)))
+    loaded = [
+        v["calls"] for k, v in redis_client.info("commandstats").items() if k.startswith("cmdstat_script")
+    ]
+    assert sum(loaded) == len(SCRIPTS)  # each script once, however many calls met the loss together
+    assert len(log_entries(redis_client)) == 24
+
+
+async def test_a_redis_without_memory_refuses_and_changes_nothing(
+    store: SessionStore, redis_client: Redis
+) -> None:
+    await store.append("s", Click("a", 1.0))
+    before = state(redis_client)
+    with configured(redis_client, maxmemory="1"), pytest.raises(StoreUnavailable, match=r"OOM|maxmemory"):
+        await store.append("s", Click("b", 2.0))
+    assert state(redis_client) == before
+
+
+async def test_at_first_contact_a_redis_without_memory_refuses(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    with configured(redis_client, maxmemory="1"), pytest.raises(StoreUnavailable):
+        await make_store().ping()
+    await make_store().append("s", Click("a", 1.0))
+    with configured(redis_client, maxmemory="1"):
+        assert len(await make_store().read("s")) == 1
+
+
+async def test_a_redis_that_hides_its_configuration_is_used(
+    make_store: MakeStore, redis_server: EmbeddedRedis, redis_client: Redis
+) -> None:
+    redis_client.acl_setuser(
+        "guest", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-config"]
+    )
+    store = make_store(f"unix://guest@{redis_server.socket_path}?password=pw")
+    with capture_logs() as logs:
+        assert await store.append("s", Click("a", 1.0)) == Appended(1, False)
+    redis_client.acl_deluser("guest")
+    assert ["hides its configuration" in entry["event"] for entry in logs] == [True]
+
+
+async def test_a_click_whose_answer_is_lost_is_not_sent_again(
+    make_store: MakeStore, redis_server: EmbeddedRedis, redis_client: Redis
+) -> None:
+    async def pass_on(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        """Between store and Redis: everything passes but the answer to a click."""
+        redis, to_redis = await asyncio.open_unix_connection(redis_server.socket_path)
+
+        async def answer() -> None:
+            while data := await redis.read(65536):
+                to_client.write(data)
+
+        answering = asyncio.create_task(answer())
+        while b"EVALSHA" not in (request := await client.read(65536)):
+            to_redis.write(request)
+        answering.cancel()
+        await asyncio.wait([answering])
+        to_redis.write(request)
+        assert await redis.read(65536)
+        to_redis.close()
+        to_client.close()
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StoreUnavailable):
+            await make_store(f"redis://127.0.0.1:{port}").append("s", Click("a", 1.0))
+    assert len(log_entries(redis_client)) == 1
+
+
+async def test_concurrent_clicks_on_one_session_lose_nothing(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    stores = [make_store(session_max_clicks=500) for _ in range(2)]
+    appended = await asyncio.gather(
+        *(stores[i % 2].append("s", Click(f"item {i}", float(i))) for i in range(200))
+    )
+    assert sorted(one.length for one in appended) == list(range(1, 201))
+    assert [click.item_id for click in await stores[0].read("s")] == [f"item {i}" for i in range(200)]
+    assert sorted(entry["item"] for entry in log_entries(redis_client)) == sorted(
+        f"item {i}" for i in range(200)
+    )
+
+
+async def test_connections_are_bounded(make_store: MakeStore, redis_client: Redis) -> None:
+    others = len(redis_client.client_list())
+    store = make_store()
+    await asyncio.gather(*(store.append("s", Click("a", 1.0)) for _ in range(100)))
+    assert len(redis_client.client_list()) - others <= 3
+
+
+async def test_a_redis_that_is_down_is_met_when_it_comes(
+    make_store: MakeStore, own_redis: EmbeddedRedis
+) -> None:
+    await kill(own_redis)
+    store = make_store(own_redis.url)
+    for call in (store.ping(), store.read("s"), store.append("s", Click("a", 1.0)), store.trending(5)):
+        with pytest.raises(StoreUnavailable):
+            await call
+    outcomes = await store.append_many([Arrival("s", Click("a", 1.0)), Arrival("s", Click("b", 2.0))])
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 2
+    own_redis.restart_if_dead()
+    assert await store.append("s", Click("a", 1.0)) == Appended(1, False)
+
+
+async def test_passwords_are_not_shown_in_errors(make_store: MakeStore) -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        await make_store("redis://user:secret@127.0.0.1:1/0").ping()
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_hanging_redis_costs_each_call_its_timeout_and_no_more(
+    make_store: MakeStore, own_redis: EmbeddedRedis
+) -> None:
+    hurried = make_store(own_redis.url, redis_timeout_seconds=0.05)
+    await make_store(own_redis.url).append("s", Click("a", 1.0))
+    with stopped(own_redis.pid):
+        for call in (hurried.ping, lambda: hurried.read("s"), lambda: hurried.append("s", Click("b", 2.0))):
+            start = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                await call()
+            assert 0.04 < time.monotonic() - start < 0.3
+        # Waiting for one of the four connections counts too.
+        start = time.monotonic()
+        outcomes = await asyncio.gather(*(hurried.read("s") for _ in range(40)), return_exceptions=True)
+        assert time.monotonic() - start < 0.5
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+
+
+async def test_a_busy_loop_is_not_taken_for_a_hanging_redis(make_store: MakeStore) -> None:
+    """An answer that arrived in time counts, however late the loop comes to read it."""
+    store = make_store(redis_timeout_seconds=0.2)
+    await store.append("s", Click("i", 1.0))
+    for _ in range(5):
+        reading = asyncio.create_task(store.read("s"))
+        await asyncio.sleep(0)  # lets it send its command
+        time.sleep(0.3)  # the loop is busy, and late
+        assert await reading == (Click("i", 1.0),)
+
+
+async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(
+    make_store: MakeStore, own_redis: EmbeddedRedis
+) -> None:
+    patient = make_store(own_redis.url)
+    store = make_store(own_redis.url, redis_timeout_seconds=0.05)
+    sessions = [f"s{i}" for i in range(20)]
+    for session in sessions:
+        await patient.append(session, Click(f"item of {session}", 1.0))
+    for _ in range(3):
+        with stopped(own_redis.pid):
+            lost = await asyncio.gather(
+                *(store.read(session) for session in sessions), return_exceptions=True
+            )
+        assert {type(outcome) for outcome in lost} == {StoreUnavailable}
+        await until_back(store)
+        for session in reversed(sessions):
+            [click] = await store.read(session)
+            assert click.item_id == f"item of {session}"
+
+
+async def test_a_cancelled_call_leaves_no_reply_behind(
+    make_store: MakeStore, own_redis: EmbeddedRedis
+) -> None:
+    store = make_store(own_redis.url)
+    await store.append("one", Click("a", 1.0))
+    await store.append("two", Click("b", 1.0))
+    with stopped(own_redis.pid):
+        call = asyncio.create_task(store.read("one"))
+        await asyncio.sleep(0.02)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert await store.read("two") == (Click("b", 1.0),)
+
+
+async def test_an_acknowledged_click_survives_a_killed_redis(
+    make_store: MakeStore, own_redis: EmbeddedRedis
+) -> None:
+    store = make_store(own_redis.url)
+    clicks = [Click(str(i), float(i), event_id=str(i)) for i in range(30)]
+    for click in clicks:
+        await store.append("s", click)
+    await kill(own_redis)
+    with pytest.raises(StoreUnavailable):
+        await store.read("s")
+    own_redis.restart_if_dead()
+    assert await store.read("s") == tuple(clicks)
+    assert (await store.append("s", clicks[0])).duplicate
+    with Redis(unix_socket_path=own_redis.socket_path, decode_responses=True) as client:
+        assert [entry["event"] for entry in log_entries(client)] == [str(i) for i in range(30)]
+
+
+async def kill(server: EmbeddedRedis) -> None:
+    """Kill Redis; returns once it is gone."""
+    os.kill(server.pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitid, os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+
+
+async def until_back(store: SessionStore) -> None:
+    """Redis answers again, within a second."""
+    deadline = time.monotonic() + 1
+    while True:
+        try:
+            return await store.ping()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+
+
+ids = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8)
+events = st.tuples(
+    st.sampled_from(["s", "t", "u v:w"]),
+    st.builds(
+        Click,
+        item_id=ids,
+        timestamp=st.sampled_from([1.0, 2.0, 3.0]) | st.floats(0, 4e9),
+        type=st.sampled_from(["click", "view"]),
+        event_id=st.none() | st.sampled_from(["e1", "e2", "e3"]),
+    ),
+)
+
+
+@given(clicks=st.lists(events, max_size=30), max_clicks=st.integers(1, 6))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_any_clicks_leave_what_an_obvious_model_says(
+    redis_server: EmbeddedRedis, clicks: list[tuple[str, Click]], max_clicks: int
+) -> None:
+    sessions: defaultdict[str, list[Click]] = defaultdict(list)
+    seen: defaultdict[str, set[str]] = defaultdict(set)
+    acknowledged: Counter[tuple[str, Click]] = Counter()
+
+    async def check() -> None:
+        store = SessionStore(settings_with(session_max_clicks=max_clicks, shards=2), redis_server.url)
+        for session, click in clicks:
+            duplicate = click.event_id in seen[session]
+            if not duplicate:
+                if click.event_id is not None:
+                    seen[session].add(click.event_id)
+                acknowledged[session, click] += 1
+                in_order = sorted([*sessions[session], click], key=lambda c: c.timestamp)  # stable: ties stay
+                sessions[session] = in_order[-max_clicks:]
+            expected = tuple(sessions[session])
+            appended = await store.append(session, click, with_session=True)
+            assert appended == Appended(len(expected), duplicate, expected)
+            assert await store.read(session) == expected
+        await store.close()
+
+    with Redis(unix_socket_path=redis_server.socket_path, decode_responses=True) as client:
+        client.flushall()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(check())
+        logged = Counter(
+            (e["session"], Click(e["item"], float(e["ts"]), e["type"], e["event"] or None))
+            for e in log_entries(client)
+        )
+        assert logged == acknowledged

@@ -1,0 +1,190 @@
+"""The command line from a click log to a live bundle, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.live.deployment import publish, read_deployment
+from service.ranking.bundle import Bundle
+from tests.training.planted import planted_dataset
+from training.__main__ import app
+from training.data.dataset import Dataset
+
+QUICK = ["--set", "dim=8", "--set", "lr=0.02", "--set", "batch_size=64", "--threads", "1"]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set in data/, and in artifacts/ a bundle trained on it."""
+    path = tmp_path_factory.mktemp("place")
+    planted_dataset(path / "data")
+    result = run(
+        *("train", "--data", str(path / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
+        *("--artifacts", str(path / "artifacts"), "--results", str(path / "results"), "--refit", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    (path / "trained.json").write_text(result.stdout)
+    return path
+
+
+def trained_bundle(place: Path) -> Path:
+    version: str = json.loads((place / "trained.json").read_text())["bundle"]
+    return place / "artifacts/bundles" / version
+
+
+def test_train_leaves_a_bundle_with_its_test_metrics(place: Path) -> None:
+    trained = json.loads((place / "trained.json").read_text())
+    bundle = Bundle.load(trained_bundle(place))
+    assert bundle.manifest.metrics == trained["test"]
+    assert trained["test"]["recall@20"] > 95, "the pattern was not learned"
+    assert trained["trained_on"] == "training and validation sessions"
+    assert trained["epochs"] == len(trained["history"]["refit"])
+
+
+def test_results_tell_how_they_came_about(place: Path) -> None:
+    written = json.loads((place / "results/planted/gru4rec.json").read_text())
+    assert written == json.loads((place / "trained.json").read_text())
+    assert {"command", "commit", "seed", "hyperparameters", "epochs", "wall_seconds", "test"} <= set(written)
+
+
+def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
+    bundle = trained_bundle(place)
+    result = run("evaluate", "--bundle", str(bundle), "--data", str(place / "data"), "--json")
+    measured = json.loads(result.stdout)
+    assert measured["metrics"] == Bundle.load(bundle).manifest.metrics
+    test = Dataset.load(place / "data").test
+    assert measured["cases"] == len(test.items) - len(test)
+    assert set(measured["metrics"]) == set(measured["metrics_without_seen_items"])
+
+
+def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "planted/gru4rec.json"
+    shutil.copytree(place / "results/planted", tmp_path / "planted")
+    written = json.loads(file.read_text())
+    (tmp_path / "planted/gru4rec.npz").unlink()
+    file.write_text(json.dumps({k: v for k, v in written.items() if not k.startswith(("test", "encode"))}))
+    arguments = ["evaluate", "--data", str(place / "data"), "--results", str(tmp_path), "--bundle"]
+    assert run(*arguments, str(trained_bundle(place))).exit_code == 0
+    renewed = json.loads(file.read_text())
+    assert set(renewed) == set(written)
+    clocks = {"encode_microseconds", "rank_microseconds"}
+    assert {k: v for k, v in renewed.items() if k not in clocks} == {
+        k: v for k, v in written.items() if k not in clocks
+    }
+    with (
+        np.load(tmp_path / "planted/gru4rec.npz") as renewed_ranks,
+        np.load(place / "results/planted/gru4rec.npz") as ranks,
+    ):
+        np.testing.assert_array_equal(renewed_ranks["ranks"], ranks["ranks"])
+
+    file.write_text(json.dumps({**written, "bundle": "gru4rec-other"}))
+    refused = run(*arguments, str(trained_bundle(place)))
+    assert refused.exit_code == 2
+    assert "gru4rec.json: is of bundle gru4rec-other" in refused.output
+    file.unlink()
+    missing = run(*arguments, str(trained_bundle(place)))
+    assert "gru4rec.json: missing" in missing.output
+    on_validation = run(*arguments, str(trained_bundle(place)), "--split", "validation")
+    assert (on_validation.exit_code, "--results: holds" in on_validation.output) == (2, True)
+
+
+def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
+    common = ("train", "--data", str(place / "data"), "--artifacts", str(tmp_path), "--model")
+    result = run(*common, "vmis_knn", "--set", "k=30", "--refit", "--publish", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    live = Bundle.load(tmp_path / "bundles" / (read_deployment(tmp_path).champion or ""))
+    assert (live.manifest.kind, live.manifest.version) == ("neighbours", told["bundle"])
+    assert live.manifest.metrics == told["test"]
+    assert live.manifest.hyperparameters == {"seed": 1, "m": 500, "k": 30, "max_length": 50}
+    assert live.ranker.rank([[3, 4]], [2], [(3, 4)])[0][1].tolist() in ([5, 6], [5, 2], [2, 5])
+    assert (told["family"], told["epochs"], told["parameters"]) == ("counted", 0, 0)
+
+    refused = run(*common, "stan", "--publish")
+    assert refused.exit_code == 2
+    assert "stan cannot be served" in refused.output
+    in_epochs = run(*common, "stan", "--refit-epochs", "3")
+    assert (in_epochs.exit_code, "stan is counted" in in_epochs.output) == (2, True)
+    assert "decay_age, decay_distance" in run(*common, "stan", "--set", "lr=1").output
+    exported = run(
+        "popularity", "--bundle", str(live.path), "--data", str(place / "data"), "--results", str(tmp_path)
+    )
+    assert (exported.exit_code, "it has no vectors" in exported.output) == (2, True)
+
+
+def test_resume_exports_again_without_training(place: Path) -> None:
+    before = json.loads((place / "trained.json").read_text())
+    result = run(
+        *("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
+        *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--json"),
+    )
+    after = json.loads(result.stdout)
+    assert after["history"] == before["history"], "clocks included: nothing was trained again"
+    assert after["test"] == before["test"]
+
+
+def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
+    checkpoint = place / "artifacts/runs/planted/gru4rec-seed1/refit.pt"
+    exported = run(
+        *("export", "--checkpoint", str(checkpoint), "--data", str(place / "data")),
+        *("--artifacts", str(tmp_path), "--json"),
+    )
+    assert exported.exit_code == 0, exported.output
+    document = json.loads(exported.stdout)
+    assert document["test"] == json.loads((place / "trained.json").read_text())["test"]
+    bundle = Path(document["bundle"])
+    second = bundle.rename(bundle.with_name("gru4rec-second"))
+    assert run("publish", "--bundle", str(second), "--artifacts", str(tmp_path)).exit_code == 2, (
+        "not its name"
+    )
+    second.rename(bundle)
+    assert run("publish", "--bundle", str(bundle), "--artifacts", str(tmp_path)).exit_code == 0
+    assert read_deployment(tmp_path).champion == bundle.name
+    refused = run("rollback", "--artifacts", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "no previous version" in refused.output
+
+
+def test_rollback_verifies_before_it_changes_anything(place: Path, tmp_path: Path) -> None:
+    trained = trained_bundle(place)
+    for version in ("v-lost", trained.name):
+        (tmp_path / "bundles" / version).mkdir(parents=True)
+        publish(tmp_path, version)
+        (tmp_path / "bundles" / version).rmdir()
+    refused = run("rollback", "--artifacts", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "v-lost/manifest.json: missing" in refused.output
+    assert read_deployment(tmp_path).champion == trained.name
+    shutil.copytree(trained, tmp_path / "bundles" / trained.name)
+    (tmp_path / "bundles/newer").mkdir()
+    publish(tmp_path, "newer")
+    assert run("rollback", "--artifacts", str(tmp_path)).exit_code == 0
+    assert read_deployment(tmp_path).champion == trained.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "nowhere", "--model", "gru4rec"], "nowhere/dataset.json: missing"),
+        (["train", "--data", "nowhere", "--model", "gru4rce"], "did you mean gru4rec"),
+        (["train", "--data", "nowhere", "--model", "niser", "--set", "rate=1"], "no such hyper-parameter"),
+        (["evaluate", "--bundle", "nowhere", "--data", "nowhere"], "nowhere"),
+        (["export", "--checkpoint", "no.pt", "--data", "nowhere"], "nowhere/dataset.json: missing"),
+        (["publish", "--bundle", "never-made"], "never-made/manifest.json: missing"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output

@@ -1,0 +1,113 @@
+"""publish, withdraw, rollback and prune, as a user types them, and how running workers are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner, Result
+
+from service.live.deployment import publish, read_deployment
+from service.process.embedded_redis import EmbeddedRedis
+from service.process.settings import Settings
+from service.state.keys import DEPLOYMENT_CHANNEL
+from tests.service.bundles import Shop
+from training.__main__ import app
+from training.loop.announce import announce
+
+
+@pytest.fixture
+def bundles(artifacts: Path) -> Path:
+    """Artifacts with v1 live, and v2 to v4 beside it."""
+    for seed in range(1, 5):
+        Shop.make(seed=seed).write(artifacts, f"v{seed}")
+    publish(artifacts, "v1")
+    return artifacts
+
+
+def run(artifacts: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--artifacts", str(artifacts)])
+
+
+def test_a_trial_begins_and_ends(bundles: Path) -> None:
+    told = run(bundles, "publish", "--bundle", "v2", "--challenger", "--share", "0.25", "--json")
+    assert json.loads(told.stdout) == {**read_deployment(bundles).model_dump(mode="json"), "announced": False}
+    assert run(bundles, "publish", "--bundle", "v3", "--shadow").exit_code == 0
+    deployed = read_deployment(bundles)
+    assert (deployed.champion, deployed.previous) == ("v1", None)
+    assert (deployed.challenger, deployed.challenger_share) == ("v2", 0.25)
+    assert (deployed.shadow, deployed.shadow_share) == ("v3", 0.1), "the default"
+
+    assert "v2 is the challenger no longer" in run(bundles, "withdraw", "--challenger").output
+    assert (read_deployment(bundles).challenger, read_deployment(bundles).shadow) == (None, "v3")
+    assert run(bundles, "withdraw", "--shadow").exit_code == 0
+    assert read_deployment(bundles).serving == ("v1",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["publish", "--bundle", "v2", "--challenger", "--shadow"], "a bundle has one role"),
+        (["publish", "--bundle", "v2", "--share", "0.5"], "--share is for --challenger and --shadow"),
+        (["publish", "--bundle", "v2", "--shadow", "--exclude-seen"], "are for all sessions"),
+        (["publish", "--bundle", "v2", "--challenger", "--share", "1.5"], "up to 1"),
+        (["publish", "--bundle", "v1", "--challenger"], "v1 is deployed in another role"),
+        (["publish", "--bundle", "v9", "--challenger"], "v9/manifest.json: missing"),
+        (["withdraw"], "--challenger or --shadow"),
+        (["withdraw", "--shadow"], "there is no shadow"),
+    ],
+)
+def test_what_makes_no_sense_changes_nothing(bundles: Path, arguments: list[str], message: str) -> None:
+    before = read_deployment(bundles)
+    refused = run(bundles, *arguments)
+    assert (refused.exit_code, message in refused.output) == (2, True), refused.output
+    assert read_deployment(bundles) == before
+
+
+def test_prune_leaves_what_is_deployed(bundles: Path) -> None:
+    publish(bundles, "v2")
+    assert json.loads(run(bundles, "prune", "--keep", "1", "--json").stdout) == {"deleted": ["v3"]}
+    assert "deleted: v4" in run(bundles, "prune", "--keep", "0").output
+    assert sorted(path.name for path in (bundles / "bundles").iterdir()) == ["v1", "v2"]
+
+
+def test_workers_are_told(
+    bundles: Path, redis_url: str, redis_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXTCLICK_REDIS_URL", redis_url)
+    with redis_client.pubsub() as listening:  # type: ignore[no-untyped-call]
+        listening.subscribe(DEPLOYMENT_CHANNEL)
+        assert listening.get_message(timeout=5)["type"] == "subscribe"
+        told = run(bundles, "publish", "--bundle", "v2", "--json")
+        assert json.loads(told.stdout)["announced"] is True
+        assert listening.get_message(timeout=5)["data"] == "v2"
+        assert run(bundles, "rollback").output == "v1 is live\n"
+        assert listening.get_message(timeout=5)["data"] == "v1"
+
+
+def test_a_redis_that_runs_privately_is_found(artifacts: Path) -> None:
+    settings = Settings(artifacts_dir=artifacts)
+    assert not announce(settings, "v1"), "none runs"
+    with EmbeddedRedis(artifacts / "redis"):
+        assert announce(settings, "v1")
+    assert not announce(settings, "v1"), "it is gone"
+
+
+def test_a_redis_that_does_not_answer_is_no_reason_to_fail(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXTCLICK_REDIS_URL", f"unix://{tmp_path}/nothing.sock")
+    told = run(bundles, "publish", "--bundle", "v2")
+    assert (told.exit_code, "workers look by themselves" in told.output) == (0, True)
+    assert read_deployment(bundles).champion == "v2"
+
+
+def test_wrong_settings_are_noticed_before_anything_changes(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXTCLICK_PORT", "much")
+    refused = run(bundles, "publish", "--bundle", "v2")
+    assert (refused.exit_code, "NEXTCLICK_PORT" in refused.output) == (2, True)
+    assert read_deployment(bundles).champion == "v1"

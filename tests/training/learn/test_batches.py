@@ -1,0 +1,84 @@
+"""Every click but a session's first is a target exactly once, behind the clicks that came before it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.base import PAD, Batching, Sessions
+from training.learn.batches import Examples
+
+session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+def flat(sessions: list[list[int]]) -> Sessions:
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sessions])])
+    return Sessions(np.array([i for s in sessions for i in s], dtype=np.int32), offsets, 9)
+
+
+def seen_cases(
+    examples: Examples, batches: list[np.ndarray], batching: Batching
+) -> Counter[tuple[tuple[int, ...], int]]:
+    """(input clicks, target) of every target in the batches."""
+    cases: Counter[tuple[tuple[int, ...], int]] = Counter()
+    for indices in batches:
+        batch = examples.batch(indices)
+        for row, target in zip(batch.sessions.tolist(), batch.targets.tolist(), strict=True):
+            inputs = [item for item in row if item != PAD]
+            assert row == inputs + [PAD] * (len(row) - len(inputs)), "padding stands at the right only"
+            if batching == "prefixes":
+                cases[tuple(inputs), target] += 1
+            else:
+                for position in range(len(inputs)):
+                    cases[tuple(inputs[: position + 1]), target[position]] += 1
+                assert target[len(inputs) :] == [PAD] * (len(row) - len(inputs))
+    return cases
+
+
+@given(session_lists, st.integers(1, 6), st.integers(1, 20))
+@settings(max_examples=100, deadline=None)
+def test_prefixes(sessions: list[list[int]], max_length: int, batch_size: int) -> None:
+    examples = Examples.of(flat(sessions), "prefixes", max_length)
+    expected = Counter((tuple(s[:end][-max_length:]), s[end]) for s in sessions for end in range(1, len(s)))
+    assert seen_cases(examples, examples.plan(batch_size, seed=1, epoch=2), "prefixes") == expected
+    assert seen_cases(examples, examples.in_order(batch_size), "prefixes") == expected
+    assert examples.n_targets == expected.total()
+
+
+@given(session_lists, st.integers(1, 6), st.integers(1, 20))
+@settings(max_examples=100, deadline=None)
+def test_positions(sessions: list[list[int]], max_length: int, batch_size: int) -> None:
+    examples = Examples.of(flat(sessions), "positions", max_length)
+    expected = Counter(
+        (tuple(s[end - 1 - (end - 1) % max_length : end]), s[end])
+        for s in sessions
+        for end in range(1, len(s))
+    )
+    assert seen_cases(examples, examples.plan(batch_size, seed=1, epoch=2), "positions") == expected
+    assert examples.n_targets == expected.total()
+
+
+@pytest.mark.parametrize("batching", ["prefixes", "positions"])
+def test_batches_hold_about_as_many_targets_as_asked(batching: Batching) -> None:
+    rng = np.random.default_rng(0)
+    sessions = flat([rng.integers(1, 10, n).tolist() for n in rng.integers(2, 12, 400)])
+    examples = Examples.of(sessions, batching, 50)
+    sizes = [int((examples.batch(b).targets > 0).sum()) for b in examples.plan(64, seed=0, epoch=0)]
+    assert sum(sizes) == examples.n_targets
+    assert max(sizes) < 64 + 12
+    assert np.mean(sizes) > 56
+
+
+def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
+    examples = Examples.of(flat([[1, 2, 3, 4]] * 50), "prefixes", 50)
+
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return [b.tolist() for b in examples.plan(16, seed, epoch)]
+
+    assert plan(1, 1) == plan(1, 1)
+    assert plan(1, 1) != plan(1, 2)
+    assert plan(1, 1) != plan(2, 1)

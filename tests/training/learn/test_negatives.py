@@ -1,0 +1,54 @@
+"""The shared sample: in the proportions it claims, the same again for the same step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.base import Sessions
+from models.losses import Objective
+from training.learn.negatives import NegativeSampler
+
+SUPPORT = [1, 4, 16, 9]
+TRAIN = Sessions(np.repeat(np.arange(1, 5), SUPPORT).astype(np.int32), np.array([0, 30]), 4)
+TARGETS = torch.tensor([[3, 3, 0], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(("power", "weights"), [(0.0, [1, 1, 1, 1]), (0.5, [1, 2, 4, 3]), (1.0, SUPPORT)])
+def test_drawn_in_proportion_to_support(power: float, weights: list[int]) -> None:
+    objective = Objective("bpr", negatives=100_000, negatives_power=power, in_batch=False)
+    negatives = NegativeSampler(TRAIN, objective).draw(TARGETS, 0, 0, 0)
+    counts = np.bincount(negatives.items.numpy(), minlength=5)
+    expected = 100_000 * np.array([0, *weights]) / sum(weights)
+    np.testing.assert_allclose(counts, expected, rtol=0.05)
+    np.testing.assert_allclose(negatives.log_expected.exp(), expected[negatives.items], rtol=1e-5)
+
+
+def test_the_steps_targets_come_first_with_repeats_and_are_expected_by_popularity() -> None:
+    negatives = NegativeSampler(TRAIN, Objective("bpr", negatives=2)).draw(TARGETS, 0, 0, 0)
+    assert negatives.items[:3].tolist() == [3, 3, 1]
+    assert len(negatives.items) == 5
+    expected = 2 / 4 + 3 * np.array(SUPPORT) / 30  # two drawn of four items, three targets by popularity
+    np.testing.assert_allclose(negatives.log_expected.exp(), expected[negatives.items - 1], rtol=1e-5)
+
+
+def test_items_are_distinct_where_only_the_hardest_count() -> None:
+    """And as likely to be there as is claimed."""
+    objective = Objective("sampled-ce", negatives=3, negatives_power=1.0, in_batch=False, hardest=2)
+    sampler = NegativeSampler(TRAIN, objective)
+    present, claimed = np.zeros(5), np.zeros(5)
+    for step in range(4000):
+        negatives = sampler.draw(TARGETS, 0, 0, step)
+        items = negatives.items.numpy()
+        assert len(set(items.tolist())) == len(items)
+        present[items] += 1 / 4000
+        claimed[items] = negatives.log_expected.exp()
+    np.testing.assert_allclose(present[1:], claimed[1:], atol=0.03)
+    assert claimed[3] == pytest.approx(1 - (1 - 16 / 30) ** 3)
+
+
+def test_a_function_of_seed_epoch_and_step() -> None:
+    sampler = NegativeSampler(TRAIN, Objective("bpr", negatives=50))
+    draws = [sampler.draw(TARGETS, *numbers).items.tolist() for numbers in [(1, 2, 3), (1, 2, 3), (1, 2, 4)]]
+    assert draws[0] == draws[1] != draws[2]

@@ -1,0 +1,167 @@
+"""`python -m training run`, as cron starts it: from a click log in Redis to a live bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner, Result
+
+from service.live.deployment import read_deployment
+from service.state import keys
+from service.state.keys import DEPLOYMENT_CHANNEL
+from tests.training.interrupts import heed_interrupts
+from tests.training.shop_clicks import DAYS, Files, read_clicks, write_shop
+from training.__main__ import app
+from training.loop.run_record import only_run, read_record
+
+PATIENCE_SECONDS = 60.0
+SMALL = """
+[prepare]
+min_sessions = 100
+min_item_support = 2
+[gate]
+max_answer_ms = 10000
+[train]
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return write_shop(tmp_path_factory.mktemp("shop") / "clicks", sessions=1200)
+
+
+@pytest.fixture
+def logged(clicks: Files, redis_url: str, redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """A Redis with the shop's clicks in its log, in one shard."""
+    monkeypatch.setenv("NEXTCLICK_REDIS_URL", redis_url)
+    redis_client.set(keys.SHARDS, 1)
+    table = read_clicks(clicks.files(DAYS + 2))
+    with redis_client.pipeline(transaction=False) as pipeline:
+        for seq, row in enumerate(table.to_pylist(), start=1):
+            _log(pipeline, seq, row["session_id"], row["item_id"], row["timestamp"])
+        pipeline.execute()
+    return redis_client
+
+
+def _log(client: Redis, seq: int, session: str, item: str, timestamp: float) -> None:
+    client.xadd(
+        keys.click_log(0),
+        {"seq": seq, "session": session, "item": item, "ts": timestamp, "type": "click", "event": ""},
+    )
+
+
+def run(artifacts: Path, config: str, *arguments: str) -> Result:
+    file = artifacts.parent / "retrain.toml"
+    file.write_text(config)
+    return CliRunner().invoke(app, ["run", "--config", str(file), "--artifacts", str(artifacts), *arguments])
+
+
+def test_from_the_log_to_a_live_bundle(artifacts: Path, logged: Redis) -> None:
+    with logged.pubsub() as listening:  # type: ignore[no-untyped-call]
+        listening.subscribe(DEPLOYMENT_CHANNEL)
+        done = run(artifacts, SMALL + 'model = "vmis_knn"\n', "--json")
+        assert done.exit_code == 0, done.output
+        record = json.loads(done.stdout)
+        messages = [listening.get_message(timeout=5) for _ in range(2)]
+    assert read_deployment(artifacts).champion == record["version"]
+    assert record["steps"]["collect"]["outcome"]["clicks"] > 3000
+    assert record["steps"]["collect"]["outcome"]["gaps"] == []
+    assert record["steps"]["publish"]["outcome"]["announced"] is True
+    assert messages[1]["data"] == record["version"]
+
+    _log(logged, 10**6, "s", "i", 1.0)
+    again = run(artifacts, SMALL + 'model = "vmis_knn"\n', "--json")
+    record = json.loads(again.stdout)
+    (gap,) = record["steps"]["collect"]["outcome"]["gaps"]
+    assert (record["status"], gap["next_seq"]) == ("published", 10**6), "what is there is learned from"
+    assert again.exit_code == 1
+    assert f"{10**6 - 1 - gap['after_seq']} entries of the click log are missing" in again.stderr
+
+
+def test_a_refusal_is_exit_code_1_and_names_the_check(artifacts: Path, logged: Redis) -> None:
+    config = SMALL.replace("[train]", "min_item_coverage = 1\n[train]") + 'model = "vmis_knn"\n'
+    refused = run(artifacts, config)
+    assert refused.exit_code == 1
+    assert "is refused: gate: item coverage: 0." in refused.output
+    assert read_deployment(artifacts).champion is None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[prepare]\ndays = 0", "retrain.toml: [prepare] days: "),
+        ('[publish]\nas = "challenger"', "there is no champion yet"),
+    ],
+)
+def test_wrong_settings_are_exit_code_2(artifacts: Path, config: str, message: str) -> None:
+    refused = run(artifacts, config)
+    assert (refused.exit_code, message in refused.output) == (2, True), refused.output
+    assert not (artifacts / "runs").exists()
+
+
+def test_a_second_run_is_exit_code_1(artifacts: Path) -> None:
+    with only_run(artifacts):
+        refused = run(artifacts, SMALL)
+    assert (refused.exit_code, "another run is under way" in refused.output) == (1, True)
+
+
+def test_no_redis_is_exit_code_1_and_the_run_goes_on_later(
+    artifacts: Path, logged: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SMALL + 'model = "vmis_knn"\n'
+    monkeypatch.setenv("NEXTCLICK_REDIS_URL", f"unix://{tmp_path}/nothing.sock")
+    failed = run(artifacts, config)
+    assert (failed.exit_code, "nothing.sock" in failed.output) == (1, True), failed.output
+    (file,) = artifacts.glob("runs/run-*/run.json")
+    assert (read_record(file).status, list(read_record(file).steps)) == ("failed", ["collect"])
+    monkeypatch.setenv("NEXTCLICK_REDIS_URL", redis_url)
+    assert run(artifacts, config).exit_code == 0
+    assert read_record(file).status == "published"
+
+
+def test_signals_leave_a_run_that_goes_on(artifacts: Path, logged: Redis, tmp_path: Path) -> None:
+    long = SMALL + 'set = ["dim=8", "batch_size=64", "epochs=5000", "patience=5000"]\n'
+    (tmp_path / "retrain.toml").write_text(long)
+    words = [sys.executable, "-m", "training", "run", "--config", str(tmp_path / "retrain.toml")]
+    records = []
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = subprocess.Popen(
+            [*words, "--artifacts", str(artifacts)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            preexec_fn=heed_interrupts,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            checkpoint = _newer(artifacts, process)
+            process.send_signal(number)
+            assert process.wait(timeout=PATIENCE_SECONDS) == code
+        finally:
+            process.kill()
+            process.wait()
+        records.append(read_record(checkpoint.parents[1] / "run.json"))
+    first, second = records
+    assert (first.status, second.status, second.id) == ("running", "running", first.id)
+    assert second.steps["prepare"] == first.steps["prepare"]
+    assert read_deployment(artifacts).champion is None
+
+
+def _newer(artifacts: Path, process: subprocess.Popen[bytes]) -> Path:
+    """The run's checkpoint, once this process has written it."""
+    began, deadline = time.time_ns(), time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "it ended by itself"
+        for file in artifacts.glob("runs/run-*/checkpoints/select.pt"):
+            if file.stat().st_mtime_ns > began:
+                return file
+        time.sleep(0.05)
+    raise TimeoutError("no checkpoint was written")

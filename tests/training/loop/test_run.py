@@ -1,0 +1,337 @@
+"""Runs from clicks to a published bundle: what is published, what is refused, and what a kill costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from service.live.deployment import bundle_path, publish, read_deployment, rollback
+from service.live.follower import Model, load_bundle
+from service.ranking.batcher import Query, rank
+from service.ranking.bundle import Bundle
+from tests.service.bundles import Shop
+from tests.training.shop_clicks import DAYS, GRU4REC, Files, Silent, config, settings, shuffled, write_shop
+from training.data.dataset import Dataset
+from training.learn import checkpoint
+from training.loop.retrain import RetrainConfig
+from training.loop.run import run
+from training.loop.run_record import RunError, RunRecord, read_record, run_paths
+from training.loop.run_steps import STEPS
+
+# Makes the run in one forked process after another, each killed at another moment but the last.
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.service.bundles import Shop
+from tests.training.shop_clicks import GRU4REC, Files, Silent, settings
+from training.loop.run import run
+from training.loop.run_steps import STEPS
+
+clicks, artifacts = map(Path, sys.argv[1:])
+moments = [(step, moment) for step in STEPS for moment in ("start", "end")]
+moments.insert(5, ("train", "epoch"))
+
+class Watcher(Silent):
+    def on_epoch(self, phase, record):
+        if moment == "epoch":
+            os._exit(9)
+
+def killing(name):
+    whole = STEPS[name]
+    def step(this):
+        if moment != "start":
+            whole(this)
+        os._exit(9)
+    return step
+
+for number, (name, moment) in enumerate([*moments, (None, None)]):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if name is not None:
+                STEPS[name] = killing(name)
+            run(GRU4REC, settings(artifacts), Files(clicks), Watcher())
+            os._exit(0)
+        finally:
+            os._exit(1)  # after an error
+    _, status = os.waitpid(pid, 0)
+    (record,) = (artifacts / "runs").glob("run-*/run.json")
+    (artifacts / f"after-{number:02}.json").write_bytes(record.read_bytes())
+    print(os.waitstatus_to_exitcode(status), name, moment)
+"""
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return write_shop(tmp_path_factory.mktemp("shop") / "clicks")
+
+
+@pytest.fixture(scope="module")
+def senseless(clicks: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The same popularity, the same last day, and nothing to learn before it."""
+    return shuffled(clicks, tmp_path_factory.mktemp("shuffled") / "clicks")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(clicks: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
+    """Artifacts with the bundle of a GRU4Rec live."""
+    artifacts = tmp_path_factory.mktemp("uninterrupted")
+    return artifacts, run(GRU4REC, settings(artifacts), clicks, Silent())
+
+
+def make(artifacts: Path, source: Files, wanted: RetrainConfig | None = None) -> RunRecord:
+    return run(wanted or config(), settings(artifacts), source, Silent())
+
+
+def outcome(record: RunRecord, step: str) -> dict[str, Any]:
+    """What a step found."""
+    found = record.steps[step].outcome
+    assert found is not None
+    return found
+
+
+def answers(artifacts: Path, data: Path) -> list[list[tuple[str, float]]]:
+    """What the champion answers to a hundred sessions of two clicks."""
+    champion = read_deployment(artifacts).champion
+    assert champion is not None
+    model, day = Model.serve(load_bundle(artifacts, champion), frozenset()), Dataset.load(data)
+    index_of = model.bundle.index_of
+    starts = day.test.offsets[:100].tolist()
+    sessions = [[day.items[item - 1] for item in day.test.items[start : start + 2]] for start in starts]
+    known = [[index_of[item_id] for item_id in session if item_id in index_of] for session in sessions]
+    return rank(model, [Query(session, 20, ()) for session in known if session])
+
+
+def test_a_run_publishes_and_says_what_it_did(artifacts: Path, clicks: Files) -> None:
+    record = make(artifacts, clicks)
+    paths = run_paths(artifacts, record.id)
+    assert read_record(paths.record) == record
+    assert (record.status, record.reason) == ("published", None)
+    assert record.version == f"vmis_knn-{record.id.removeprefix('run-')}"
+    assert record.config == config().model_dump(by_alias=True)
+    assert [(name, step.status) for name, step in record.steps.items()] == [(name, "done") for name in STEPS]
+    deployed = read_deployment(artifacts)
+    assert (deployed.champion, deployed.previous) == (record.version, None)
+
+    data, manifest = Dataset.load(paths.data), Bundle.load(bundle_path(artifacts, record.version)).manifest
+    assert outcome(record, "collect") == {"clicks": 0}
+    assert outcome(record, "prepare") == {
+        "train_sessions": len(data.train_all),
+        "test_sessions": len(data.test),
+        "items": len(data.items),
+        "fingerprint": manifest.data_fingerprint,
+    }
+    assert outcome(record, "train")["test"] == manifest.metrics
+    assert outcome(record, "evaluate")["champion"] is None
+    assert outcome(record, "gate")["passed"] is True
+    assert outcome(record, "publish") == {
+        "role": "champion",
+        "share": 1.0,
+        "previous": None,
+        "announced": False,
+    }
+
+
+def test_the_same_clicks_again_are_a_new_run_that_equals_its_champion(artifacts: Path, clicks: Files) -> None:
+    first, second = make(artifacts, clicks), make(artifacts, clicks)
+    assert first.id != second.id
+    assert second.status == "published"
+    assert read_deployment(artifacts).previous == first.version
+    compared = {check["name"]: check["measured"] for check in outcome(second, "gate")["checks"]}
+    assert (compared["recall@20"], compared["mrr@20"]) == (0, 0)
+
+
+def test_killed_at_every_step_it_comes_to_the_same_end(
+    tmp_path: Path, clicks: Files, uninterrupted: tuple[Path, RunRecord]
+) -> None:
+    artifacts = tmp_path / "artifacts"
+    words = [sys.executable, "-c", KILLED, str(clicks.directory), str(artifacts)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a pool of threads does not outlive a fork
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    codes = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert codes == [9] * 13 + [0], done.stdout + done.stderr
+
+    records = [read_record(file) for file in sorted(artifacts.glob("after-*.json"))]
+    final, (whole_artifacts, whole) = records[-1], uninterrupted
+    assert (final.status, len({record.id for record in records})) == ("published", 1)
+    for record in records:
+        for name, step in record.steps.items():
+            if step.status == "done":
+                assert step == final.steps[name], f"{name} was made again after it was done"
+    assert read_deployment(artifacts).champion == final.version
+    assert read_deployment(artifacts).previous is None, "it was published once"
+    assert [path.name for path in (artifacts / "bundles").iterdir()] == [final.version]
+
+    made, expected = (
+        Bundle.load(bundle_path(*each)).manifest
+        for each in ((artifacts, final.version), (whole_artifacts, whole.version))
+    )
+    assert made.created_at < final.steps["train"].started_at, "the bundle that was there was taken"
+    assert (made.metrics, made.data_fingerprint) == (expected.metrics, expected.data_fingerprint)
+    for name in ("evaluate", "gate"):
+        assert _timeless(outcome(final, name)) == _timeless(outcome(whole, name))
+    data = run_paths(artifacts, final.id).data
+    assert answers(artifacts, data) == answers(whole_artifacts, data)
+
+
+def _timeless(found: Any) -> Any:
+    """Without what a clock decides: versions, and how long an answer takes."""
+    if isinstance(found, dict):
+        return {key: _timeless(value) for key, value in found.items() if key != "version"}
+    if isinstance(found, list):
+        return [_timeless(each) for each in found if each["name"] != "answer ms, p90"]
+    return found
+
+
+def test_the_next_run_starts_from_the_champions_weights(
+    uninterrupted: tuple[Path, RunRecord], clicks: Files
+) -> None:
+    artifacts, first = uninterrupted
+    assert outcome(first, "train")["why_not"] == "there was no champion"
+    second = make(artifacts, clicks, config("gru4rec", "dim=8", "epochs=1", "batch_size=128"))
+    learned = outcome(second, "train")
+    assert (learned["started_from"], learned["new_items"], learned["fresh"]) == (first.version, 0, [])
+    saved = checkpoint.load(run_paths(artifacts, second.id).checkpoint)
+    assert saved["identity"]["started_from"] == first.version
+
+
+def test_a_worse_challenger_is_refused(artifacts: Path, clicks: Files, senseless: Files) -> None:
+    good = make(artifacts, clicks)
+    deployed = read_deployment(artifacts)
+    refused = make(artifacts, senseless)
+    assert refused.status == "refused"
+    assert refused.reason is not None
+    assert refused.reason.startswith("gate: recall@20: ")
+    assert "mrr@20" in refused.reason
+    assert "publish" not in refused.steps
+    assert read_deployment(artifacts) == deployed
+    assert deployed.champion == good.version
+    assert bundle_path(artifacts, refused.version).is_dir(), "to be looked at"
+    assert read_record(run_paths(artifacts, refused.id).record) == refused
+
+
+def test_a_better_one_is_published_and_rolled_back(artifacts: Path, clicks: Files, senseless: Files) -> None:
+    poor = make(artifacts, senseless)
+    assert poor.status == "published", "there was nothing to compare it with"
+    data = run_paths(artifacts, poor.id).data
+    before = answers(artifacts, data)
+    better = make(artifacts, clicks)
+    assert better.status == "published"
+    assert read_deployment(artifacts).previous == poor.version
+    assert answers(artifacts, data) != before
+    rollback(artifacts)
+    assert answers(artifacts, data) == before
+
+
+def test_a_challenger_answers_its_share(artifacts: Path, clicks: Files) -> None:
+    trial = config(publish={"as": "challenger", "share": 0.2})
+    with pytest.raises(RunError, match="there is no champion yet"):
+        make(artifacts, clicks, trial)
+    champion, challenger = make(artifacts, clicks), make(artifacts, clicks, trial)
+    deployed = read_deployment(artifacts)
+    assert (deployed.champion, deployed.challenger) == (champion.version, challenger.version)
+    assert deployed.challenger_share == 0.2
+    published = outcome(challenger, "publish")
+    assert (published["role"], published["share"]) == ("challenger", 0.2)
+
+
+def test_too_few_sessions_stop_a_run_for_good(artifacts: Path, clicks: Files) -> None:
+    wanted = config(prepare={"min_sessions": 100_000})
+    stopped = make(artifacts, clicks, wanted)
+    assert (stopped.status, stopped.steps["prepare"].status) == ("stopped", "stopped")
+    assert stopped.reason is not None
+    assert "training sessions: [prepare] min_sessions = 100,000" in stopped.reason
+    assert make(artifacts, clicks, wanted).id != stopped.id
+    assert not (artifacts / "bundles").exists()
+
+
+def test_no_clicks_stop_a_run(artifacts: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    stopped = make(artifacts, Files(tmp_path / "none"))
+    assert (stopped.status, stopped.reason) == ("stopped", "prepare: no clicks are collected yet")
+
+
+class Broken(Files):
+    """Collecting fails."""
+
+    def collect(self) -> NoReturn:
+        raise ConnectionError("redis is away")
+
+
+def test_a_failed_step_says_so_and_is_made_again(artifacts: Path, clicks: Files) -> None:
+    with pytest.raises(ConnectionError):
+        make(artifacts, Broken(clicks.directory))
+    (file,) = artifacts.glob("runs/run-*/run.json")
+    failed = read_record(file)
+    assert (failed.status, failed.reason) == ("failed", "collect: ConnectionError: redis is away")
+    assert failed.steps["collect"].status == "failed"
+    done = make(artifacts, clicks)
+    assert (done.id, done.status, done.reason) == (failed.id, "published", None)
+
+
+def test_an_interrupted_run_goes_on(artifacts: Path, clicks: Files) -> None:
+    class Impatient(Silent):
+        def on_step(self, text: str) -> None:
+            if text == "train":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config(), settings(artifacts), clicks, Impatient())
+    (file,) = artifacts.glob("runs/run-*/run.json")
+    left = read_record(file)
+    assert left.status == "running"
+    done = make(artifacts, clicks)
+    assert (done.id, done.status) == (left.id, "published")
+    assert done.steps["prepare"] == left.steps["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "reason"),
+    [
+        (
+            lambda artifacts, _: (Shop.make().write(artifacts), publish(artifacts, "v1")),
+            "publish: the champion is v1 now, which vmis_knn-.* was not compared with",
+        ),
+        (
+            lambda artifacts, stamp: (publish(artifacts, f"vmis_knn-{stamp}"), rollback(artifacts)),
+            "publish: vmis_knn-.* was published, and rolled back since",
+        ),
+    ],
+    ids=["another champion", "rolled back"],
+)
+def test_it_publishes_only_over_what_it_was_compared_with(
+    artifacts: Path, clicks: Files, meanwhile: Callable[[Path, str], object], reason: str
+) -> None:
+    make(artifacts, clicks)
+
+    class Operator(Silent):
+        def on_step(self, text: str) -> None:
+            if text == "publish":
+                meanwhile(artifacts, max(artifacts.glob("runs/run-*")).name.removeprefix("run-"))
+
+    stopped = run(config(), settings(artifacts), clicks, Operator())
+    assert stopped.status == "stopped"
+    assert stopped.reason is not None
+    assert re.fullmatch(reason, stopped.reason)
+    assert read_deployment(artifacts).champion != stopped.version
+
+
+def test_refused_bundles_are_kept_only_so_far(artifacts: Path, clicks: Files, senseless: Files) -> None:
+    wanted = config(publish={"keep": 2})
+    make(artifacts, clicks, wanted)
+    refused = [make(artifacts, senseless, wanted).version for _ in range(3)]
+    left = {path.name for path in (artifacts / "bundles").iterdir()}
+    assert left == {read_deployment(artifacts).champion, *refused[1:]}
+
+
+def test_the_newest_days_are_learned_from(artifacts: Path, clicks: Files) -> None:
+    two, all_days = (make(artifacts, clicks, config(prepare={"days": days})) for days in (2, DAYS))
+    fewer, more = outcome(two, "prepare"), outcome(all_days, "prepare")
+    assert 0 < fewer["train_sessions"] < 0.6 * more["train_sessions"]

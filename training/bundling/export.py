@@ -1,0 +1,296 @@
+"""A trained model to a bundle: written aside, re-loaded as when served, checked, then moved into place."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models.base import Head, Hyper, SessionEncoder
+from service.live.deployment import bundle_path
+from service.ranking.bundle import (
+    ENCODER,
+    INDEX,
+    ITEMS,
+    SCHEMA_VERSION,
+    Bundle,
+    IndexInfo,
+    Manifest,
+    file_sha256,
+    write_items,
+    write_manifest,
+)
+from service.ranking.neighbours import Neighbours
+from service.ranking.retriever import Vectors
+from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
+
+PARITY_SESSIONS = 256
+VECTOR_TOLERANCE = 1e-4
+
+
+class ExportError(RuntimeError):
+    """The bundle does not answer as the model does; nothing was put in place."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bundle comes from: what its manifest says beside shapes and checksums."""
+
+    model: str
+    seed: int
+    hyperparameters: dict[str, Hyper]
+    source_commit: str
+    data_fingerprint: str
+
+
+def new_version(model: str) -> str:
+    """A version name that sorts by time within a model: `niser-20261122T101500`."""
+    return f"{model}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def export_bundle(
+    model: SessionEncoder,
+    items: list[str],
+    sample: list[list[int]],
+    provenance: Provenance,
+    artifacts: Path,
+    version: str,
+    measure: Callable[[Bundle], dict[str, float]],
+    wanted: WantedIndex = FASTEST,
+) -> Path:
+    """Write `bundles/<version>` and return its path.
+
+    `items[i]` is the external id of item index i + 1, by descending popularity; `sample` holds real sessions
+    of item indices for the checks; `measure` gives the offline metrics of the loaded bundle. Raises
+    `ExportError`.
+    """
+    model.eval()
+    with _assembled(artifacts, version) as work:
+        write_encoder(model, work / ENCODER)
+        vectors = served_item_vectors(model)
+        try:
+            index = write_index(
+                vectors, served_session_vectors(model, sample[:INDEX_SESSIONS]), wanted, work / INDEX
+            )
+        except NoIndexFits as error:
+            raise ExportError(str(error)) from error
+        write_items(work / ITEMS, items)
+        manifest = _manifest(
+            work, version, len(items), provenance, model.max_length, model.head, vectors.shape[1], index
+        )
+        write_manifest(work, manifest)
+        bundle = Bundle.load(work, threads=torch.get_num_threads())
+        check_parity(model, bundle, sample[:PARITY_SESSIONS])
+        write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
+    return bundle_path(artifacts, version)
+
+
+def export_neighbours(
+    neighbours: Neighbours,
+    items: list[str],
+    sample: list[list[int]],
+    provenance: Provenance,
+    artifacts: Path,
+    version: str,
+    measure: Callable[[Bundle], dict[str, float]],
+) -> Path:
+    """The same for a bundle of neighbours: its answers to `sample` must be those of `neighbours` itself."""
+    sample = sample[:PARITY_SESSIONS]
+    with _assembled(artifacts, version) as work:
+        neighbours.save(work)
+        write_items(work / ITEMS, items)
+        manifest = _manifest(work, version, len(items), provenance, neighbours.max_length)
+        write_manifest(work, manifest)
+        bundle = Bundle.load(work)
+        ks, excluded = [TOP] * len(sample), [()] * len(sample)
+        counted, loaded = (each.rank(sample, ks, excluded) for each in (neighbours, bundle.ranker))
+        for (scores, found), (same_scores, same_items) in zip(counted, loaded, strict=True):
+            if not (np.array_equal(scores, same_scores) and np.array_equal(found, same_items)):
+                raise ExportError("the loaded arrays answer otherwise than those that were counted")
+        write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
+    return bundle_path(artifacts, version)
+
+
+@contextlib.contextmanager
+def _assembled(artifacts: Path, version: str) -> Iterator[Path]:
+    """A directory to write a bundle in; it moves into place when all went well, and else is gone."""
+    place = bundle_path(artifacts, version)
+    if place.exists():
+        raise ExportError(f"{place} exists already: versions are never overwritten")
+    work = place.with_name(f".{version}.writing")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+        work.rename(place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _manifest(
+    work: Path,
+    version: str,
+    n_items: int,
+    provenance: Provenance,
+    max_length: int,
+    head: Head | None = None,
+    dim: int | None = None,
+    index: IndexInfo | None = None,
+) -> Manifest:
+    """The manifest of the files in `work`, without metrics; a bundle with an index is one of an encoder."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        version=version,
+        kind="encoder" if index else "neighbours",
+        model=provenance.model,
+        head=head,
+        hyperparameters={"seed": provenance.seed, **provenance.hyperparameters},
+        source_commit=provenance.source_commit,
+        data_fingerprint=provenance.data_fingerprint,
+        created_at=datetime.now(UTC),
+        n_items=n_items,
+        dim=dim,
+        max_length=max_length,
+        index=index,
+        metrics={},
+        files={file.name: file_sha256(file) for file in sorted(work.iterdir())},
+    )
+
+
+class _Served(nn.Module):
+    """The encoder as it is served: one unit vector a session, whatever the head."""
+
+    def __init__(self, model: SessionEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sessions: Tensor) -> Tensor:
+        vectors: Tensor = self.model(sessions)
+        if self.model.head == "native":
+            vectors = nn.functional.pad(nn.functional.pad(vectors, (0, 1), value=1.0), (0, 1))  # [s; 1; 0]
+        return normalize(vectors, dim=1)
+
+
+def write_encoder(model: SessionEncoder, file: Path) -> None:
+    """Export to ONNX with dynamic B and L, weights beside the graph in `<file>.data`."""
+    example = torch.ones(3, 4, dtype=torch.int64)
+    example[1, 2:] = 0
+    dynamic = {"sessions": {0: torch.export.Dim("B"), 1: torch.export.Dim("L", max=model.max_length)}}
+    chatter = io.StringIO()  # the exporter prints its steps
+    with warnings.catch_warnings(), contextlib.redirect_stdout(chatter), _quiet("torch.onnx", "onnxscript"):
+        warnings.simplefilter("ignore")  # deprecations inside the exporter, none of ours
+        program = torch.onnx.export(
+            _Served(model).eval(),
+            (example,),
+            input_names=["sessions"],
+            output_names=["vectors"],
+            dynamic_shapes=dynamic,
+            dynamo=True,
+        )
+    assert program is not None
+    program.save(str(file), external_data=True)
+
+
+@contextlib.contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@torch.inference_mode()
+def served_item_vectors(model: SessionEncoder) -> Vectors:
+    """(n, D') unit vectors whose inner product with a served session vector orders items as the model does.
+
+    A dot product with bias becomes a cosine exactly: [v; b; sqrt(M² − ‖v‖² − b²)] / M, M = max ‖[v; b]‖.
+    """
+    vectors = model.item_vectors()[1:].double()
+    if model.head == "niser":
+        return normalize(vectors, dim=1).float().numpy()
+    bias = model.item_bias()
+    column = vectors.new_zeros(len(vectors)) if bias is None else bias[1:].double()
+    extended = torch.cat([vectors, column[:, None]], 1)
+    squares = extended.square().sum(1)
+    largest = squares.max()
+    filler = (largest - squares).clamp(min=0).sqrt()
+    return (torch.cat([extended, filler[:, None]], 1) / largest.sqrt()).float().numpy()
+
+
+@torch.inference_mode()
+def served_session_vectors(model: SessionEncoder, sessions: list[list[int]]) -> Vectors:
+    """(B, D') unit vectors, as the bundle's encoder will make them."""
+    vectors: Vectors = _Served(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
+    return vectors
+
+
+@torch.inference_mode()
+def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]]) -> None:
+    """Compare the loaded bundle with the model on real sessions. Raises `ExportError` that says what differs.
+
+    Vectors within 1e-4, at every batch size and length that has ever gone wrong; the exact top 20 equal up to
+    ties of 1e-5.
+    """
+    served = _Served(model).eval()
+    longest = bundle.encoder.max_length
+    clicks = np.resize(np.concatenate([np.asarray(session) for session in sample]), 5 * longest)
+    shapes = [(b, length) for b in (1, 5) for length in (1, 2, longest)]
+    batches = [clicks[: b * length].reshape(b, length).astype(np.int64) for b, length in shapes]
+    batches += [_pad(sample, longest), *batches]  # a large batch, then the small ones again
+    for batch in batches:
+        expected = served(torch.from_numpy(batch)).numpy()
+        difference = float(np.abs(expected - bundle.encoder.encode_padded(batch)).max())
+        if not difference <= VECTOR_TOLERANCE:
+            raise ExportError(f"ONNX and torch vectors differ by {difference:.2g} at (B, L) = {batch.shape}")
+
+    vectors = served(torch.from_numpy(_pad(sample, longest))).double().numpy()
+    scores = vectors @ served_item_vectors(model).T.astype(np.float64)  # (B, n)
+    top = min(TOP, scores.shape[1])
+    best = -np.sort(-scores, axis=1)[:, :top]
+    _, items = bundle.retriever.exact().search(bundle.encoder.encode(sample), top)
+    gap = float(np.abs(np.take_along_axis(scores, items - 1, 1) - best).max())
+    if bundle.retriever.holds_vectors and not gap <= TIE:  # what codes lose, their recall has shown
+        raise ExportError(f"the exact top {top} differs from the model's by more than a tie: {gap:.2g}")
+    _check_order(model, scores, sample, longest)
+
+
+def _check_order(
+    model: SessionEncoder, cosines: npt.NDArray[np.float64], sample: list[list[int]], longest: int
+) -> None:
+    """The served cosine orders items as the model's own score does: s·v + b, or the cosine itself."""
+    vectors = model(torch.from_numpy(_pad(sample, longest))).double()
+    items = model.item_vectors()[1:].double()
+    bias = model.item_bias()
+    if model.head == "niser":
+        own = vectors @ normalize(items, dim=1).T
+    else:
+        own = vectors @ items.T + (0 if bias is None else bias[1:].double())
+    top = np.argsort(-own.numpy(), axis=1, kind="stable")[:, :TOP]
+    in_own_order = np.take_along_axis(cosines, top, 1)
+    rise = float(np.diff(in_own_order, axis=1).max(initial=0))
+    if not rise <= TIE:
+        raise ExportError(f"the cosine reduction changes the model's order by {rise:.2g}")
+
+
+def _pad(sessions: list[list[int]], longest: int) -> npt.NDArray[np.int64]:
+    length = min(longest, max(map(len, sessions)))
+    padded = np.zeros((len(sessions), length), dtype=np.int64)
+    for row, session in zip(padded, sessions, strict=True):
+        row[: len(session[-length:])] = session[-length:]
+    return padded

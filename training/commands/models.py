@@ -1,0 +1,370 @@
+"""From a prepared data set to a bundle: train, evaluate, export; and what there is to train."""
+
+# Commands import what they need when they run: `--help` shall not wait for torch.
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.learn.cards import Card
+
+app = typer.Typer(no_args_is_help=True)
+INTERRUPTED = 130
+
+DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: what `prepare` wrote.")]
+ArtifactsOption = Annotated[
+    Path,
+    typer.Option(
+        "--artifacts",
+        help="Holds bundles/, runs/, tune/ and deployment.json.",
+        envvar="NEXTCLICK_ARTIFACTS_DIR",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
+]
+IndexOption = Annotated[
+    Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"],
+    typer.Option("--index", help="auto: whichever is measured to be fastest at recall@20 >= 0.99."),
+]
+MaxIndexOption = Annotated[
+    float | None,
+    typer.Option("--max-index-mb", min=0, help="Millions of bytes that the index may take; default: any."),
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
+]
+CORES = os.cpu_count() or 1
+
+
+@app.command()
+def train(
+    data: DataOption,
+    model: Annotated[str, typer.Option(help="What `models` lists: niser, gru4rec, vmis_knn, …")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any recipe field or hyper-parameter."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Weights, batches and dropout follow from it.")] = 1,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Then train anew on training + validation, for the chosen epochs.")
+    ] = False,
+    refit_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only refit, for this many epochs that validation chose earlier."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's checkpoint, to the same weights.")
+    ] = False,
+    precision: Annotated[
+        Literal["auto", "bf16", "32"],
+        typer.Option(
+            help="Of the products with the item table: bf16, 32, or auto (bf16 where it is native)."
+        ),
+    ] = "auto",
+    threads: ThreadsOption = CORES,
+    index: IndexOption = "auto",
+    max_index_mb: MaxIndexOption = None,
+    artifacts: ArtifactsOption = Path("artifacts"),
+    results: Annotated[
+        Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Make the new bundle the live one.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Train a model, export it as a bundle, and measure the bundle on the test sessions.
+
+    A counted baseline is counted; item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when
+    validation MRR@20 stops rising. Every epoch leaves a checkpoint under ARTIFACTS/runs/; Ctrl-C or a kill
+    loses nothing before the last one: run again with --resume.
+    """
+    from service.live.deployment import publish as publish_version
+    from service.ranking.neighbours import NEIGHBOURS
+    from training.bundling.indexes import WantedIndex
+    from training.commands.watch import TerminalWatcher
+    from training.count import count
+    from training.data.dataset import Dataset
+    from training.fit import FitOptions, default_precision, fit
+    from training.learn.hyper import HyperError, resolve, resolve_counted
+    from training.learn.registry import baseline_names, find_model
+    from training.measure.results import write_result
+
+    with reported(json_) as console:
+        if model in baseline_names():
+            if publish and model not in NEIGHBOURS:
+                raise HyperError(
+                    f"--publish: {model} cannot be served; of what is counted, {', '.join(NEIGHBOURS)} can"
+                )
+            if refit_epochs is not None:
+                raise HyperError(f"--refit-epochs: {model} is counted, not trained in epochs; use --refit")
+            hyper, command = resolve_counted(model, set_ or []), _command()
+            counted_on = Dataset.load(data)
+            fitted = count(model, counted_on, hyper, artifacts, refit=refit, seed=seed, command=command)
+        else:
+            recipe, hyper = resolve(find_model(model), set_ or [])
+            options = FitOptions(
+                recipe=recipe,
+                hyper=hyper,
+                seed=seed,
+                precision=default_precision() if precision == "auto" else precision,
+                threads=threads,
+                artifacts=artifacts,
+                index=WantedIndex(index, max_index_mb),
+                refit=refit,
+                refit_epochs=refit_epochs,
+                resume=resume,
+            )
+            try:
+                with TerminalWatcher(console) as watcher:
+                    fitted = fit(model, Dataset.load(data), options, watcher, _command())
+            except KeyboardInterrupt:
+                console.print("interrupted; the same command with --resume goes on from the last checkpoint")
+                raise typer.Exit(INTERRUPTED) from None
+        if results is not None:
+            console.print(f"wrote {write_result(results, fitted)}")
+        if publish and fitted.bundle is not None:
+            publish_version(artifacts, fitted.bundle.name)
+        made = str(fitted.bundle) if fitted.bundle else f"{model} is measured, not served: no bundle"
+        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "test")
+
+
+@app.command()
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="One model: its docstring, and all that can be `--set`.")
+    ] = None,
+    n_items: Annotated[int, typer.Option(min=2, help="Items in the catalogue, for the parameters.")] = 40_000,
+    json_: JsonOption = False,
+) -> None:
+    """List the models that can be trained or counted, or tell all about one."""
+    from training.learn.cards import all_cards, card, docstring
+    from training.learn.hyper import resolve, resolve_counted
+    from training.learn.registry import baseline_names, find_model
+
+    with reported(json_) as console:
+        if name is None:
+            cards = all_cards(n_items)
+            if json_:
+                print(json.dumps({"n_items": n_items, "models": [asdict(each) for each in cards]}))
+            else:
+                console.print(_table(cards))
+            return
+        one, text = card(name, n_items), docstring(name)
+        settings: dict[str, dict[str, object]] = {"recipe": {}, "hyperparameters": {}}
+        if name in baseline_names():
+            settings["hyperparameters"] |= resolve_counted(name, [])
+        else:
+            recipe, hyper = resolve(find_model(name), [])
+            settings = {"recipe": asdict(recipe), "hyperparameters": {**hyper}}
+        if json_:
+            print(json.dumps({"n_items": n_items, **asdict(one), "docstring": text, **settings}))
+        else:
+            kind_of = (
+                f"{one.head} head, {'causal' if one.causal else 'not causal'}"
+                if one.head
+                else "no parameters"
+            )
+            print(f"{text}\n\n{one.family}, {kind_of}")
+            if one.head:
+                print(f"{one.parameters:,} parameters at {n_items:,} items")
+            for kind, values in settings.items():
+                if values:
+                    print(f"\n{kind}, --set NAME=VALUE:")
+                for setting, value in values.items():
+                    print(f"  {setting:<20} {str(value).lower() if isinstance(value, bool) else value}")
+
+
+def _table(cards: list[Card]) -> Table:
+    table = Table("model", "paper", "family", box=None, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("head")
+    table.add_column("causal")
+    for card in cards:
+        causal = ("yes" if card.causal else "no") if card.head else "–"
+        parameters = f"{card.parameters:,}" if card.head else "–"
+        table.add_row(card.name, card.cited, card.family, parameters, card.head or "–", causal)
+    return table
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Option(help="A bundle's directory.")],
+    data: DataOption,
+    split: Annotated[Literal["test", "validation"], typer.Option()] = "test",
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Also renew what RESULTS/<dataset>/<model>.json says was measured of this bundle."),
+    ] = None,
+    threads: ThreadsOption = CORES,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a bundle as it is served (ONNX + FAISS): Recall, MRR, NDCG @5/10/20, coverage, popularity.
+
+    Prints JSON, once with nothing masked, once with the session's own items left out. Percent, except
+    popularity: mean training clicks of an answered item. A validation split says little of a bundle that
+    was refitted on it.
+    """
+    from service.ranking.bundle import Bundle
+    from training.data.dataset import Dataset
+    from training.measure.evaluate import evaluate as evaluate_bundle
+    from training.measure.results import ResultError, measure_again
+
+    with reported(json_):
+        dataset = Dataset.load(data)
+        loaded = Bundle.load(bundle, threads)
+        measured = evaluate_bundle(loaded, dataset, dataset.test if split == "test" else dataset.validation)
+        if results is not None:
+            if split != "test":
+                raise ResultError("--results: holds what was measured on test, not on validation")
+            measure_again(results, Bundle.load(bundle), dataset, measured)
+        result = {
+            "bundle": loaded.manifest.version,
+            "dataset": dataset.info.name,
+            "split": split,
+            "cases": measured.cases,
+            "index": loaded.manifest.index.model_dump() if loaded.manifest.index else None,
+            "metrics": measured.unmasked,
+            "metrics_without_seen_items": measured.unseen_only,
+        }
+        print(json.dumps(result, indent=None if json_ else 2))
+
+
+@app.command()
+def popularity(
+    bundle: Annotated[list[Path], typer.Option(help="A bundle's directory; repeat it to compare.")],
+    data: DataOption,
+    results: Annotated[Path, typer.Option(help="Gets <dataset>/popularity.svg and popularity.json.")],
+    threads: ThreadsOption = CORES,
+    json_: JsonOption = False,
+) -> None:
+    """Measure and draw popularity bias: item vectors' lengths, and how popular the answered items are.
+
+    Answers are those to the test cases, through the served path.
+    """
+    from service.live.deployment import replace_file
+    from service.ranking.bundle import Bundle
+    from training.data.dataset import Dataset
+    from training.fit import source_commit
+    from training.report.popularity import draw, measure
+
+    with reported(json_) as console:
+        dataset = Dataset.load(data)
+        biases = [measure(Bundle.load(each, threads), dataset) for each in bundle]
+        figures = {bias.title: bias.figures() for bias in biases}
+        result = {"command": _command(), "commit": source_commit(), "models": figures}
+        place = results / dataset.info.name
+        place.mkdir(parents=True, exist_ok=True)
+        draw(biases, place / "popularity.svg")
+        replace_file(place / "popularity.json", json.dumps(result, indent=2).encode() + b"\n")
+        if json_:
+            print(json.dumps(result))
+        else:
+            console.print(f"wrote {place / 'popularity.svg'} and {place / 'popularity.json'}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="A run's select.pt or refit.pt.")],
+    data: DataOption,
+    index: IndexOption = "auto",
+    max_index_mb: MaxIndexOption = None,
+    artifacts: ArtifactsOption = Path("artifacts"),
+    json_: JsonOption = False,
+) -> None:
+    """Make a bundle of a checkpoint: the best epoch so far (select.pt), or the newest (refit.pt)."""
+    import torch
+
+    from training.bundling.indexes import WantedIndex
+    from training.data.dataset import Dataset
+    from training.fit import export_trained, load_trained, source_commit
+
+    with reported(json_) as console:
+        dataset = Dataset.load(data)
+        model, config = load_trained(checkpoint, dataset)
+        torch.set_num_threads(config.threads)
+        wanted = WantedIndex(index, max_index_mb)
+        path, measured = export_trained(model, config, dataset, artifacts, wanted, source_commit())
+        _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
+
+
+@contextmanager
+def reported(json_: bool) -> Iterator[Console]:
+    """A console that leaves stdout to JSON if asked; errors become one line and an exit code.
+
+    2 for wrong input, 1 for a check that refused, or for what may go better another time.
+    """
+    from service.live.deployment import DeploymentError
+    from service.process.settings import SettingsError
+    from service.ranking.bundle import BundleError
+    from training.bundling.export import ExportError
+    from training.data.clicks import ClicksError
+    from training.data.dataset import DatasetError
+    from training.learn.checkpoint import CheckpointError
+    from training.learn.hyper import HyperError
+    from training.learn.registry import UnknownModelError
+    from training.loop.collect import CollectError
+    from training.loop.retrain import ConfigError
+    from training.loop.run_record import RunError, RunLockedError
+    from training.measure.results import ResultError
+    from training.report.leaderboard import ReportError
+    from training.search.journal import TuneError
+
+    console = Console(stderr=json_, highlight=False)
+    try:
+        yield console
+    except (
+        BundleError,
+        CheckpointError,
+        ClicksError,
+        ConfigError,
+        DatasetError,
+        DeploymentError,
+        HyperError,
+        ResultError,
+        RunError,
+        SettingsError,
+        TuneError,
+        ReportError,
+        UnknownModelError,
+    ) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(2) from error
+    except (CollectError, RunLockedError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    except ExportError as error:
+        typer.secho(f"refused: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+
+
+def _report(
+    result: dict[str, object],
+    json_: bool,
+    console: Console,
+    headline: str,
+    metrics: str | None,
+) -> None:
+    if json_:
+        print(json.dumps(result))
+        return
+    console.print(headline, markup=False)
+    measured = result.get(metrics) if metrics else None
+    if isinstance(measured, dict):
+        console.print("  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
+
+
+def _command() -> str:
+    return "python -m training " + shlex.join(sys.argv[1:])

@@ -1,0 +1,106 @@
+"""Many models on one data set, and what people read of their results: benchmark, report."""
+
+# Commands import what they need when they run: `--help` shall not wait for it.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.commands.models import (
+    CORES,
+    INTERRUPTED,
+    ArtifactsOption,
+    DataOption,
+    JsonOption,
+    ThreadsOption,
+    reported,
+)
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def benchmark(
+    data: DataOption,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="As `models` lists them: niser,stan or repeated. [all of them by default]"),
+    ] = None,
+    budget_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so long; the same command goes on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every model.")] = 1,
+    threads: ThreadsOption = CORES,
+    artifacts: ArtifactsOption = Path("artifacts"),
+    results: Annotated[Path, typer.Option(help="Gets <dataset>/<model>.json and .npz.")] = Path(
+        "docs/results"
+    ),
+    json_: JsonOption = False,
+) -> None:
+    """Train and measure many models, one after another, each with its own settings and --refit.
+
+    A model whose result file is there is done. After Ctrl-C, a kill or the end of the budget the same command
+    goes on where it was. A model that fails is named at the end (exit code 1); the others go on.
+    """
+    from training.learn.registry import baseline_names, find_model, model_names
+    from training.report.benchmark import BenchmarkOptions, Outcome
+    from training.report.benchmark import benchmark as run_benchmark
+
+    with reported(json_) as console:
+        names = [name for each in models or [] for name in each.split(",")]
+        for name in names:
+            if name not in baseline_names():
+                find_model(name)
+        names = list(dict.fromkeys(names or [*baseline_names(), *model_names()]))
+        options = BenchmarkOptions(data, results, artifacts, seed, threads, budget_minutes)
+        outcomes: list[Outcome] = []
+        try:
+            for name, news in run_benchmark(names, options):
+                if not isinstance(news, Outcome):
+                    budget = "" if news is None else f", {news / 60:.0f} min of the budget left"
+                    console.print(f"[bold]{name}[/bold] ({len(outcomes) + 1} of {len(names)}{budget})")
+                    continue
+                outcomes.append(news)
+                figures = "  Recall@20 {:.2f}  MRR@20 {:.2f}".format(*news.figures) if news.figures else ""
+                console.print(f"  {news.state}{figures}  {news.seconds / 60:.1f} min")
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command goes on from the last checkpoint")
+            raise typer.Exit(INTERRUPTED) from None
+        states = {
+            state: [o.model for o in outcomes if o.state == state] for state in (o.state for o in outcomes)
+        }
+        if json_:
+            print(json.dumps(states))
+        if waiting := states.get("out of budget"):
+            console.print(f"out of budget: {', '.join(waiting)}; the same command goes on")
+        if failed := states.get("failed"):
+            console.print(f"failed, for the reasons above: {', '.join(failed)}")
+            raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="As `train --results` left it; docs/results, say.")],
+    json_: JsonOption = False,
+) -> None:
+    """Write RESULTS/<dataset>/README.md, the leaderboard of all that was run there, and pictures beside it.
+
+    Reads RESULTS alone: no data set, no bundle. Files whose content would be the same stay untouched.
+    """
+    from training.report.write import known_models, write_reports
+
+    with reported(json_) as console:
+        changes = write_reports(results, known_models())
+        if json_:
+            files = {"written": changes.written, "removed": changes.removed}
+            print(json.dumps({kind: list(map(str, of)) for kind, of in files.items()}))
+            return
+        for kind, of in (("wrote", changes.written), ("removed", changes.removed)):
+            for file in of:
+                console.print(f"{kind} {file}", markup=False, soft_wrap=True)
+        if not (changes.written or changes.removed):
+            console.print("nothing changed")

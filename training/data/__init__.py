@@ -1,0 +1,1 @@
+"""Click log to sessions on disk. Imports no other wing."""

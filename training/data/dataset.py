@@ -1,0 +1,109 @@
+"""The prepared data set: what `prepare` writes and everything after it reads.
+
+    dataset.json                     schema, name, counts, options, sha256 of every other file
+    items.txt                        external id of item index 1..n, by descending training popularity
+    {train,test}.{items,offsets}.npy sessions in time order (see `models.base.Sessions`), memory-mapped
+
+The training sessions include the validation sessions: the last `n_validation` of them, in time order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.base import Sessions
+from service.live.deployment import replace_file
+from service.ranking.bundle import file_sha256, read_items
+
+SCHEMA_VERSION = 1
+MANIFEST = "dataset.json"
+ITEMS = "items.txt"
+ARRAYS = tuple(f"{split}.{part}.npy" for split in ("train", "test") for part in ("items", "offsets"))
+
+
+class DatasetError(ValueError):
+    """A prepared data set cannot be used; the message names the file and what is wrong with it."""
+
+
+class DatasetInfo(BaseModel):
+    """dataset.json: what was prepared, from what, by which options, and what was left."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    n_items: int
+    n_validation: int
+    counts: dict[str, int]
+    options: dict[str, bool | int | float | str | None]
+    files: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """One sha256 over the content of every array and the item table."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set, memory-mapped."""
+
+    path: Path
+    info: DatasetInfo
+    items: list[str]
+    train_all: Sessions
+    test: Sessions
+
+    @property
+    def train(self) -> Sessions:
+        """The training sessions without the validation sessions."""
+        return self.train_all[: len(self.train_all) - self.info.n_validation]
+
+    @property
+    def validation(self) -> Sessions:
+        """The last training sessions in time order, held out for every choice that is made."""
+        return self.train_all[len(self.train_all) - self.info.n_validation :]
+
+    @classmethod
+    def load(cls, path: Path) -> Dataset:
+        """Open `path`. Raises `DatasetError`."""
+        file = path / MANIFEST
+        try:
+            info = DatasetInfo.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            raise DatasetError(f"{file}: missing: run `python -m training prepare` first") from None
+        except ValidationError as error:
+            raise DatasetError(f"{file}: {error.errors()[0]['msg']}") from error
+        if info.schema_version != SCHEMA_VERSION:
+            raise DatasetError(f"{file}: schema_version {info.schema_version}, expected {SCHEMA_VERSION}")
+        splits = {}
+        for split in ("train", "test"):
+            items, offsets = (
+                np.load(path / f"{split}.{part}.npy", mmap_mode="r") for part in ("items", "offsets")
+            )
+            splits[split] = Sessions(items, offsets, info.n_items)
+        return cls(path, info, read_items(path / ITEMS), splits["train"], splits["test"])
+
+
+def write_info(
+    path: Path,
+    *,
+    name: str,
+    n_items: int,
+    n_validation: int,
+    counts: dict[str, int],
+    options: dict[str, bool | int | float | str | None],
+) -> DatasetInfo:
+    """Write dataset.json last, over the finished arrays and item table: without it there is no data set."""
+    files = {file: file_sha256(path / file) for file in (ITEMS, *ARRAYS)}
+    info = DatasetInfo(
+        name=name, n_items=n_items, n_validation=n_validation, counts=counts, options=options, files=files
+    )
+    replace_file(path / MANIFEST, info.model_dump_json(indent=2).encode() + b"\n")
+    return info

@@ -1,0 +1,298 @@
+"""From click logs to a prepared data set: read, cut into sessions, filter, split, write.
+
+All of it runs inside DuckDB, which keeps on disk what its memory cannot hold; the result is streamed into the
+arrays. So memory does not grow with the log. Every step is a table, and is counted as it is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import duckdb
+import ibis
+from ibis.backends.duckdb import Backend
+from ibis.expr.types import Table
+
+from training.data.arrays import write_arrays
+from training.data.dataset import MANIFEST, DatasetInfo, write_info
+from training.data.formats import SECOND, Log, LogFormat, PrepareError, check_file, read_log, read_sessions
+from training.data.sessions import cut_by_inactivity, drop_rare_items, drop_repeats, drop_short_sessions
+from training.data.split import (
+    DAY,
+    drop_unseen_items,
+    split_cut,
+    split_whole,
+)
+
+MEMORY_LIMIT = "1500MB"  # DuckDB's; a process needs about twice that in all
+MAX_THREADS = 8  # each holds buffers of its own
+REJECTED = "rejected.csv"
+
+
+class TooManyRejectedError(PrepareError):
+    """More rows were rejected than is allowed; the message says how many, why, and where they are listed."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How clicks become sessions and sessions a data set; the defaults are the RSC15/GRU4Rec protocol's."""
+
+    gap_minutes: float = 30
+    min_session_length: int = 2
+    min_item_support: int = 5
+    test_days: float = 1
+    validation: float = 0.1
+    drop_repeats: bool = False
+    until_stable: bool = False
+    cut_straddling: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What there is after a step."""
+
+    name: str
+    clicks: int
+    sessions: int
+    items: int
+
+
+def prepare(
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    tests: Sequence[Path] = (),
+    log_format: LogFormat | None = None,
+    name: str | None = None,
+    rules: Rules | None = None,
+    max_rejected: float = 0.01,
+    force: bool = False,
+    report: Callable[[Step], None] = lambda step: None,
+) -> DatasetInfo:
+    """Make the data set `output` from the log `inputs`, or from one that is split into `inputs` and `tests`.
+
+    A log that comes split is taken as it is: of the rules only `gap_minutes` and `validation` apply, and its
+    test sessions keep the items that no training session holds. Without a `log_format`, files have one
+    session a line. Raises `PrepareError`; then there is no `output`, or still the old one.
+    """
+    rules = rules or Rules()
+    files = (*inputs, *tests)
+    for file in files:
+        check_file(file)
+    if log_format is None and not tests:
+        raise PrepareError("one session a line tells no times to split by: give the test sessions as --test")
+    with _built_aside(output, force) as directory:
+        with database(directory) as con:
+            log = read_log(con, files, log_format) if log_format else read_sessions(con, files)
+            counts = _accept(con, log, directory, output, max_rejected)
+            steps = _Steps(con, report)
+            clicks = steps.take("read", _encoded(con, n_inputs=len(inputs)))
+            if log_format and log_format.by_visitor:
+                gap = round(rules.gap_minutes * 60 * SECOND)
+                clicks = steps.take("cut into sessions", cut_by_inactivity(clicks, gap), replaces=clicks)
+            if tests:
+                steps.take("train", clicks.filter(~clicks.in_test_file))
+                steps.take("test", clicks.filter(clicks.in_test_file))
+            else:
+                if steps.last.sessions == 1:
+                    raise PrepareError("the log holds a single session: nothing to train on and to test with")
+                clicks = _filter(clicks, rules, steps)
+                _split(clicks, rules, log_format is not None and log_format.by_day, steps)
+            write_arrays(
+                con,
+                directory,
+                {split: con.table(split) for split in ("train", "test")},
+                con.table("item_ids"),
+            )
+        n_train = steps.done["train"].sessions
+        n_validation = max(1, int(n_train * rules.validation)) if rules.validation else 0
+        if n_validation >= n_train:
+            raise PrepareError(f"there is nothing to train on beside {n_validation} validation session(s)")
+        return write_info(
+            directory,
+            name=name or output.name,
+            n_items=steps.done["train"].items,
+            n_validation=n_validation,
+            counts=counts | steps.counts,
+            options=_options(rules, inputs, tests, log_format),
+        )
+
+
+class _Steps:
+    """Makes each step's clicks a table, counts them, and refuses to go on with none."""
+
+    def __init__(self, con: Backend, report: Callable[[Step], None]) -> None:
+        self.con = con
+        self.report = report
+        self.done: dict[str, Step] = {}
+
+    def take(self, name: str, clicks: Table, *, replaces: Table | None = None, hint: str = "") -> Table:
+        table = self.con.create_table(name, clicks)
+        if replaces is not None:
+            self.con.drop_table(replaces.op().name)
+        found = table.aggregate(
+            clicks=table.count(), sessions=table.session.nunique(), items=table.item.nunique()
+        )
+        self.done[name] = Step(name, **found.to_pyarrow().to_pylist()[0])
+        self.report(self.done[name])
+        if not self.done[name].clicks:
+            raise PrepareError(f"no click is left after the step '{name}'{hint and ': '}{hint}")
+        return table
+
+    @property
+    def last(self) -> Step:
+        """The step just taken."""
+        return next(reversed(self.done.values()))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For dataset.json."""
+        return {
+            f"{step.name}_{unit}".replace(" ", "_"): getattr(step, unit)
+            for step in self.done.values()
+            for unit in ("clicks", "sessions", "items")
+        }
+
+
+def _accept(con: Backend, log: Log, directory: Path, output: Path, max_rejected: float) -> dict[str, int]:
+    """Make the table `accepted` of the clicks, list the other rows in rejected.csv, and count both."""
+    rejected = con.create_table("rejected", log.rejected)
+    reasons = (
+        rejected.group_by("reason").agg(rows=rejected.count()).order_by("reason").to_pyarrow().to_pylist()
+    )
+    clicks = log.rows.filter(log.rows.reason.isnull())
+    accepted = con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
+    n_accepted = accepted.count().to_pyarrow().as_py()
+    n_rejected = sum(found["rows"] for found in reasons)
+    n_rows = n_accepted + n_rejected
+    if not n_rows:
+        raise PrepareError("the log holds no click")
+    if n_rejected > max_rejected * n_rows:
+        kept = output.with_name(f"{output.name}.{REJECTED}")
+        rejected.order_by("file", "line").to_csv(kept)
+        raise TooManyRejectedError(
+            f"{n_rejected:,} of {n_rows:,} rows, {n_rejected / n_rows:.2%}, are no clicks"
+            f" ({', '.join('{reason} {rows:,}'.format(**found) for found in reasons)});"
+            f" --max-rejected is {max_rejected:.2%}. They are listed in {kept}"
+        )
+    if n_rejected:
+        rejected.order_by("file", "line").to_csv(directory / REJECTED)
+    con.drop_table("log")
+    con.drop_table("rejected")
+    counts = {"rows": n_rows, "other_events": log.other_events, "rejected": n_rejected}
+    return counts | {f"rejected_{found['reason']}": found["rows"] for found in reasons}
+
+
+def _encoded(con: Backend, n_inputs: int) -> Table:
+    """The accepted clicks, with whole numbers in place of session and item ids."""
+    rows = con.table("accepted").mutate(in_test_file=lambda accepted: accepted.file >= n_inputs)
+    rows = rows.rename(session_id="session", item_id="item")
+    ids = con.create_table("distinct_ids", rows.select("item_id").distinct())
+    items = con.create_table("item_ids", ids.select("item_id", item=ids.rowid()))
+    # A session is named by its first row, which no other session has.
+    sessions = rows.group_by("in_test_file", "session_id").agg(session=rows.row.min())
+    clicks = rows.join(items, "item_id").join(sessions, ("in_test_file", "session_id"))
+    return clicks.select("session", "item", "time", "tick", "row", "in_test_file")
+
+
+def _filter(clicks: Table, rules: Rules, steps: _Steps) -> Table:
+    """Drop short sessions, rare items, then the sessions that became short; if asked, until none are."""
+
+    def long_sessions(name: str, clicks: Table) -> Table:
+        hint = f"--min-session-length is {rules.min_session_length}"
+        return steps.take(
+            name, drop_short_sessions(clicks, rules.min_session_length), replaces=clicks, hint=hint
+        )
+
+    def frequent_items(name: str, clicks: Table) -> Table:
+        hint = f"--min-item-support is {rules.min_item_support}"
+        return steps.take(name, drop_rare_items(clicks, rules.min_item_support), replaces=clicks, hint=hint)
+
+    if rules.drop_repeats:
+        clicks = steps.take("no repeats", drop_repeats(clicks), replaces=clicks)
+    clicks = long_sessions("long sessions", clicks)
+    for round_ in itertools.count(1):
+        before = steps.last.clicks
+        again = "" if round_ == 1 else f" {round_}"
+        clicks = frequent_items(f"frequent items{again}", clicks)
+        clicks = long_sessions(f"long sessions again{again}", clicks)
+        if not rules.until_stable or steps.last.clicks == before:
+            break
+    return clicks
+
+
+def _split(clicks: Table, rules: Rules, by_day: bool, steps: _Steps) -> None:
+    """Take the steps `train` and `test`."""
+    cutoff = clicks.time.max().to_pyarrow().as_py() - round(rules.test_days * DAY)
+    if by_day:
+        cutoff += 1  # the day at the cutoff is one too many: N days end with the last one, all of it
+    if rules.cut_straddling:
+        train, test = split_cut(clicks, cutoff)
+        train = drop_short_sessions(train, rules.min_session_length)
+    else:
+        train, test = split_whole(clicks, cutoff)
+    hint = f"--test-days is {rules.test_days:g}"
+    train = steps.take("train", train, hint=hint)
+    test = steps.take("test all", test, replaces=clicks, hint=hint)
+    test = steps.take("test known items", drop_unseen_items(test, train), replaces=test)
+    steps.take("test", drop_short_sessions(test, rules.min_session_length), replaces=test)
+
+
+def _options(
+    rules: Rules, inputs: Sequence[Path], tests: Sequence[Path], log_format: LogFormat | None
+) -> dict[str, bool | int | float | str | None]:
+    """What was applied, for dataset.json."""
+    applied = asdict(rules)
+    if tests:
+        applied = {name: applied[name] for name in ("gap_minutes", "validation")}
+    if not (log_format and log_format.by_visitor):
+        del applied["gap_minutes"]
+    files = {"inputs": inputs, "tests": tests}
+    return applied | {name: " ".join(file.name for file in paths) for name, paths in files.items()}
+
+
+@contextmanager
+def _built_aside(output: Path, force: bool) -> Iterator[Path]:
+    """A directory beside `output` that takes its place when all went well, and is removed when not."""
+    if output.exists():
+        if not force:
+            raise PrepareError(f"{output}: exists already: --force replaces it")
+        if not (output / MANIFEST).is_file():
+            raise PrepareError(f"{output}: exists already and is no data set: it is not replaced")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield directory
+        directory.chmod(0o755)  # mkdtemp's directories are private
+        if output.exists():
+            shutil.rmtree(output)
+        directory.replace(output)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def database(directory: Path) -> Iterator[Backend]:
+    """A DuckDB that lives, and spills, in a directory that is gone afterwards."""
+    work = directory / "duckdb"
+    work.mkdir()
+    con = ibis.duckdb.connect(
+        ":memory:",
+        memory_limit=MEMORY_LIMIT,
+        temp_directory=str(work),
+        threads=min(os.cpu_count() or 1, MAX_THREADS),
+    )
+    try:
+        yield con
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise PrepareError(f"there is not enough memory or disk: {str(error).splitlines()[0]}") from error
+    finally:
+        con.disconnect()
+        shutil.rmtree(work)

@@ -1,0 +1,273 @@
+"""The training loop: one for every model; it never names one.
+
+A run trains on the training sessions and stops early on validation MRR@20 (phase `select`); asked to refit,
+it then trains a new model on training and validation sessions together, for the chosen number of epochs
+(phase `refit`). Each phase has one checkpoint file, and any phase continues from it to the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from models.base import Hyper, Recipe, SessionEncoder, Sessions
+from training.learn import checkpoint
+from training.learn.batches import Examples
+from training.learn.checkpoint import CheckpointError
+from training.learn.interactions import Interactions
+from training.learn.lanes import Lanes
+from training.learn.negatives import NegativeSampler
+from training.learn.optimizers import AdagradMomentum
+from training.measure.metrics import mrr_at_k, recall_at_k
+from training.measure.validation import rank_targets
+
+Phase = Literal["select", "refit"]
+REPORT_STEPS = 20  # the loss is read from the device, and shown, this often
+CHECKPOINT_SECONDS = 300  # within an epoch; every epoch ends with a checkpoint anyway
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the weights; a checkpoint continues only under the same one."""
+
+    model: str
+    data_fingerprint: str
+    seed: int
+    precision: Literal["bf16", "32"]
+    threads: int
+    recipe: Recipe
+    hyper: dict[str, Hyper]
+    started_from: str | None = None  # the version whose weights it began with
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, for whoever watches."""
+
+    phase: Phase
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    targets_per_second: float
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights, optimiser and random generator."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    carried: torch.Tensor | None = None  # from one session-parallel step to the next
+    epoch_seconds: float = 0.0  # of this epoch's training so far, without validation
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    best_weights: dict[str, torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished phase: the model with its best (select) or last (refit) weights, in eval mode."""
+
+    model: SessionEncoder
+    epochs: int  # trained for, to the weights in `model`
+    history: list[dict[str, float]]
+
+
+def train_phase(
+    config: RunConfig,
+    model_class: type[SessionEncoder],
+    train: Sessions,
+    validation: Sessions | None,
+    *,
+    phase: Phase,
+    file: Path,
+    resume: bool,
+    on_progress: Callable[[Progress], None],
+    on_epoch: Callable[[dict[str, float]], None],
+    initial: Callable[[SessionEncoder], None] | None = None,
+) -> Trained:
+    """Train until the recipe's epochs are done or validation MRR@20 stops rising.
+
+    `validation` is None in a refit. `initial` sets the weights that a phase begins with, unless it goes on
+    from a checkpoint. Raises `CheckpointError` when `resume` finds another run's checkpoint.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    torch.manual_seed(config.seed)
+    bare = model_class.build(train, **config.hyper)
+    bare.softmax_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    recipe = bare.recipe = config.recipe
+    bare_optimizer = make_optimizer(bare, recipe)
+    model, optimizer = fabric.setup(bare, bare_optimizer)
+    model.mark_forward_method("loss")
+    model.mark_forward_method("step")
+    examples = training_examples(bare, train)
+    sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
+    state = State()
+    identity = {"phase": phase, **dataclasses.asdict(config)}
+    if resume and file.exists():
+        state = _restore(file, identity, bare, bare_optimizer)
+    elif initial is not None:
+        initial(bare)
+
+    while not _finished(state, recipe):
+        began, epoch_before = time.perf_counter(), state.epoch_seconds
+        last_saved = began
+        rate = recipe.lr * recipe.lr_gamma ** (state.epoch // recipe.lr_step)
+        for group in bare_optimizer.param_groups:
+            group["lr"] = rate
+        plan = examples.plan(recipe.batch_size, config.seed, state.epoch)
+        model.train()
+        pending: list[torch.Tensor] = []
+        for step in range(state.step, len(plan)):
+            batch = examples.batch(plan[step])
+            if sampler is not None:
+                negatives = sampler.draw(batch.targets, config.seed, state.epoch, step)
+                batch = dataclasses.replace(batch, negatives=negatives)
+            if bare.batching == "session-parallel":
+                loss, state.carried = model.step(batch, state.carried)
+            else:
+                loss = model.loss(batch)
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            pending.append(loss.detach())
+            state.step = step + 1
+            if state.step % REPORT_STEPS and state.step < len(plan):
+                continue
+            state.loss_sum += float(torch.stack(pending).double().sum())
+            pending.clear()
+            now = time.perf_counter()
+            state.epoch_seconds = epoch_before + now - began
+            on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
+            if now - last_saved > CHECKPOINT_SECONDS and state.step < len(plan):
+                _save(file, identity, bare, bare_optimizer, state)
+                last_saved = now
+        _close_epoch(state, bare, validation, len(plan), rate)
+        _save(file, identity, bare, bare_optimizer, state)
+        on_epoch(state.history[-1])
+
+    if state.best_weights is not None:
+        bare.load_state_dict(state.best_weights)
+    return Trained(bare.eval(), state.best_epoch + 1, state.history)
+
+
+def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lanes | Interactions:
+    """What an epoch of the model's batching goes through."""
+    if model.batching == "interactions":
+        return Interactions.of(train)
+    if model.batching == "session-parallel":
+        return Lanes.of(train, model.recipe.batch_size)
+    return Examples.of(train, model.batching, model.max_length)
+
+
+def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the model's parameters."""
+    if recipe.optimizer == "adagrad":
+        return AdagradMomentum(model.parameters(), recipe.lr, recipe.momentum, recipe.weight_decay)
+    return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large freed blocks instead of returning them to the kernel.
+
+    Every step allocates the same large temporaries; handing them back makes the kernel zero their pages
+    again, a third of a step's time in a prototype at 43,000 items. Elsewhere than glibc this does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 64 << 20)  # M_MMAP_THRESHOLD: only larger blocks get a mapping of their own
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
+
+
+def _finished(state: State, recipe: Recipe) -> bool:
+    since_best = len(state.history) - 1 - state.best_epoch
+    return state.epoch >= recipe.epochs or (bool(state.history) and since_best >= recipe.patience)
+
+
+def _close_epoch(
+    state: State, model: SessionEncoder, validation: Sessions | None, steps: int, rate: float
+) -> None:
+    """Validate, keep the weights if they are the best so far, and move on to the next epoch."""
+    record = {
+        "epoch": state.epoch + 1,
+        "loss": state.loss_sum / steps,
+        "lr": rate,
+        "train_seconds": round(state.epoch_seconds, 1),
+        "validation_seconds": 0.0,
+    }
+    began = time.perf_counter()
+    if validation is not None:
+        whole = Examples.of(validation, "positions" if model.causal else "prefixes", model.max_length)
+        ranks = rank_targets(model, whole)
+        record |= {"recall@20": 100 * recall_at_k(ranks, 20), "mrr@20": 100 * mrr_at_k(ranks, 20)}
+        record["validation_seconds"] = round(time.perf_counter() - began, 1)
+    best = max((r["mrr@20"] for r in state.history), default=-1.0) if validation is not None else -1.0
+    state.history.append(record)
+    if validation is None:
+        state.best_epoch = state.epoch  # a refit keeps its last weights
+    elif record["mrr@20"] > best:
+        state.best_epoch = state.epoch
+        state.best_weights = copy.deepcopy(model.state_dict())
+    state.epoch += 1
+    state.step, state.loss_sum, state.epoch_seconds, state.carried = 0, 0.0, 0.0, None
+
+
+def _progress(state: State, phase: Phase, recipe: Recipe, steps: int, n_targets: int) -> Progress:
+    return Progress(
+        phase=phase,
+        epoch=state.epoch + 1,
+        epochs=recipe.epochs,
+        step=state.step,
+        steps=steps,
+        loss=state.loss_sum / state.step,
+        targets_per_second=n_targets * state.step / steps / state.epoch_seconds,
+    )
+
+
+def _save(
+    file: Path,
+    identity: dict[str, Any],
+    model: SessionEncoder,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+) -> None:
+    checkpoint.save(
+        file,
+        {
+            "identity": identity,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "state": {f.name: getattr(state, f.name) for f in dataclasses.fields(State)},
+        },
+    )
+
+
+def _restore(
+    file: Path, identity: dict[str, Any], model: SessionEncoder, optimizer: torch.optim.Optimizer
+) -> State:
+    saved = checkpoint.load(file)
+    theirs = saved["identity"]
+    changed = [key for key in identity if identity[key] != theirs.get(key)]
+    if changed:
+        differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)
+        raise CheckpointError(f"{file}: belongs to another run: {differences}")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["rng"])
+    return State(**saved["state"])

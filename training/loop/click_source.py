@@ -1,0 +1,55 @@
+"""Where a run's clicks come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from service.process.settings import Settings
+from training.data.clicks import COLLECTED, DIRECTORY, files_of_newest_days, read_commit
+from training.data.formats import LogFormat
+from training.loop.collect import collect
+
+
+class ClickSource(Protocol):
+    """The clicks of a shop, in files by day."""
+
+    @property
+    def log_format(self) -> LogFormat: ...
+
+    def collect(self) -> Mapping[str, JsonValue]:
+        """Bring in the newest clicks; returns what there is to tell of it."""
+        ...
+
+    def files(self, days: int) -> list[Path]:
+        """The files of the newest days; none when there are no clicks yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class CollectedClicks:
+    """What the collector takes out of the service's click log."""
+
+    settings: Settings
+
+    @property
+    def log_format(self) -> LogFormat:
+        """What the service feeds to its encoders is what they are trained on."""
+        return replace(COLLECTED, events=self.settings.encoder_click_types)
+
+    def collect(self) -> Mapping[str, JsonValue]:
+        """Clicks that are missing in the log are told of here, and logged; those that came are learned from.
+
+        Raises `CollectError`, `ClicksError`.
+        """
+        found = collect(self.settings)
+        return {**found.totals.model_dump(), "gaps": [gap.model_dump(mode="json") for gap in found.gaps]}
+
+    def files(self, days: int) -> list[Path]:
+        """See `ClickSource`. Raises `ClicksError`."""
+        clicks = self.settings.artifacts_dir / DIRECTORY
+        return files_of_newest_days(clicks, days) if read_commit(clicks).files else []

@@ -1,0 +1,130 @@
+"""From the click log in Redis to Parquet by day: every click once, whatever is killed, and when.
+
+A batch of the log becomes new files, which are on disk before commit.json lists them together with the
+positions behind the batch; only then the log is trimmed. What is killed before its commit has left nothing
+but files that nothing lists.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.process.embedded_redis import EmbeddedRedisError, redis_at_hand
+from service.process.settings import Settings, without_password
+from training.data.clicks import COMMIT, DIRECTORY, Commit, Gap, Totals
+from training.loop.click_files import SPILL, checked_commit, remove_unlisted, write_commit
+from training.loop.click_log import ClickLog
+from training.loop.click_merge import Merge
+
+BATCH = 200_000  # entries of the log in memory at a time
+TIMEOUT_SECONDS = 10.0  # for one answer of Redis
+MEMORY_LIMIT = "500MB"  # DuckDB's, which keeps on disk what that cannot hold
+THREADS = 2  # DuckDB's: the service may run on the same machine
+
+log = structlog.get_logger()
+
+
+class CollectError(RuntimeError):
+    """Collecting was stopped; what is committed stays, and the next collection goes on from there."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one collection did, and what there is now."""
+
+    totals: Totals
+    gaps: tuple[Gap, ...]
+    commit: Commit
+
+
+def collect(settings: Settings, *, batch: int = BATCH) -> Collected:
+    """Collect all that is in the click log now, by `batch` entries at a time.
+
+    Raises `CollectError`, and `ClicksError` when what is collected cannot be added to: then nothing was.
+    """
+    clicks = settings.artifacts_dir / DIRECTORY
+    try:
+        clicks.mkdir(parents=True, exist_ok=True)
+        with _locked(clicks):
+            commit = checked_commit(clicks)
+            with redis_at_hand(settings) as url, _connected(url) as client, _database(clicks) as database:
+                click_log = ClickLog(client, settings, database)
+                return _collect(clicks, commit, click_log, Merge(clicks, database), batch)
+    except EmbeddedRedisError as error:
+        raise CollectError(str(error)) from error
+    except (duckdb.Error, OSError) as error:
+        raise CollectError(f"{clicks}: {str(error).splitlines()[0]}; what is committed stays") from error
+
+
+def _collect(clicks: Path, commit: Commit, click_log: ClickLog, merge: Merge, batch: int) -> Collected:
+    ends = click_log.ends(commit)
+    if not ends:
+        log.warning("this Redis holds no click log: no service has used it yet")
+    before = commit
+    commit = commit.model_copy(update={"shards": len(ends) or None})
+    if not (clicks / COMMIT).exists():
+        write_commit(clicks, commit)
+    remove_unlisted(clicks, commit)
+    click_log.settle(commit.positions)  # in case a kill has kept the last collection from it
+    for entries in click_log.batches(commit.positions, ends, batch):
+        commit = merge.commit(commit, entries)
+        _report_gaps(entries.gaps)
+        click_log.settle(commit.positions)
+    return Collected(commit.totals - before.totals, commit.gaps[len(before.gaps) :], commit)
+
+
+def _report_gaps(gaps: Sequence[Gap]) -> None:
+    for gap in gaps:
+        went_on = "entries are missing" if gap.missing else "sequence numbers went back"
+        log.error(
+            f"click log: {went_on}",
+            shard=gap.shard,
+            after_seq=gap.after_seq,
+            next_seq=gap.next_seq,
+            missing=gap.missing,
+        )
+
+
+@contextmanager
+def _locked(clicks: Path) -> Iterator[None]:
+    with (clicks / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CollectError(f"{clicks}: another collection is running: wait until it has ended") from None
+        yield
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Redis]:
+    """Raises `CollectError` for whatever Redis does not answer as it should."""
+    client = Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        decode_responses=True,
+        encoding_errors="backslashreplace",  # a foreign entry that is no text shall not stop it
+    )
+    with client:
+        try:
+            yield client
+        except RedisError as error:
+            raise CollectError(f"{without_password(url)}: {error}; what is committed stays") from error
+
+
+@contextmanager
+def _database(clicks: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    spill = str(clicks / SPILL)
+    with duckdb.connect(
+        config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill, "threads": THREADS}
+    ) as database:
+        yield database

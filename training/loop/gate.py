@@ -1,0 +1,242 @@
+"""What a new bundle must hold to before it is published: every check tells what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from service.live.deployment import Deployment
+from service.live.follower import Model, load_bundle
+from service.ranking.batcher import Query, Scored, rank
+from service.ranking.bundle import Bundle, BundleError
+from service.ranking.ranker import NearestItems
+from training.bundling.export import ExportError, check_parity
+from training.data.dataset import Dataset
+from training.fit import load_trained, recent_sessions
+from training.loop.retrain import GateConfig
+from training.measure.evaluate import TOP
+from training.measure.latency import rank_microseconds
+from training.measure.metrics import Ranks
+
+RESAMPLES = 2000
+RESAMPLES_AT_ONCE = 100
+SEED = 0
+QUERIES_AT_ONCE = 100
+MEGABYTE = 1e6
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check; a bundle is published only if all have passed."""
+
+    name: str
+    passed: bool
+    measured: float | str | None  # None: not applicable
+    limit: float | str | None
+    detail: str = ""
+
+    @property
+    def told(self) -> str:
+        """The check in one line."""
+        measured, limit = (
+            f"{each:.4g}" if isinstance(each, float) else each for each in (self.measured, self.limit)
+        )
+        return f"{self.name}: {measured}, limit {limit}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Challenger minus champion on the same cases, in points."""
+
+    champion: float
+    challenger: float
+    low: float  # of the two-sided interval
+    high: float
+    lower: float  # one-sided: the true difference is above it with the same confidence
+
+    @property
+    def points(self) -> float:
+        """The difference itself."""
+        return self.challenger - self.champion
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A bundle on the held-out cases: percent for the metrics, 0..1 for the shares."""
+
+    version: str
+    recall: float
+    mrr: float
+    item_coverage: float  # of the day's clicks, those on items it knows
+    catalogue_coverage: float  # of its items, those it ever answered
+
+
+@dataclass(frozen=True)
+class CaseRanks:
+    """The rank of every held-out case's target, by either bundle, in the sessions' order."""
+
+    cases: Counts  # (sessions,) of each session
+    challenger: Ranks
+    champion: Ranks | None  # None: nothing is live yet
+
+
+def judge(
+    gate: GateConfig,
+    artifacts: Path,
+    measured: Measured,
+    ranks: CaseRanks,
+    data: Dataset,
+    day: Dataset,
+    checkpoint: Path,
+    deployment: Deployment,
+) -> list[Check]:
+    """Every check of the bundle `measured.version`; only the first when it cannot even be loaded.
+
+    `data` is what it was trained on, `day` the held-out sessions, `checkpoint` the weights of an encoder.
+    """
+    try:
+        bundle = load_bundle(artifacts, measured.version)
+    except BundleError as error:
+        return [Check("loads", False, "no", "yes", str(error))]
+    return [
+        Check("loads", True, "yes", "yes"),
+        check_checkpoint(bundle, checkpoint, data),
+        *check_ranks(gate, ranks),
+        check_latency(gate, bundle, data),
+        at_least("item coverage", measured.item_coverage, gate.min_item_coverage),
+        at_least("catalogue coverage", measured.catalogue_coverage, gate.min_catalogue_coverage),
+        check_size(gate, bundle.path),
+        check_replay(bundle, day, deployment, gate.replay_sessions),
+    ]
+
+
+def check_checkpoint(bundle: Bundle, checkpoint: Path, data: Dataset) -> Check:
+    """Whether an encoder answers as the model in its checkpoint does."""
+    if not isinstance(bundle.ranker, NearestItems):
+        return Check("parity", True, None, "vectors and top 20", "not applicable: neighbours are counted")
+    model, _ = load_trained(checkpoint, data)
+    try:
+        check_parity(model, bundle, recent_sessions(data.train_all))
+    except ExportError as error:
+        return Check("parity", False, "differs", "vectors and top 20", str(error))
+    return Check("parity", True, "equal", "vectors and top 20")
+
+
+def check_ranks(gate: GateConfig, ranks: CaseRanks) -> Iterator[Check]:
+    """Whether Recall@20 and MRR@20 are those of the champion, or not worse by more than the margin."""
+    if ranks.champion is None:
+        return
+    for metric, margin in (("recall@20", gate.margin_recall), ("mrr@20", gate.margin_mrr)):
+        champion, challenger = (gains(each, metric) for each in (ranks.champion, ranks.challenger))
+        found = paired_difference(champion, challenger, ranks.cases, gate.confidence)
+        detail = (
+            f"challenger {found.challenger:.2f}, champion {found.champion:.2f}: {found.points:+.2f} points, "
+            f"{gate.confidence:.0%} interval {found.low:+.2f} to {found.high:+.2f}, above {found.lower:+.2f}"
+        )
+        yield Check(metric, found.lower >= -margin, found.lower, -margin, detail)
+
+
+def gains(ranks: Ranks, metric: str) -> Floats:
+    """(cases,) what each case adds to the metric: a hit (`recall@20`) or the reciprocal rank (`mrr@20`)."""
+    hits = ranks <= TOP
+    return np.where(hits, 1 / ranks if metric == "mrr@20" else 1.0, 0.0)
+
+
+def paired_difference(champion: Floats, challenger: Floats, cases: Counts, confidence: float) -> Difference:
+    """Bootstrap of the difference of two means over the same cases, in points.
+
+    Sessions are drawn, not cases: those of one session are not independent. `cases` (sessions,) says how many
+    consecutive ones each session has. Sessions that differ alike are drawn together, by their number.
+    """
+    session_of = np.repeat(np.arange(len(cases)), cases)
+    difference = np.bincount(session_of, challenger - champion, len(cases))
+    kinds, count = np.unique(np.stack([difference, cases], axis=1), axis=0, return_counts=True)
+    random = np.random.default_rng(SEED)
+    points = []
+    for _ in range(RESAMPLES // RESAMPLES_AT_ONCE):
+        drawn = random.multinomial(len(cases), count / len(cases), RESAMPLES_AT_ONCE)  # (R, kinds)
+        summed = drawn @ kinds  # (R, 2) differences and cases
+        points.append(100 * summed[:, 0] / summed[:, 1])
+    tail = 1 - confidence
+    low, high, lower = np.quantile(np.concatenate(points), (tail / 2, 1 - tail / 2, tail))
+    return Difference(
+        100 * float(champion.mean()), 100 * float(challenger.mean()), float(low), float(high), float(lower)
+    )
+
+
+def check_latency(gate: GateConfig, bundle: Bundle, data: Dataset) -> Check:
+    """Whether nine of ten answers to one session, on one thread, are made in time."""
+    milliseconds = rank_microseconds(bundle, data.test)["p90"] / 1000
+    return Check("answer ms, p90", milliseconds <= gate.max_answer_ms, milliseconds, gate.max_answer_ms)
+
+
+def at_least(name: str, measured: float, limit: float) -> Check:
+    """Whether a share is reached."""
+    return Check(name, measured >= limit, measured, limit)
+
+
+def check_size(gate: GateConfig, path: Path) -> Check:
+    """Whether the bundle's files fit."""
+    megabytes = sum(file.stat().st_size for file in path.iterdir()) / MEGABYTE
+    return Check("bundle MB", megabytes <= gate.max_bundle_mb, megabytes, gate.max_bundle_mb)
+
+
+def check_replay(bundle: Bundle, day: Dataset, deployment: Deployment, n_sessions: int) -> Check:
+    """Answer the newest sessions as the service does, and look at each answer."""
+    hidden = frozenset(deployment.hidden)
+    model = Model.serve(bundle, hidden)
+    queries = list(islice(_queries(model, day, deployment.exclude_seen), n_sessions))
+    parts = [queries[i : i + QUERIES_AT_ONCE] for i in range(0, len(queries), QUERIES_AT_ONCE)]
+    problems = [
+        problem
+        for part in parts
+        for query, answer in zip(part, rank(model, part), strict=True)
+        if (problem := answer_problem(model, query, answer, hidden))
+    ]
+    if not queries:
+        return Check("replay", False, "nothing to replay", "no bad answer", "no session has a known item")
+    measured = f"{len(problems)} bad of {len(queries)} answers"
+    return Check("replay", not problems, measured, "no bad answer", problems[0] if problems else "")
+
+
+def answer_problem(
+    model: Model, query: Query, answer: Sequence[Scored], hidden: frozenset[str]
+) -> str | None:
+    """What is wrong with an answer, or None."""
+    item_ids = [item_id for item_id, _ in answer]
+    scores = np.array([score for _, score in answer])
+    session = f"to {[model.bundle.items[item] for item in query.items]}"
+    if len(item_ids) > query.k:
+        return f"{len(item_ids)} items instead of {query.k} {session}"
+    if len(item_ids) < query.k and isinstance(model.ranker, NearestItems):  # neighbours may be few
+        there_are = len(np.setdiff1d(model.visible, list(query.excluded)))
+        if len(item_ids) < min(query.k, there_are):
+            return f"{len(item_ids)} items, and there are {there_are} {session}"
+    if len(set(item_ids)) < len(item_ids):
+        return f"an item twice {session}: {item_ids}"
+    if not np.isfinite(scores).all():
+        return f"a score that is not finite {session}: {scores.tolist()}"
+    if (np.diff(scores) > 0).any():
+        return f"scores that rise {session}: {scores.tolist()}"
+    if shown := hidden.intersection(item_ids):
+        return f"hidden items {session}: {sorted(shown)}"
+    return None
+
+
+def _queries(model: Model, day: Dataset, exclude_seen: bool) -> Iterator[Query]:
+    """The newest sessions first, those without any known item left out: they are not for the model."""
+    index_of = model.bundle.index_of
+    offsets = day.test.offsets
+    for start, end in zip(offsets[-2::-1].tolist(), offsets[:0:-1].tolist(), strict=True):
+        item_ids = [day.items[item - 1] for item in day.test.items[start:end].tolist()]
+        known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
+        if known:
+            yield Query(known[-model.ranker.max_length :], TOP, set(known) if exclude_seen else ())

@@ -1,0 +1,135 @@
+"""retrain.toml: what `run` is to prepare, train, demand and publish; every setting has a default."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from models.base import Hyper, Recipe
+from service.ranking.neighbours import NEIGHBOURS
+from training.learn.hyper import resolve, resolve_counted
+from training.learn.registry import baseline_names, find_model
+
+
+class ConfigError(ValueError):
+    """retrain.toml cannot be used; one line for every field that is wrong."""
+
+
+class _Section(BaseModel):
+    # Strict: TOML has types of its own, and "30" is not 30.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PrepareConfig(_Section):
+    """Which of the collected clicks are learned from, and how they are cut, filtered and split."""
+
+    days: int = Field(default=30, ge=1)
+    test_days: float = Field(default=1, gt=0)
+    gap_minutes: float = Field(default=30, gt=0)
+    min_session_length: int = Field(default=2, ge=2)
+    min_item_support: int = Field(default=5, ge=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    min_sessions: int = Field(default=1000, ge=1)
+
+    @model_validator(mode="after")
+    def _leaves_days_to_train_on(self) -> Self:
+        if self.test_days >= self.days:
+            raise ValueError(f"test_days = {self.test_days:g} leaves none of days = {self.days} to train on")
+        return self
+
+
+class TrainConfig(_Section):
+    """What is trained, as by the command `train`."""
+
+    model: str = "gru4rec"
+    seed: int = 1
+    set: list[str] = []
+    warm_start: bool = True
+    refit: bool = True
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    index: Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"] = "auto"
+    max_index_mb: float | None = Field(default=None, gt=0)
+
+    @field_validator("model")
+    @classmethod
+    def _can_be_served(cls, model: str) -> str:
+        if model not in baseline_names():
+            find_model(model)
+        elif model not in NEIGHBOURS:
+            raise ValueError(f"{model} cannot be served; of what is counted, {', '.join(NEIGHBOURS)} can")
+        return model
+
+    @model_validator(mode="after")
+    def _settings_fit_the_model(self) -> Self:
+        self.resolved()
+        return self
+
+    def resolved(self) -> tuple[Recipe | None, dict[str, Hyper]]:
+        """The recipe, None for what is counted, and every hyper-parameter. Raises `HyperError`."""
+        if self.model in NEIGHBOURS:
+            return None, resolve_counted(self.model, self.set)
+        return resolve(find_model(self.model), self.set)
+
+
+class GateConfig(_Section):
+    """What a new bundle must hold to before it is published."""
+
+    margin_recall: float = Field(default=1.0, ge=0)
+    margin_mrr: float = Field(default=1.0, ge=0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    max_answer_ms: float = Field(default=20, gt=0)
+    min_item_coverage: float = Field(default=0.5, ge=0, le=1)
+    min_catalogue_coverage: float = Field(default=0.01, ge=0, le=1)
+    max_bundle_mb: float = Field(default=2048, gt=0)
+    replay_sessions: int = Field(default=1000, ge=1)
+
+
+class PublishConfig(_Section):
+    """In which role a bundle goes live that passed."""
+
+    as_: Literal["champion", "challenger"] = Field(default="champion", alias="as")
+    share: float = Field(default=0.1, gt=0, le=1)
+    keep: int = Field(default=3, ge=1)
+
+
+class RetrainConfig(_Section):
+    """The whole file."""
+
+    prepare: PrepareConfig = PrepareConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    publish: PublishConfig = PublishConfig()
+
+    @property
+    def sha256(self) -> str:
+        """Of every setting, in whatever order and with whatever comments the file has them."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
+
+
+def load_config(file: Path) -> RetrainConfig:
+    """Read and check a retrain.toml. Raises `ConfigError` naming the file and each field that is wrong."""
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # TOML's own, or that of bytes which are not UTF-8
+        raise ConfigError(f"{file}: not TOML: {error}") from error
+    try:
+        return RetrainConfig.model_validate(settings)
+    except ValidationError as error:
+        lines = [
+            f"{file}: {_field(detail['loc'])}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors(include_url=False)
+        ]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`[train] set`; of a check of a whole section, `[train]`."""
+    section, *field = location
+    return " ".join([f"[{section}]", *(".".join(map(str, field)),) * bool(field)])

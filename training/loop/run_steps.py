@@ -1,0 +1,296 @@
+"""The steps of a run: each is a function of the run, and tells what it found.
+
+A step may be made again after a kill, before its end was written down: it takes what is there, or replaces
+it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import JsonValue, TypeAdapter
+
+from service.live.deployment import bundle_path, challenge, read_deployment, replace_file
+from service.live.deployment import publish as publish_version
+from service.process.settings import Settings
+from service.ranking.bundle import Bundle, read_manifest
+from training.bundling.indexes import WantedIndex
+from training.count import count
+from training.data.dataset import Dataset
+from training.data.heldout import with_newest_day, write_newest_day
+from training.data.prepare import Rules
+from training.data.prepare import prepare as prepare_dataset
+from training.fit import FitOptions, Watcher, default_precision, fit
+from training.learn.warm_start import ColdStart, WarmStart, warm_start
+from training.loop.announce import announce
+from training.loop.click_source import ClickSource
+from training.loop.gate import CaseRanks, Check, Measured, judge
+from training.loop.retrain import RetrainConfig
+from training.loop.run_record import RunError, RunPaths, RunRecord, Status, StepRecord, paths_of_version
+from training.measure.evaluate import TOP, Evaluation
+from training.measure.evaluate import evaluate as evaluate_bundle
+
+COMMAND = "python -m training run"
+
+
+class StoppedError(RuntimeError):
+    """A check stopped the run, and to repeat the step would not help; the message says which."""
+
+
+@dataclass
+class Run:
+    """A run under way; `record` is what run.json says."""
+
+    config: RetrainConfig
+    settings: Settings
+    source: ClickSource
+    watcher: Watcher
+    paths: RunPaths
+    record: RunRecord
+
+    @property
+    def artifacts(self) -> Path:
+        return self.settings.artifacts_dir
+
+    def write(
+        self, steps: Mapping[str, StepRecord], status: Status = "running", reason: str | None = None
+    ) -> None:
+        """Put the state of steps, and of the run, into run.json."""
+        self.record = self.record.model_copy(
+            update={"status": status, "reason": reason, "steps": {**self.record.steps, **steps}}
+        )
+        self.paths.write(self.record)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    train_sessions: int  # those for validation included
+    test_sessions: int
+    items: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Learned:
+    version: str
+    items: int
+    started_from: str | None
+    why_not: str | None  # of a start from random weights
+    new_items: int | None  # of a warm start: items without a vector to begin with
+    fresh: tuple[str, ...]  # of a warm start: parameters that could not be mapped
+    test: dict[str, float]  # on the prepared test sessions, as in the manifest
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    sessions: int
+    cases: int
+    challenger: Measured
+    champion: Measured | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    passed: bool
+    checks: list[Check]
+
+    @property
+    def reason(self) -> str:
+        """What has failed."""
+        return "; ".join(check.told for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class Published:
+    role: str
+    share: float
+    previous: str | None
+    announced: bool  # else workers notice by themselves, within a second or so
+
+
+def collect(run: Run) -> Mapping[str, JsonValue]:
+    """Drain the click log."""
+    return run.source.collect()
+
+
+def prepare(run: Run) -> Prepared:
+    """Make the data set, and the newest day as it was clicked."""
+    wanted, source = run.config.prepare, run.source
+    rules = Rules(
+        gap_minutes=wanted.gap_minutes,
+        min_session_length=wanted.min_session_length,
+        min_item_support=wanted.min_item_support,
+        test_days=wanted.test_days,
+        validation=wanted.validation,
+    )
+    files = source.files(wanted.days)
+    if not files:
+        raise StoppedError("no clicks are collected yet")
+    info = prepare_dataset(
+        files,
+        run.paths.data,
+        log_format=source.log_format,
+        name=run.record.id,
+        rules=rules,
+        force=True,
+    )
+    data = Dataset.load(run.paths.data)
+    if len(data.train_all) < wanted.min_sessions:
+        raise StoppedError(
+            f"{len(data.train_all):,} training sessions: [prepare] min_sessions = {wanted.min_sessions:,}"
+        )
+    newest_days = math.ceil(wanted.test_days + wanted.gap_minutes / 1440) + 1  # that it can reach into
+    write_newest_day(
+        source.files(min(newest_days, wanted.days)),
+        source.log_format,
+        data,
+        run.paths.day,
+        test_days=wanted.test_days,
+        gap_minutes=wanted.gap_minutes,
+    )
+    return Prepared(len(data.train_all), len(data.test), info.n_items, info.fingerprint)
+
+
+def train(run: Run) -> Learned:
+    """Make the bundle; a checkpoint is gone on with, and a bundle that is there is taken."""
+    wanted, data, version = run.config.train, Dataset.load(run.paths.data), run.record.version
+    recipe, hyper = wanted.resolved()
+    place = bundle_path(run.artifacts, version)
+    start, why_not = (None, "neighbours are counted") if recipe is None else _start(run, data)
+    if not place.exists():
+        if recipe is None:
+            count(
+                wanted.model,
+                data,
+                hyper,
+                run.artifacts,
+                refit=wanted.refit,
+                seed=wanted.seed,
+                command=COMMAND,
+                version=version,
+            )
+        else:
+            options = FitOptions(
+                recipe=recipe,
+                hyper=hyper,
+                seed=wanted.seed,
+                precision=default_precision(),
+                threads=wanted.threads,
+                artifacts=run.artifacts,
+                index=WantedIndex(wanted.index, wanted.max_index_mb),
+                refit=wanted.refit,
+                resume=True,
+                checkpoints=run.paths.checkpoints,
+                version=version,
+                start=start,
+            )
+            fit(wanted.model, data, options, run.watcher, COMMAND)
+    manifest = read_manifest(place)
+    if manifest.data_fingerprint != data.info.fingerprint:
+        raise RunError(f"{place}: was made of other clicks than {run.paths.data}: move it away")
+    return Learned(
+        version,
+        manifest.n_items,
+        start.version if start else None,
+        why_not,
+        start.new_items if start else None,
+        start.fresh if start else (),
+        manifest.metrics,
+    )
+
+
+def _start(run: Run, data: Dataset) -> tuple[WarmStart | None, str | None]:
+    """What training begins with, or why that is random weights."""
+    wanted, champion = run.config.train, run.record.warm_start_from
+    if champion is None:
+        return None, "there was no champion" if wanted.warm_start else "[train] warm_start = false"
+    _, hyper = wanted.resolved()
+    checkpoint = paths_of_version(run.artifacts, champion, wanted.model).checkpoint
+    try:
+        return warm_start(run.artifacts, champion, checkpoint, wanted.model, hyper, data.items), None
+    except ColdStart as error:
+        return None, str(error)
+
+
+def evaluate(run: Run) -> Evaluated:
+    """Measure challenger and champion on the very same cases of the newest day."""
+    day = with_newest_day(Dataset.load(run.paths.data), run.paths.day)
+    found = {"challenger": _measure(run, run.record.version, day)}
+    champion = read_deployment(run.artifacts).champion
+    if champion is not None:
+        found["champion"] = _measure(run, champion, day)
+    evaluation, challenger = found["challenger"]
+    buffer = io.BytesIO()
+    arrays = {name: each.ranks for name, (each, _) in found.items()} | {"cases": evaluation.cases_of}
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    replace_file(run.paths.evaluation, buffer.getvalue())
+    measured = found["champion"][1] if champion is not None else None
+    return Evaluated(len(day.test), evaluation.cases, challenger, measured)
+
+
+def _measure(run: Run, version: str, day: Dataset) -> tuple[Evaluation, Measured]:
+    bundle = Bundle.load(bundle_path(run.artifacts, version), run.config.train.threads)
+    evaluation = evaluate_bundle(bundle, day, day.test)
+    known = np.array([False, *(item_id in bundle.index_of for item_id in day.items)])
+    metrics = evaluation.unmasked
+    return evaluation, Measured(
+        version=version,
+        recall=metrics[f"recall@{TOP}"],
+        mrr=metrics[f"mrr@{TOP}"],
+        item_coverage=float(known[day.test.items].mean()),
+        catalogue_coverage=metrics[f"coverage@{TOP}"] / 100,
+    )
+
+
+def _evaluated(run: Run) -> Evaluated:
+    return TypeAdapter(Evaluated).validate_python(run.record.steps["evaluate"].outcome)
+
+
+def gate(run: Run) -> Judged:
+    """Judge the challenger."""
+    data = Dataset.load(run.paths.data)
+    with np.load(run.paths.evaluation) as saved:
+        ranks = CaseRanks(saved["cases"], saved["challenger"], saved.get("champion"))
+    checks = judge(
+        run.config.gate,
+        run.artifacts,
+        _evaluated(run).challenger,
+        ranks,
+        data,
+        with_newest_day(data, run.paths.day),
+        run.paths.checkpoint,
+        read_deployment(run.artifacts),
+    )
+    return Judged(all(check.passed for check in checks), checks)
+
+
+def publish(run: Run) -> Published:
+    """Deploy the bundle in its role, and say so to the workers."""
+    wanted, version = run.config.publish, run.record.version
+    now = read_deployment(run.artifacts)
+    champion = _evaluated(run).champion
+    if now.previous == version:
+        raise StoppedError(f"{version} was published, and rolled back since")
+    if now.champion not in (champion.version if champion else None, version):
+        raise StoppedError(f"the champion is {now.champion} now, which {version} was not compared with")
+    if wanted.as_ == "champion":
+        deployed = publish_version(run.artifacts, version)
+    else:
+        deployed = challenge(run.artifacts, version, wanted.share)
+    share = deployed.challenger_share if wanted.as_ == "challenger" else 1.0
+    return Published(wanted.as_, share, deployed.previous, announce(run.settings, version))
+
+
+STEPS: dict[str, Callable[[Run], object]] = {
+    "collect": collect,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "gate": gate,
+    "publish": publish,
+}

@@ -1,0 +1,104 @@
+"""What is known of a trained model: `<results>/<dataset>/<model>.json`, and the rank of every test case.
+
+A run with another seed than 1 stands beside it as `<model>.seed<N>.json`. The ranks are in `<model>.npz`:
+
+    ranks   uint8 (cases,): 1..20, 0 where the target was not among the 20
+    cases   uint16 (sessions,): how many consecutive cases each test session has
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.live.deployment import replace_file
+from service.ranking.bundle import Bundle
+from training.data.dataset import Dataset
+from training.learn.cards import card
+from training.measure.evaluate import TOP, Evaluation
+from training.measure.latency import encode_microseconds, rank_microseconds
+
+
+class ResultError(ValueError):
+    """A result cannot be written or read; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of training or counting a model; a baseline that cannot be served has no bundle."""
+
+    bundle: Path | None
+    result: dict[str, object]
+    evaluation: Evaluation
+
+
+def headline(model: str, data: Dataset) -> dict[str, object]:
+    """The part of a result that says what was trained, on what."""
+    told = card(model, data.info.n_items)
+    return {
+        "model": model,
+        "title": told.title,
+        "cited": told.cited,
+        "family": told.family,
+        "dataset": data.info.name,
+        "data_fingerprint": data.info.fingerprint,
+        "n_items": data.info.n_items,
+    }
+
+
+def measurements(bundle: Bundle | None, data: Dataset, evaluation: Evaluation) -> dict[str, object]:
+    """The measured part of a result: on the test sessions, and, of a bundle, on this machine's clock."""
+    return {
+        "test_cases": evaluation.cases,
+        "test": evaluation.unmasked,
+        "test_without_seen_items": evaluation.unseen_only,
+        "test_by_length": evaluation.by_length(),
+        "encode_microseconds": encode_microseconds(bundle) if bundle else None,
+        "rank_microseconds": rank_microseconds(bundle, data.test) if bundle else None,
+    }
+
+
+def write_result(results: Path, fitted: Fitted) -> Path:
+    """Write a run's JSON and ranks; returns where the JSON lies."""
+    file = result_file(
+        results, str(fitted.result["dataset"]), str(fitted.result["model"]), fitted.result["seed"]
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write_ranks(file, fitted.evaluation)
+    replace_file(file, json.dumps(fitted.result, indent=2).encode() + b"\n")
+    return file
+
+
+def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Evaluation) -> Path:
+    """Replace the measured part of the result that is of this very bundle. Raises `ResultError`."""
+    manifest = bundle.manifest
+    file = result_file(results, data.info.name, manifest.model, manifest.hyperparameters["seed"])
+    try:
+        result = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise ResultError(f"{file}: missing: there is no result to renew") from None
+    if result["bundle"] != manifest.version:
+        raise ResultError(f"{file}: is of bundle {result['bundle']}, not of {manifest.version}")
+    _write_ranks(file, evaluation)
+    renewed = headline(manifest.model, data) | result | measurements(bundle, data, evaluation)
+    replace_file(file, json.dumps(renewed, indent=2).encode() + b"\n")
+    return file
+
+
+def result_file(results: Path, dataset: str, model: str, seed: object) -> Path:
+    """Where the result of a model lies."""
+    return results / dataset / (f"{model}.json" if seed == 1 else f"{model}.seed{seed}.json")
+
+
+def _write_ranks(file: Path, evaluation: Evaluation) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        ranks=np.where(evaluation.ranks <= TOP, evaluation.ranks, 0).astype(np.uint8),
+        cases=evaluation.cases_of.astype(np.uint16),
+    )
+    replace_file(file.with_suffix(".npz"), buffer.getvalue())

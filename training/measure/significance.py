@@ -1,0 +1,61 @@
+"""Which models can be told from the best of a leaderboard: paired tests over its test sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import ttest_rel
+
+from training.report.leaderboard import Leaderboard, TargetRanks
+
+ALPHA = 0.05
+ROUNDING = 1e-12  # sums of the same reciprocals in another order differ by less
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every model that has ranks against the best of them by `metric`."""
+
+    metric: str
+    best: str
+    sessions: int
+    p: dict[str, float]  # by model, corrected; the best is not among them
+
+
+def against_best(board: Leaderboard, metric: str) -> Comparison | None:
+    """Compare by `recall@20` or `mrr@20`; None when fewer than two models have ranks.
+
+    Cases of one session are not independent, so the paired sample is the sessions: their sums of hits, or of
+    reciprocal ranks. Bonferroni: p times the number of comparisons. One run a model, that of the first seed.
+    """
+    sums = {
+        entry.name: session_sums(entry.first.ranks, metric) for entry in board.entries if entry.first.ranks
+    }
+    if len(sums) < 2:
+        return None
+    best = max(sums, key=lambda name: sums[name].sum())
+    p = {name: paired_p(of, sums[best]) for name, of in sums.items() if name != best}
+    corrected = {name: min(1.0, len(p) * value) for name, value in p.items()}
+    return Comparison(metric, best, len(sums[best]), corrected)
+
+
+def session_sums(ranks: TargetRanks, metric: str) -> Floats:
+    """(sessions,) hits among the 20 (`recall@20`) or reciprocal ranks (`mrr@20`), added up by session."""
+    hits = ranks.ranks > 0
+    gains: Floats = hits / (np.maximum(ranks.ranks, 1) if metric == "mrr@20" else 1)
+    session_of = np.repeat(np.arange(len(ranks.cases)), ranks.cases)
+    return np.bincount(session_of, gains, len(ranks.cases)).astype(np.float64)
+
+
+def paired_p(first: Floats, second: Floats) -> float:
+    """Two-sided p of a paired t-test, also where it is a limit: 1 for no difference, 0 for a constant one."""
+    differences = first - second
+    if len(differences) < 2 or np.abs(differences).max() < ROUNDING:
+        return 1.0
+    if np.ptp(differences) < ROUNDING:
+        return 0.0
+    return float(ttest_rel(first, second).pvalue)

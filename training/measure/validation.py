@@ -1,0 +1,38 @@
+"""Ranks of validation targets by full scoring in torch: what early stopping looks at between epochs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from models.base import PAD, SessionEncoder
+from training.learn.batches import Examples
+from training.measure.metrics import Ranks
+
+BATCH_SIZE = 512
+
+
+@torch.inference_mode()
+def rank_targets(model: SessionEncoder, examples: Examples) -> Ranks:
+    """Pessimistic rank of every target among all items (PAD left out), in no particular order."""
+    was_training = model.training
+    model.eval()
+    items = model.item_vectors()[1:]  # (n, D)
+    if model.head == "niser":
+        items = normalize(items, dim=1)
+    bias = model.item_bias()
+    ranks = [np.zeros(0, dtype=np.int64)]
+    for indices in examples.in_order(BATCH_SIZE):
+        batch = examples.batch(indices)
+        if examples.batching == "positions":
+            wanted = batch.targets > PAD
+            vectors, targets = model.forward_all(batch.sessions)[wanted], batch.targets[wanted] - 1
+        else:
+            vectors, targets = model(batch.sessions), batch.targets - 1
+        scores = vectors @ items.T if bias is None else torch.addmm(bias[1:], vectors, items.T)  # (N, n)
+        of_target = scores.gather(1, targets[:, None])
+        # all but those below it: NaN is below nothing, and a model that has diverged ranks last, not first
+        ranks.append((scores.shape[1] - (scores < of_target).sum(1)).numpy())
+    model.train(was_training)
+    return np.concatenate(ranks)
