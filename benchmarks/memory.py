@@ -24,10 +24,11 @@ from redis import Redis
 
 from models.base import Sessions
 from models.gru4rec import GRU4Rec
-from service.live.follower import Model, load_bundle
+from service.live.follower import load_bundle
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.ranking.retriever import use_one_thread
+from service.ranking.served import ServedBundle
 from service.state.store import Arrival, Click, SessionStore
 from training.bundling.export import Provenance, export_bundle
 
@@ -91,7 +92,7 @@ def worker(artifacts: Path, answer: Connection) -> None:
     """What a worker does with a bundle; sends (Rss, Pss) in KiB before and after."""
     use_one_thread()
     before = memory()
-    model = Model.serve(load_bundle(artifacts, "v1"), frozenset())
+    model = ServedBundle.of(load_bundle(artifacts, "v1"))
     answer.send((before, memory(), model.version))
     answer.recv()
 

@@ -40,8 +40,8 @@ from service.http.app import create_app
 from service.http.front import Front
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
-from service.ranking.batcher import Query, rank
 from service.ranking.bundle import read_manifest
+from service.ranking.served import Query
 from service.recommender import Options, Recommender
 from service.state.store import Click, SessionStore
 
@@ -61,7 +61,7 @@ class Copy:
         self.at_once = at_once
         self.store: SessionStore = app.state.store
         self.recommender: Recommender = app.state.recommender
-        model = app.state.live.current.champion
+        model = app.state.follower.current.champion
         assert model is not None
         self.model = model
 
@@ -122,7 +122,7 @@ class Copy:
 
     def rank(self, number: int) -> None:
         """Encode, search and name the items."""
-        rank(self.model, [Query(items, TOP, ()) for items in self.batches[number % len(self.batches)]])
+        self.model.rank([Query(items, TOP, ()) for items in self.batches[number % len(self.batches)]])
 
 
 async def each(call: Callable[[int], Awaitable[None]], at_once: int, seconds: float) -> float:

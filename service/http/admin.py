@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from service.http.problems import RETRY_AFTER, Problem, answers
 from service.http.schemas import ActivateBody, HiddenAnswer, ItemId, ModelsAnswer
 from service.http.security import admin, shopper
-from service.live.follower import LiveBundle
+from service.live.follower import DeploymentFollower
 from service.process.metrics import exposition
 from service.state.link import StoreUnavailable
 from service.state.store import Quality, SessionStore
@@ -41,8 +41,8 @@ async def health_live() -> Response:
 @probes.get("/health/ready", responses=answers(None, 503))
 async def health_ready(request: Request) -> Response:
     """200 when a bundle is loaded and Redis answers."""
-    if _live(request).current.champion is None:
-        detail = _live(request).error or "no model is published yet"
+    if _follower(request).current.champion is None:
+        detail = _follower(request).error or "no model is published yet"
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", detail, RETRY_AFTER)
     try:
         await _store(request).ping()
@@ -62,47 +62,47 @@ async def metrics() -> Response:
 @router.post("/activate", responses=answers(ModelsAnswer))
 async def activate(request: Request, body: ActivateBody) -> Response:
     """Make a version live in every worker; a bad bundle is refused with 409 and changes nothing."""
-    await _live(request).activate(body.version)
+    await _follower(request).activate(body.version)
     return await _models(request)
 
 
 @router.post("/rollback", responses=answers(ModelsAnswer))
 async def rollback(request: Request) -> Response:
     """Swap the live version and the one before it, in every worker."""
-    await _live(request).rollback()
+    await _follower(request).rollback()
     return await _models(request)
 
 
 @router.post("/reload", responses=answers(ModelsAnswer))
 async def reload(request: Request) -> Response:
     """Read deployment.json again, and try again a bundle that this worker refused."""
-    await _live(request).reload()
+    await _follower(request).reload()
     return await _models(request)
 
 
 @router.get("/hidden", responses=answers(HiddenAnswer))
 async def hidden(request: Request) -> Response:
     """The items that are never answered."""
-    return _hidden(_live(request))
+    return _hidden(_follower(request))
 
 
 @router.put("/hidden/{item_id:path}", responses=answers(HiddenAnswer))
 async def hide(request: Request, item_id: Annotated[ItemId, Path()]) -> Response:
     """Never answer an item again, in any worker; it need not be known yet."""
-    await _live(request).hide(item_id)
-    return _hidden(_live(request))
+    await _follower(request).hide(item_id)
+    return _hidden(_follower(request))
 
 
 @router.delete("/hidden/{item_id:path}", responses=answers(HiddenAnswer))
 async def unhide(request: Request, item_id: Annotated[ItemId, Path()]) -> Response:
     """Let an item be answered again."""
-    await _live(request).unhide(item_id)
-    return _hidden(_live(request))
+    await _follower(request).unhide(item_id)
+    return _hidden(_follower(request))
 
 
-def _live(request: Request) -> LiveBundle:
-    live: LiveBundle = request.app.state.live
-    return live
+def _follower(request: Request) -> DeploymentFollower:
+    follower: DeploymentFollower = request.app.state.follower
+    return follower
 
 
 def _store(request: Request) -> SessionStore:
@@ -110,25 +110,29 @@ def _store(request: Request) -> SessionStore:
     return store
 
 
-def _hidden(live: LiveBundle) -> Response:
-    return JSONResponse({"hidden": sorted(live.current.hidden)})
+def _hidden(follower: DeploymentFollower) -> Response:
+    return JSONResponse({"hidden": sorted(follower.current.hidden)})
 
 
 async def _models(request: Request) -> Response:
-    live = _live(request)
-    now, error, refused = live.current, live.error, dict(live.refused)  # of one moment: Redis takes another
+    follower = _follower(request)
+    now, error, refused = (
+        follower.current,
+        follower.error,
+        dict(follower.refused),
+    )  # of one moment: Redis takes another
     try:
-        quality = await _store(request).quality([model.version for model in now.models.values()])
+        quality = await _store(request).quality([served.version for served in now.bundles.values()])
     except StoreUnavailable:
         quality = {}
     shown = {"version", "kind", "model", "head", "created_at", "n_items", "dim", "index", "metrics"}
     loaded = [
         {
             "role": role,
-            **model.bundle.manifest.model_dump(mode="json", include=shown),
-            "live_quality": _quality(quality[model.version]) if quality else None,
+            **served.bundle.manifest.model_dump(mode="json", include=shown),
+            "live_quality": _quality(quality[served.version]) if quality else None,
         }
-        for role, model in now.models.items()
+        for role, served in now.bundles.items()
     ]
     deployed = now.deployment.model_dump(exclude={"hidden"})
     return JSONResponse(

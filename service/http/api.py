@@ -34,7 +34,7 @@ from service.http.schemas import (
     Version,
 )
 from service.http.security import shopper
-from service.ranking.batcher import Scored
+from service.ranking.served import Scored
 from service.recommender import DEFAULT_K, Options, Recommendation, Recommender
 from service.state.link import StoreUnavailable
 from service.state.store import Click, SessionStore

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http import admin, api, problems
 from service.http.front import Front, seconds_of
 from service.http.security import BodyLimit, Gate
-from service.live.follower import LiveBundle
-from service.live.quality import LiveQuality
+from service.live.follower import DeploymentFollower
+from service.live.quality import QualityMonitor
 from service.live.trending import Trending
 from service.process.settings import Settings, load_settings
 from service.ranking.retriever import use_one_thread
@@ -41,25 +41,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
-    live = LiveBundle(settings.artifacts_dir, settings.deployment_poll_seconds, store.announce)
+    follower = DeploymentFollower(settings.artifacts_dir, settings.deployment_poll_seconds, store.announce)
     trending = Trending(store)
-    recommender = Recommender(store, live, trending, LiveQuality(store, settings.quality_share), settings)
+    recommender = Recommender(
+        store, follower, trending, QualityMonitor(store, settings.quality_share), settings
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        live.look()
-        await live.settle()
+        follower.look()
+        await follower.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
             await trending.refresh()
         # What is there now stays: a full collection that looks at all of it would stop every request.
         gc.collect()
         gc.freeze()
         followers = (
-            live.follow(),
-            store.follow_announcements(live.look),
+            follower.follow(),
+            store.follow_announcements(follower.look),
             trending.follow(settings.trending_refresh_seconds),
         )
-        tasks = [asyncio.create_task(follower) for follower in followers]
+        tasks = [asyncio.create_task(follow) for follow in followers]
         try:
             yield
         finally:
@@ -73,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
-    app.state.live = live
+    app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender
     app.state.gate = Gate(settings, store)

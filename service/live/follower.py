@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
@@ -28,81 +25,25 @@ from service.live.deployment import (
     rollback,
     unhide,
 )
+from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
 from service.ranking.bundle import VERSION_PATTERN, Bundle, BundleError
-from service.ranking.ranker import Ranker
-from service.ranking.retriever import Items, one_thread
+from service.ranking.retriever import one_thread
+from service.ranking.served import ServedBundle
 
 WARM_K = 100  # the most that can be asked for
-
-Role = Literal["champion", "challenger", "shadow"]
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A loaded bundle as it is served: hidden items are left out once per deployment, not per request."""
-
-    bundle: Bundle
-    ranker: Ranker
-    visible: Items  # item indices that are not hidden, most popular first
-
-    @classmethod
-    def serve(cls, bundle: Bundle, hidden: frozenset[str]) -> Model:
-        """Leave `hidden` out of a bundle."""
-        items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
-        ranker = bundle.ranker.without(items)
-        return cls(bundle, ranker, ranker.visible())
-
-    @property
-    def version(self) -> str:
-        """The bundle's version."""
-        return self.bundle.manifest.version
-
-
-@dataclass(frozen=True)
-class Live:
-    """All that an answer depends on besides the session; an answer is made from one of these."""
-
-    deployment: Deployment = field(default_factory=Deployment)
-    hidden: frozenset[str] = frozenset()
-    champion: Model | None = None  # until a new champion is loaded, the one before it
-    challenger: Model | None = None
-    shadow: Model | None = None
-
-    @property
-    def models(self) -> dict[Role, Model]:
-        """What is loaded, by role."""
-        roles: tuple[Role, ...] = ("champion", "challenger", "shadow")
-        return {role: model for role in roles if (model := getattr(self, role)) is not None}
-
-    def version(self, version: str) -> Model | None:
-        """A loaded version, whatever its role."""
-        return next((model for model in self.models.values() if model.version == version), None)
-
-    def answering(self, session_id: str | None) -> Model | None:
-        """Who answers a session: always the same one, while the deployment stays as it is."""
-        if self.challenger is None or session_id is None:
-            return self.champion
-        is_challenged = bucket(session_id, self.challenger.version) < self.deployment.challenger_share
-        return self.challenger if is_challenged else self.champion
-
-
-def bucket(session_id: str, experiment: str) -> float:
-    """Where a session falls in [0, 1): the same for ever, and independent from one experiment to another."""
-    digest = hashlib.blake2b(f"{experiment}\x1f{session_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
-
-
-class LiveBundle:
+class DeploymentFollower:
     """What this worker serves now (`current`), and what was `refused`: reasons by version."""
 
     def __init__(
         self, artifacts: Path, poll_seconds: float, announce: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """`announce` tells the other workers that deployment.json has changed."""
-        self.current = Live()
+        self.current = Snapshot()
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
@@ -188,7 +129,7 @@ class LiveBundle:
     async def _load(self) -> None:
         """Load one version after the other, the champion first, until each is there or refused."""
         while (version := self._missing()) is not None:
-            load = load_in_turn if self.current.models else load_bundle
+            load = load_in_turn if self.current.bundles else load_bundle
             try:
                 bundle = await asyncio.to_thread(load, self._artifacts, version)
             except Exception as error:  # whatever a library raises: what is loaded goes on serving
@@ -205,34 +146,34 @@ class LiveBundle:
 
     def _switch(self, deployment: Deployment) -> None:
         hidden = frozenset(deployment.hidden)
-        old = self.current.models
+        old = self.current.bundles
 
-        def serve(version: str | None) -> Model | None:
+        def serve(version: str | None) -> ServedBundle | None:
             bundle = self._bundles.get(version) if version is not None else None
-            return Model.serve(bundle, hidden) if bundle is not None else None
+            return ServedBundle.of(bundle, hidden) if bundle is not None else None
 
         before = old["champion"].version if "champion" in old else None
         # One assignment: an answer is made from the old one or from the new one, never from a mixture.
-        self.current = Live(
+        self.current = Snapshot(
             deployment,
             hidden,
             serve(deployment.champion) or serve(before),
             serve(deployment.challenger),
             serve(deployment.shadow),
         )
-        new = self.current.models
-        kept = {model.version for model in new.values()}
+        new = self.current.bundles
+        kept = {served.version for served in new.values()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in kept}
-        for role, model in old.items():
-            BUNDLE_LIVE.labels(model.version, model.bundle.manifest.model, role).set(0)
-        for role, model in new.items():
-            BUNDLE_LIVE.labels(model.version, model.bundle.manifest.model, role).set(1)
+        for role, served in old.items():
+            BUNDLE_LIVE.labels(served.version, served.bundle.manifest.model, role).set(0)
+        for role, served in new.items():
+            BUNDLE_LIVE.labels(served.version, served.bundle.manifest.model, role).set(1)
         log.info(
             "deployment followed", champion=deployment.champion, serving=self._serving(), hidden=len(hidden)
         )
 
     def _serving(self) -> dict[str, str]:
-        return {role: model.version for role, model in self.current.models.items()}
+        return {role: served.version for role, served in self.current.bundles.items()}
 
     def _report(self, error: Exception) -> None:
         self._unreadable = str(error)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from service.live.follower import Live, Model, bucket
+from service.live.snapshot import Snapshot, bucket
 from service.process.metrics import FEEDBACK, HITS, JUDGED, RECIPROCAL_RANKS, REDIS_ERRORS
+from service.ranking.served import ServedBundle
 from service.state.link import StoreUnavailable
 from service.state.store import Appended, SessionStore
 
@@ -18,10 +19,10 @@ TOP = 20  # items that are judged: hit rate@20, MRR@20
 SAMPLE = "live quality"
 
 ItemIds = Sequence[str]
-AnswerBy = Callable[[Model], Awaitable[ItemIds]]
+AnswerBy = Callable[[ServedBundle], Awaitable[ItemIds]]
 
 
-class LiveQuality:
+class QualityMonitor:
     """Remembers what is shown, and counts what the clicks say of it."""
 
     def __init__(self, store: SessionStore, share: float) -> None:
@@ -29,14 +30,14 @@ class LiveQuality:
         self._share = share
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def watches(self, live: Live, session_id: str) -> bool:
+    def watches(self, snapshot: Snapshot, session_id: str) -> bool:
         """Whether the session belongs to the sample; then its answers have at least `TOP` items to judge."""
-        share = max(self._share, live.deployment.shadow_share if live.shadow else 0)
+        share = max(self._share, snapshot.deployment.shadow_share if snapshot.shadow else 0)
         return share > 0 and bucket(session_id, SAMPLE) < share
 
     async def shown(
         self,
-        live: Live,
+        snapshot: Snapshot,
         session_id: str,
         recommendation_id: str,
         version: str,
@@ -48,8 +49,8 @@ class LiveQuality:
         `answer_by` makes the shadow's answer to the same session.
         """
         await self._remember(session_id, recommendation_id, version, item_ids)
-        shadow = live.shadow
-        if shadow is not None and bucket(session_id, SAMPLE) < live.deployment.shadow_share:
+        shadow = snapshot.shadow
+        if shadow is not None and bucket(session_id, SAMPLE) < snapshot.deployment.shadow_share:
             task = asyncio.create_task(self._score(shadow, session_id, recommendation_id, answer_by))
             self._tasks.add(task)  # the loop itself holds tasks only weakly
             task.add_done_callback(self._tasks.discard)
@@ -66,7 +67,7 @@ class LiveQuality:
 
     async def _score(
         self,
-        shadow: Model,
+        shadow: ServedBundle,
         session_id: str,
         recommendation_id: str,
         answer_by: AnswerBy,

@@ -4,48 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
-import numpy as np
+from service.ranking.served import Query, Scored
 
-from service.live.follower import Model
-from service.ranking.retriever import Items, Scores
-
-Scored = tuple[str, float]
 T = TypeVar("T")
-MOST = 64  # sessions at once: so long nothing else is done
+MAX_BATCH = 64  # sessions ranked at once: so long nothing else is done
 
 
-class Query(NamedTuple):
-    """One session for the model: item indices, oldest first; how many items to find, and which not."""
+class RanksQueries(Protocol):
+    """What the batcher needs of a served bundle."""
 
-    items: Sequence[int]
-    k: int
-    excluded: Collection[int]
-
-
-def rank(model: Model, queries: Sequence[Query]) -> list[list[Scored]]:
-    """Each query's best items, all queries at once; fewer than k only by a bundle of neighbours."""
-    found = model.ranker.rank(
-        [query.items for query in queries],
-        [query.k for query in queries],
-        [query.excluded for query in queries],
-    )
-    return [scored(model, scores, items) for scores, items in found]
-
-
-def scored(model: Model, scores: Scores, items: Items) -> list[Scored]:
-    """External ids and rounded scores."""
-    names = model.bundle.items
-    rounded = scores.astype(np.float64).round(6).tolist()  # in float32, six digits would not stay six
-    return [(names[item], score) for score, item in zip(rounded, items.tolist(), strict=True)]
+    def rank(self, queries: Sequence[Query]) -> list[list[Scored]]: ...
 
 
 Waiting = tuple[Query, "asyncio.Future[list[Scored]]"]
 
 
-class Ranking:
+class Batcher:
     """Collects queries until those that are on their way have come, and then ranks all of them.
 
     A query waits for the sessions that were being read when it came, and for no others: Redis answers in
@@ -53,7 +30,7 @@ class Ranking:
     """
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[Model, list[Waiting]] = defaultdict(list)
+        self._waiting: defaultdict[RanksQueries, list[Waiting]] = defaultdict(list)
         self._coming = 0  # sessions that are being read, and may become queries
         self._awaited = 0  # of these, the ones that those who wait still wait for
         self._is_due = False
@@ -70,14 +47,14 @@ class Ranking:
                 if not self._awaited:
                     self._rank_soon()
 
-    async def rank(self, model: Model, query: Query) -> list[Scored]:
+    async def rank(self, bundle: RanksQueries, query: Query) -> list[Scored]:
         """The query's best items."""
         if not self._waiting:
             self._awaited = self._coming
         if not self._awaited:
             self._rank_soon()
         future: asyncio.Future[list[Scored]] = asyncio.get_running_loop().create_future()
-        self._waiting[model].append((query, future))
+        self._waiting[bundle].append((query, future))
         return await future
 
     def _rank_soon(self) -> None:
@@ -89,13 +66,13 @@ class Ranking:
     def _rank_all(self) -> None:
         self._is_due = False
         waiting, self._waiting = self._waiting, defaultdict(list)
-        for model, queries in waiting.items():
-            for start in range(0, len(queries), MOST):
-                self._rank(model, queries[start : start + MOST])
+        for bundle, queries in waiting.items():
+            for start in range(0, len(queries), MAX_BATCH):
+                self._rank(bundle, queries[start : start + MAX_BATCH])
 
-    def _rank(self, model: Model, waiting: list[Waiting]) -> None:
+    def _rank(self, bundle: RanksQueries, waiting: list[Waiting]) -> None:
         try:
-            found = rank(model, [query for query, _ in waiting])
+            found = bundle.rank([query for query, _ in waiting])
         except Exception as error:  # each who waits gets it
             for _, future in waiting:
                 if not future.done():

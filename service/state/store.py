@@ -1,4 +1,4 @@
-"""The live state in Redis: sessions, the click log, what is trending, rate limits; `service.state.keys` names it.
+"""The live state in Redis: sessions, the click log, what is trending, rate limits; `keys` names it all.
 
 Each click is one atomic Lua call, whose keys share the hash tag of the session's shard, so the same call
 works on a single Redis and on a cluster.

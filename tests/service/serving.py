@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from service.http.app import create_app
-from service.live.follower import LiveBundle
-from service.live.quality import LiveQuality
+from service.live.follower import DeploymentFollower
+from service.live.quality import QualityMonitor
 from service.live.trending import Trending
 from service.process.settings import Settings
 from service.recommender import Recommender
@@ -27,7 +27,7 @@ class Serving:
     """A running app."""
 
     client: httpx.AsyncClient
-    live: LiveBundle
+    follower: DeploymentFollower
     recommender: Recommender
     trending: Trending
     store: SessionStore
@@ -73,13 +73,13 @@ async def serving(artifacts: Path, redis_url: str, **changed: object) -> AsyncIt
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
         state = app.state
-        yield Serving(client, state.live, state.recommender, state.trending, state.store)
+        yield Serving(client, state.follower, state.recommender, state.trending, state.store)
 
 
-def recommender_of(store: SessionStore, live: LiveBundle, trending: Trending) -> Recommender:
+def recommender_of(store: SessionStore, follower: DeploymentFollower, trending: Trending) -> Recommender:
     """The parts put together as the app does, with default settings."""
     settings = Settings()
-    return Recommender(store, live, trending, LiveQuality(store, settings.quality_share), settings)
+    return Recommender(store, follower, trending, QualityMonitor(store, settings.quality_share), settings)
 
 
 def item_ids(answer: dict[str, Any]) -> list[str]:

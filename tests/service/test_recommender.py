@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from service.live.deployment import update_deployment
-from service.live.follower import LiveBundle
+from service.live.follower import DeploymentFollower
 from service.live.trending import Trending
 from service.process.settings import Settings
-from service.ranking.batcher import Query, rank
+from service.ranking.served import Query
 from service.recommender import (
     NoModel,
     Options,
@@ -38,8 +38,8 @@ async def store(redis_url: str) -> AsyncIterator[SessionStore]:
 
 
 @pytest.fixture
-def live(artifacts: Path) -> LiveBundle:
-    return LiveBundle(artifacts, poll_seconds=1)
+def follower(artifacts: Path) -> DeploymentFollower:
+    return DeploymentFollower(artifacts, poll_seconds=1)
 
 
 @pytest.fixture
@@ -48,15 +48,15 @@ def trending(store: SessionStore) -> Trending:
 
 
 @pytest.fixture
-def bare(store: SessionStore, live: LiveBundle, trending: Trending) -> Recommender:
+def bare(store: SessionStore, follower: DeploymentFollower, trending: Trending) -> Recommender:
     """Before anything is published."""
-    return recommender_of(store, live, trending)
+    return recommender_of(store, follower, trending)
 
 
 @pytest.fixture
-async def recommender(bare: Recommender, live: LiveBundle, artifacts: Path) -> Recommender:
+async def recommender(bare: Recommender, follower: DeploymentFollower, artifacts: Path) -> Recommender:
     SHOP.write(artifacts, "v1")
-    await live.activate("v1")
+    await follower.activate("v1")
     return bare
 
 
@@ -126,14 +126,14 @@ async def test_exclusions_leave_the_next_best(recommender: Recommender) -> None:
 )
 async def test_seen_items(
     recommender: Recommender,
-    live: LiveBundle,
+    follower: DeploymentFollower,
     artifacts: Path,
     deployed: bool,
     asked: bool | None,
     expected: bool,
 ) -> None:
     update_deployment(artifacts, lambda old: old.model_copy(update={"exclude_seen": deployed}))
-    live.look()
+    follower.look()
     await click(recommender, "s", "i5")
     await click(recommender, "s", "i9", type="purchase")
     answer = await recommender.recommend("s", Options(exclude_seen=asked))
@@ -141,13 +141,13 @@ async def test_seen_items(
 
 
 async def test_hidden_items_are_in_no_stage(
-    recommender: Recommender, live: LiveBundle, trending: Trending
+    recommender: Recommender, follower: DeploymentFollower, trending: Trending
 ) -> None:
     await click(recommender, "s", "i1", "i2", "i3")
     await trending.refresh()
     for hidden in ("i1", "i4", SHOP.nearest(["i1", "i2", "i3"])[0], "not in the shop"):
-        await live.hide(hidden)
-    out = live.current.hidden
+        await follower.hide(hidden)
+    out = follower.current.hidden
     assert items(await recommender.recommend("s", Options())) == SHOP.nearest(["i1", "i2", "i3"], without=out)
     fallback = await recommender.recommend("unknown", Options(60))
     assert fallback.stage == "trending"
@@ -212,10 +212,10 @@ async def test_before_the_first_model(bare: Recommender, artifacts: Path, trendi
     assert (answer.stage, answer.version, items(answer)) == ("trending", None, ["new"])
 
 
-async def test_one_run_ranks_many_sessions(recommender: Recommender, live: LiveBundle) -> None:
-    assert live.current.champion is not None
+async def test_one_run_ranks_many_sessions(recommender: Recommender, follower: DeploymentFollower) -> None:
+    assert follower.current.champion is not None
     queries = [Query([1], 20, ()), Query([2, 3], 5, {1}), Query([4, 5, 6, 4], 60, set(range(1, 50)))]
-    ranked = rank(live.current.champion, queries)
+    ranked = follower.current.champion.rank(queries)
     sessions = [["i1"], ["i2", "i3"], ["i4", "i5", "i6", "i4"]]
     for query, session, found in zip(queries, sessions, ranked, strict=True):
         without = [f"i{item}" for item in query.excluded]

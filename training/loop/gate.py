@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.live.deployment import Deployment
-from service.live.follower import Model, load_bundle
-from service.ranking.batcher import Query, Scored, rank
+from service.live.follower import load_bundle
 from service.ranking.bundle import Bundle, BundleError
 from service.ranking.ranker import NearestItems
+from service.ranking.served import Query, Scored, ServedBundle
 from training.bundling.export import ExportError, check_parity
 from training.data.dataset import Dataset
 from training.fit import load_trained, recent_sessions
@@ -192,14 +192,14 @@ def check_size(gate: GateConfig, path: Path) -> Check:
 def check_replay(bundle: Bundle, day: Dataset, deployment: Deployment, n_sessions: int) -> Check:
     """Answer the newest sessions as the service does, and look at each answer."""
     hidden = frozenset(deployment.hidden)
-    model = Model.serve(bundle, hidden)
-    queries = list(islice(_queries(model, day, deployment.exclude_seen), n_sessions))
+    served = ServedBundle.of(bundle, hidden)
+    queries = list(islice(_queries(served, day, deployment.exclude_seen), n_sessions))
     parts = [queries[i : i + QUERIES_AT_ONCE] for i in range(0, len(queries), QUERIES_AT_ONCE)]
     problems = [
         problem
         for part in parts
-        for query, answer in zip(part, rank(model, part), strict=True)
-        if (problem := answer_problem(model, query, answer, hidden))
+        for query, answer in zip(part, served.rank(part), strict=True)
+        if (problem := answer_problem(served, query, answer, hidden))
     ]
     if not queries:
         return Check("replay", False, "nothing to replay", "no bad answer", "no session has a known item")
@@ -208,16 +208,16 @@ def check_replay(bundle: Bundle, day: Dataset, deployment: Deployment, n_session
 
 
 def answer_problem(
-    model: Model, query: Query, answer: Sequence[Scored], hidden: frozenset[str]
+    served: ServedBundle, query: Query, answer: Sequence[Scored], hidden: frozenset[str]
 ) -> str | None:
     """What is wrong with an answer, or None."""
     item_ids = [item_id for item_id, _ in answer]
     scores = np.array([score for _, score in answer])
-    session = f"to {[model.bundle.items[item] for item in query.items]}"
+    session = f"to {[served.bundle.items[item] for item in query.items]}"
     if len(item_ids) > query.k:
         return f"{len(item_ids)} items instead of {query.k} {session}"
-    if len(item_ids) < query.k and isinstance(model.ranker, NearestItems):  # neighbours may be few
-        there_are = len(np.setdiff1d(model.visible, list(query.excluded)))
+    if len(item_ids) < query.k and isinstance(served.ranker, NearestItems):  # neighbours may be few
+        there_are = len(np.setdiff1d(served.visible, list(query.excluded)))
         if len(item_ids) < min(query.k, there_are):
             return f"{len(item_ids)} items, and there are {there_are} {session}"
     if len(set(item_ids)) < len(item_ids):
@@ -231,12 +231,12 @@ def answer_problem(
     return None
 
 
-def _queries(model: Model, day: Dataset, exclude_seen: bool) -> Iterator[Query]:
-    """The newest sessions first, those without any known item left out: they are not for the model."""
-    index_of = model.bundle.index_of
+def _queries(served: ServedBundle, day: Dataset, exclude_seen: bool) -> Iterator[Query]:
+    """The newest sessions first, those without any known item left out: they are not for the served."""
+    index_of = served.bundle.index_of
     offsets = day.test.offsets
     for start, end in zip(offsets[-2::-1].tolist(), offsets[:0:-1].tolist(), strict=True):
         item_ids = [day.items[item - 1] for item in day.test.items[start:end].tolist()]
         known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
         if known:
-            yield Query(known[-model.ranker.max_length :], TOP, set(known) if exclude_seen else ())
+            yield Query(known[-served.ranker.max_length :], TOP, set(known) if exclude_seen else ())

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from service.live.deployment import challenge, hide, publish, rollback, shadow, withdraw
-from service.live.follower import bucket
+from service.live.snapshot import bucket
 from service.state.keys import DEPLOYMENT_CHANNEL
 from tests.service.bundles import Shop
 from tests.service.serving import ADMIN, Serving, item_ids, serving
@@ -43,7 +43,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def loaded(service: Serving, *versions: str) -> None:
     """Wait until these versions are loaded, and no other."""
-    await until(lambda: {m.version for m in service.live.current.models.values()} == set(versions))
+    await until(lambda: {m.version for m in service.follower.current.bundles.values()} == set(versions))
 
 
 async def live_quality(service: Serving) -> dict[str, dict[str, float | None]]:
@@ -106,10 +106,10 @@ async def test_a_promoted_challenger_is_not_loaded_again_and_rollback_restores_t
         before = item_ids(await service.recommend("s"))
         challenge(published, "v2", 0.01)
         await loaded(service, "v1", "v2")
-        bundle = service.live.current.models["challenger"].bundle
+        bundle = service.follower.current.bundles["challenger"].bundle
         publish(published, "v2")
         await loaded(service, "v2")
-        assert service.live.current.models["champion"].bundle is bundle
+        assert service.follower.current.bundles["champion"].bundle is bundle
         assert item_ids(await service.recommend("s")) == NEW.nearest(["i7", "i3"])
         rollback(published)
         await loaded(service, "v1")
@@ -279,7 +279,7 @@ async def test_an_announcement_is_faster_than_polling(
                 await asyncio.sleep(0.01)
         publish(published, "v2")
         await asyncio.sleep(0.1)
-        assert service.live.current.deployment.champion == "v1"
+        assert service.follower.current.deployment.champion == "v1"
         redis_client.publish(DEPLOYMENT_CHANNEL, "v2")
         await loaded(service, "v2")
 

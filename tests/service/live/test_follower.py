@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.live.deployment import FILE, DeploymentError, bundle_path, hide, publish, read_deployment, unhide
-from service.live.follower import LiveBundle
+from service.live.follower import DeploymentFollower
 from service.ranking.bundle import ITEMS, BundleError
 from tests.service.bundles import Shop
 
@@ -22,41 +22,41 @@ DEADLINE_SECONDS = 10
 
 
 @asynccontextmanager
-async def following(artifacts: Path) -> AsyncIterator[LiveBundle]:
-    live = LiveBundle(artifacts, POLL_SECONDS)
-    task = asyncio.create_task(live.follow())
+async def following(artifacts: Path) -> AsyncIterator[DeploymentFollower]:
+    follower = DeploymentFollower(artifacts, POLL_SECONDS)
+    task = asyncio.create_task(follower.follow())
     try:
-        yield live
+        yield follower
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await live.settle()
+        await follower.settle()
 
 
-async def version_becomes(live: LiveBundle, version: str) -> None:
+async def version_becomes(follower: DeploymentFollower, version: str) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while serves(live) != version:
+        while serves(follower) != version:
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def error_becomes(live: LiveBundle, part: str) -> None:
+async def error_becomes(follower: DeploymentFollower, part: str) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while part not in (live.error or ""):
+        while part not in (follower.error or ""):
             await asyncio.sleep(POLL_SECONDS)
 
 
-def serves(live: LiveBundle) -> str | None:
-    return live.current.champion.version if live.current.champion else None
+def serves(follower: DeploymentFollower) -> str | None:
+    return follower.current.champion.version if follower.current.champion else None
 
 
 async def test_the_first_bundle_is_picked_up_when_it_is_published(artifacts: Path) -> None:
-    async with following(artifacts) as live:
+    async with following(artifacts) as follower:
         await asyncio.sleep(3 * POLL_SECONDS)
-        assert live.current.champion is None
-        assert live.error is None
+        assert follower.current.champion is None
+        assert follower.error is None
         Shop.make().write(artifacts, "v1")
         publish(artifacts, "v1")
-        await version_becomes(live, "v1")
+        await version_becomes(follower, "v1")
 
 
 async def test_a_request_keeps_the_bundle_it_began_with(artifacts: Path) -> None:
@@ -64,12 +64,12 @@ async def test_a_request_keeps_the_bundle_it_began_with(artifacts: Path) -> None
     old.write(artifacts, "v1")
     new.write(artifacts, "v2")
     publish(artifacts, "v1")
-    async with following(artifacts) as live:
-        await version_becomes(live, "v1")
-        begun = live.current.champion
+    async with following(artifacts) as follower:
+        await version_becomes(follower, "v1")
+        begun = follower.current.champion
         assert begun is not None
         publish(artifacts, "v2")
-        await version_becomes(live, "v2")
+        await version_becomes(follower, "v2")
         vector = begun.bundle.encoder.encode([[1]])[0]
         assert vector == pytest.approx(old.session_vector(["i1"]), abs=1e-6)
         assert begun.ranker.rank([[1]], [1], [()])[0][1].tolist() == [1]
@@ -81,57 +81,57 @@ async def test_a_bad_bundle_is_refused_until_something_changes(artifacts: Path) 
     content = broken.read_bytes()
     broken.write_bytes(content[:-1])
     publish(artifacts, "v1")
-    async with following(artifacts) as live:
-        await version_becomes(live, "v1")
+    async with following(artifacts) as follower:
+        await version_becomes(follower, "v1")
         publish(artifacts, "v2")
-        await error_becomes(live, "items.txt: sha256 differs")
-        assert serves(live) == "v1"
+        await error_becomes(follower, "items.txt: sha256 differs")
+        assert serves(follower) == "v1"
         broken.write_bytes(content)
         await asyncio.sleep(10 * POLL_SECONDS)
-        assert serves(live) == "v1"  # it is not tried for ever
-        await live.reload()
-        assert serves(live) == "v2"
-        assert live.error is None
+        assert serves(follower) == "v1"  # it is not tried for ever
+        await follower.reload()
+        assert serves(follower) == "v2"
+        assert follower.error is None
 
 
 async def test_a_change_tries_a_refused_bundle_again(artifacts: Path) -> None:
     bundle_path(artifacts, "v1").mkdir(parents=True)
     publish(artifacts, "v1")
-    async with following(artifacts) as live:
-        await error_becomes(live, "manifest.json: missing")
+    async with following(artifacts) as follower:
+        await error_becomes(follower, "manifest.json: missing")
         bundle_path(artifacts, "v1").rmdir()
         Shop.make().write(artifacts, "v1")
         publish(artifacts, "v1")
-        await version_becomes(live, "v1")
-        assert live.error is None
+        await version_becomes(follower, "v1")
+        assert follower.error is None
 
 
 async def test_a_damaged_or_lost_deployment_changes_nothing(artifacts: Path) -> None:
     Shop.make().write(artifacts, "v1")
     publish(artifacts, "v1")
     hide(artifacts, "i3")
-    async with following(artifacts) as live:
-        await version_becomes(live, "v1")
+    async with following(artifacts) as follower:
+        await version_becomes(follower, "v1")
         (artifacts / FILE).write_text("{")
-        await error_becomes(live, FILE)
-        assert serves(live) == "v1"
+        await error_becomes(follower, FILE)
+        assert serves(follower) == "v1"
         (artifacts / FILE).unlink()
-        await error_becomes(live, "No such file")
-        assert serves(live) == "v1"
-        assert live.current.hidden == {"i3"}
+        await error_becomes(follower, "No such file")
+        assert serves(follower) == "v1"
+        assert follower.current.hidden == {"i3"}
 
 
 async def test_hidden_items_are_left_out_and_come_back(artifacts: Path) -> None:
     Shop.make(n_items=5).write(artifacts, "v1")
     publish(artifacts, "v1")
-    live = LiveBundle(artifacts, POLL_SECONDS)
-    await live.reload()
+    follower = DeploymentFollower(artifacts, POLL_SECONDS)
+    await follower.reload()
     for change, left in ((hide, [1, 3, 4, 5]), (unhide, [1, 2, 3, 4, 5])):
         change(artifacts, "i2")
-        live.look()
-        assert live.current.champion is not None
-        assert live.current.champion.visible.tolist() == left
-        ((_, found),) = live.current.champion.ranker.rank([[2]], [9], [()])
+        follower.look()
+        assert follower.current.champion is not None
+        assert follower.current.champion.visible.tolist() == left
+        ((_, found),) = follower.current.champion.ranker.rank([[2]], [9], [()])
         assert sorted(found.tolist()) == left
 
 
@@ -139,53 +139,53 @@ async def test_items_are_hidden_while_a_bundle_loads(artifacts: Path) -> None:
     Shop.make().write(artifacts, "v1")
     Shop.make(n_items=20_000).write(artifacts, "v2")
     publish(artifacts, "v1")
-    live = LiveBundle(artifacts, POLL_SECONDS)
-    await live.reload()
+    follower = DeploymentFollower(artifacts, POLL_SECONDS)
+    await follower.reload()
     publish(artifacts, "v2")
-    live.look()
+    follower.look()
     hide(artifacts, "i1")
-    live.look()
-    assert serves(live) == "v1"  # v2 loads in a thread
-    assert live.current.hidden == {"i1"}
-    await live.settle()
-    assert serves(live) == "v2"
-    assert live.current.champion is not None
-    assert 1 not in live.current.champion.visible
+    follower.look()
+    assert serves(follower) == "v1"  # v2 loads in a thread
+    assert follower.current.hidden == {"i1"}
+    await follower.settle()
+    assert serves(follower) == "v2"
+    assert follower.current.champion is not None
+    assert 1 not in follower.current.champion.visible
 
 
 async def test_the_last_of_two_quick_publications_wins(artifacts: Path) -> None:
     for version in ("v1", "v2", "v3"):
         Shop.make().write(artifacts, version)
-    live = LiveBundle(artifacts, POLL_SECONDS)
+    follower = DeploymentFollower(artifacts, POLL_SECONDS)
     for version in ("v1", "v2", "v3"):
         publish(artifacts, version)
-        live.look()
-    await live.settle()
-    assert serves(live) == "v3"
+        follower.look()
+    await follower.settle()
+    assert serves(follower) == "v3"
 
 
 async def test_activating_a_bad_version_changes_nothing(artifacts: Path) -> None:
     Shop.make().write(artifacts, "v1")
     publish(artifacts, "v1")
-    live = LiveBundle(artifacts, POLL_SECONDS)
-    await live.reload()
+    follower = DeploymentFollower(artifacts, POLL_SECONDS)
+    await follower.reload()
     with pytest.raises(BundleError, match="missing"):
-        await live.activate("v2")
-    assert read_deployment(artifacts).champion == serves(live) == "v1"
-    assert live.error is None
+        await follower.activate("v2")
+    assert read_deployment(artifacts).champion == serves(follower) == "v1"
+    assert follower.error is None
 
 
 async def test_activate_and_roll_back(artifacts: Path) -> None:
-    live = LiveBundle(artifacts, POLL_SECONDS)
+    follower = DeploymentFollower(artifacts, POLL_SECONDS)
     with pytest.raises(DeploymentError, match="no previous version"):
-        await live.rollback()
+        await follower.rollback()
     for version in ("v1", "v2"):
         Shop.make().write(artifacts, version)
-        await live.activate(version)
-        assert serves(live) == version
-    await live.rollback()
-    assert read_deployment(artifacts).champion == serves(live) == "v1"
+        await follower.activate(version)
+        assert serves(follower) == version
+    await follower.rollback()
+    assert read_deployment(artifacts).champion == serves(follower) == "v1"
     shutil.rmtree(artifacts / "bundles" / "v2")
     with pytest.raises(BundleError, match="missing"):
-        await live.rollback()
-    assert read_deployment(artifacts).champion == serves(live) == "v1"
+        await follower.rollback()
+    assert read_deployment(artifacts).champion == serves(follower) == "v1"

@@ -43,7 +43,7 @@ async def test_a_new_item_trends_once_enough_clicks_name_it(published: Path, red
         answer = await service.recommend("nobody")
         assert (answer["stage"], item_ids(answer)[:3]) == ("trending", ["new", "i50", "i1"])
         hide(published, "new")
-        await service.live.reload()
+        await service.follower.reload()
         assert item_ids((await service.client.get("/trending")).json()) == ["i50"]
 
 

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.live.deployment import bundle_path
-from service.live.follower import LiveBundle
+from service.live.follower import DeploymentFollower
 from service.live.trending import Trending
 from service.process.settings import Settings
 from service.ranking.bundle import (
@@ -266,10 +266,10 @@ async def test_the_recommender_fills_up_what_neighbours_leave_open(artifacts: Pa
     items[4], scores[4] = [9, 7], [0.9, 0.5]
     write(artifacts, ItemNeighbours(items, scores), "item_knn")
     store = SessionStore(Settings(redis_timeout_seconds=PATIENT), redis_url)
-    live = LiveBundle(artifacts, poll_seconds=1)
+    follower = DeploymentFollower(artifacts, poll_seconds=1)
     trending = Trending(store)
-    recommender = recommender_of(store, live, trending)
-    await live.activate("v1")
+    recommender = recommender_of(store, follower, trending)
+    await follower.activate("v1")
     try:
         for session, item in (("other", "i11"), ("s", "i5"), ("s", "i4")):
             await recommender.click(session, Click(item, time.time()))
@@ -281,7 +281,7 @@ async def test_the_recommender_fills_up_what_neighbours_leave_open(artifacts: Pa
         assert [item for item, _ in answer.items] == ["i9", "i7", "i1", "i2", "i3", "i6"]
         hot = {item for item, _ in (await recommender.recommend("s", Options(k=5))).items[2:]}
         assert hot == {"i11", "i5", "i4"}, "what is trending comes before what was popular"
-        await live.hide("i9")
+        await follower.hide("i9")
         assert [item for item, _ in recommender.similar("i4", 5)[1]] == ["i7"]
         lonely = await recommender.recommend_items(["i8"], Options(k=4, exclude=["i4", "i5", "i11"]))
         assert (lonely.stage, [item for item, _ in lonely.items]) == ("popular", ["i1", "i2", "i3", "i6"])

@@ -10,9 +10,8 @@ import pytest
 
 from models.base import Sessions
 from service.live.deployment import Deployment
-from service.live.follower import Model
-from service.ranking.batcher import Query, Scored, rank
 from service.ranking.bundle import Bundle
+from service.ranking.served import Query, Scored, ServedBundle
 from tests.service.bundles import Shop
 from tests.training.planted import planted_dataset
 from tests.training.shop_clicks import Silent
@@ -203,8 +202,8 @@ def test_other_weights_than_the_checkpoints_are_refused(made: tuple[Path, Datase
     assert (counted.passed, counted.measured) == (True, None)
 
 
-def shop_model(tmp_path: Path, *hidden: str) -> Model:
-    return Model.serve(Bundle.load(Shop.make().write(tmp_path)), frozenset(hidden))
+def shop_model(tmp_path: Path, *hidden: str) -> ServedBundle:
+    return ServedBundle.of(Bundle.load(Shop.make().write(tmp_path)), frozenset(hidden))
 
 
 def day_of(sessions: list[list[str]]) -> Dataset:
@@ -241,7 +240,7 @@ def test_the_newest_sessions_are_replayed(tmp_path: Path) -> None:
 def test_a_bad_answer_is_noticed(tmp_path: Path, spoil: object, problem: str | None) -> None:
     model = shop_model(tmp_path, "i9")
     query = Query([1, 2], 20, {1})
-    answer = rank(model, [query])[0]
+    answer = model.rank([query])[0]
     assert len(answer) == 20
     assert callable(spoil)
     spoiled: list[Scored] = spoil(answer)
@@ -251,8 +250,8 @@ def test_a_bad_answer_is_noticed(tmp_path: Path, spoil: object, problem: str | N
 
 def test_few_items_are_all_that_can_be_answered(tmp_path: Path) -> None:
     """A catalogue of three, one hidden and one seen, has a single answer."""
-    model = Model.serve(Bundle.load(Shop.make(n_items=3).write(tmp_path)), frozenset({"i1"}))
+    model = ServedBundle.of(Bundle.load(Shop.make(n_items=3).write(tmp_path)), frozenset({"i1"}))
     query = Query([2], 20, {2})
-    answer = rank(model, [query])[0]
+    answer = model.rank([query])[0]
     assert [item_id for item_id, _ in answer] == ["i3"]
     assert answer_problem(model, query, answer, frozenset({"i1"})) is None

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import pytest
 
 from service.live.deployment import bundle_path, publish, read_deployment, rollback
-from service.live.follower import Model, load_bundle
-from service.ranking.batcher import Query, rank
+from service.live.follower import load_bundle
 from service.ranking.bundle import Bundle
+from service.ranking.served import Query, ServedBundle
 from tests.service.bundles import Shop
 from tests.training.shop_clicks import DAYS, GRU4REC, Files, Silent, config, settings, shuffled, write_shop
 from training.data.dataset import Dataset
@@ -101,12 +101,12 @@ def answers(artifacts: Path, data: Path) -> list[list[tuple[str, float]]]:
     """What the champion answers to a hundred sessions of two clicks."""
     champion = read_deployment(artifacts).champion
     assert champion is not None
-    model, day = Model.serve(load_bundle(artifacts, champion), frozenset()), Dataset.load(data)
+    model, day = ServedBundle.of(load_bundle(artifacts, champion)), Dataset.load(data)
     index_of = model.bundle.index_of
     starts = day.test.offsets[:100].tolist()
     sessions = [[day.items[item - 1] for item in day.test.items[start : start + 2]] for start in starts]
     known = [[index_of[item_id] for item_id in session if item_id in index_of] for session in sessions]
-    return rank(model, [Query(session, 20, ()) for session in known if session])
+    return model.rank([Query(session, 20, ()) for session in known if session])
 
 
 def test_a_run_publishes_and_says_what_it_did(artifacts: Path, clicks: Files) -> None:

@@ -1,0 +1,68 @@
+"""A bundle as it is served: without what is hidden, and answering in external item ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from service.ranking.bundle import Bundle
+from service.ranking.ranker import Ranker
+from service.ranking.retriever import Items, Scores
+
+Scored = tuple[str, float]  # an external item id and its score
+
+
+class Query(NamedTuple):
+    """One session for the ranker: item indices, oldest first; how many items to find, and which not."""
+
+    items: Sequence[int]
+    k: int
+    excluded: Collection[int]
+
+
+@dataclass(frozen=True, eq=False)
+class ServedBundle:
+    """A loaded bundle; hidden items are left out once per deployment, not per request."""
+
+    bundle: Bundle
+    ranker: Ranker
+    visible: Items  # item indices that are not hidden, most popular first
+
+    @classmethod
+    def of(cls, bundle: Bundle, hidden: frozenset[str] = frozenset()) -> ServedBundle:
+        """`bundle` without `hidden`, external item ids that it need not know."""
+        items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
+        ranker = bundle.ranker.without(items)
+        return cls(bundle, ranker, ranker.visible())
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.bundle.manifest.version
+
+    def rank(self, queries: Sequence[Query]) -> list[list[Scored]]:
+        """Each query's best items, all queries at once; fewer than k only by a bundle of neighbours."""
+        found = self.ranker.rank(
+            [query.items for query in queries],
+            [query.k for query in queries],
+            [query.excluded for query in queries],
+        )
+        return [self._scored(scores, items) for scores, items in found]
+
+    def similar(self, item_id: str, k: int) -> list[Scored]:
+        """The items nearest to one of the bundle's. Raises `KeyError`."""
+        return self._scored(*self.ranker.similar(self.bundle.index_of[item_id], k))
+
+    def popular(self, k: int, excluded: Collection[str]) -> list[Scored]:
+        """What was clicked most in training; it has no scores."""
+        # Of the first k + m, at most m are excluded.
+        candidates = (self.bundle.items[item] for item in self.visible[: k + len(excluded)].tolist())
+        return [(item_id, 0.0) for item_id in candidates if item_id not in excluded][:k]
+
+    def _scored(self, scores: Scores, items: Items) -> list[Scored]:
+        item_ids = self.bundle.items
+        rounded = scores.astype(np.float64).round(6).tolist()  # in float32, six digits would not stay six
+        return [(item_ids[item], score) for score, item in zip(rounded, items.tolist(), strict=True)]
