@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean
 
 import uvloop
+from fastapi import FastAPI
 from rich.console import Console
 from rich.table import Table
 from starlette.types import Message
@@ -37,7 +38,6 @@ from benchmarks.load.report import hardware, middle
 from benchmarks.load.traffic import get
 from benchmarks.servers import ours
 from service.http.app import create_app
-from service.http.front import Front
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.ranking.bundle import read_manifest
@@ -55,7 +55,7 @@ Costs = dict[str, float]  # microseconds of processor time for one recommendatio
 class Copy:
     """One application, and its parts: each is called with the number of a session, or of several."""
 
-    def __init__(self, app: Front, names: Sequence[str], at_once: int) -> None:
+    def __init__(self, app: FastAPI, names: Sequence[str], at_once: int) -> None:
         self.app = app
         self.names = names
         self.at_once = at_once
@@ -152,7 +152,6 @@ def batched(call: Callable[[int], None], at_once: int, seconds: float) -> float:
 async def costs(settings: Settings, barrier: Barrier, options: argparse.Namespace, number: int) -> Costs:
     """What one copy measures, all copies the same at a time."""
     app = create_app(settings)
-    assert isinstance(app, Front)
     at_once = max(1, options.closed // options.workers)
     clicks = itertools.islice(clicks_for(options.artifacts, options.data)(number), SESSIONS)
     async with app.router.lifespan_context(app):

@@ -2,214 +2,168 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
-from pydantic import SkipValidation, ValidationError
-from starlette.responses import JSONResponse, Response
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+from starlette.responses import Response
 
-from service.http.problems import RETRY_AFTER, Problem, answers, field_errors, invalid_input, outcome
-from service.http.routes import CompiledRoute
+from service.http.operations import decode, operation
+from service.http.problems import RETRY_AFTER, Problem, invalid_input, outcome
 from service.http.schemas import (
     MAX_BATCH,
     BatchAnswer,
     BatchClickBody,
     ClickAnswer,
     ClickBody,
-    Exclude,
-    ExcludeSeen,
-    Explain,
-    ItemId,
+    ClickQuery,
+    EventStatus,
+    Explanation,
+    ItemPath,
     ItemsAnswer,
-    K,
+    KQuery,
     RecommendationAnswer,
     RecommendBody,
+    RecommendQuery,
+    ScoredItem,
     SessionAnswer,
-    SessionId,
+    SessionPath,
     SimilarAnswer,
-    Version,
+    StoredClick,
 )
-from service.http.security import shopper
 from service.ranking.served import Scored
-from service.recommender import DEFAULT_K, Options, Recommendation, Recommender
+from service.recommender import Options, Recommendation, Recommender
 from service.state.link import StoreUnavailable
 from service.state.store import Click, SessionStore
 
-_quoted = json.encoder.encode_basestring  # a JSON string, in C
+# Each is decoded by itself, so that one that is refused does not hold up the others.
+BatchClick = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BatchClickBody"})]
 
-router = APIRouter(
-    route_class=CompiledRoute,
-    dependencies=[Depends(shopper)],
-    responses=answers(None, 401, 403, 413, 422, 429),
-)
+_batch_click = msgspec.json.Decoder(BatchClickBody).decode
+_encode = msgspec.json.Encoder().encode
 
 
-@router.post("/sessions/{session_id:path}/click", tags=["clicks"], responses=answers(ClickAnswer, 503))
-async def click(
-    request: Request,
-    session_id: Annotated[SessionId, Path()],
-    body: ClickBody,
-    recommend: Annotated[K | None, Query(description="also answer this many items")] = None,
-) -> Response:
-    """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
-    clicked = _click(request, body, "body")
-    named = body.recommendation_id
-    if recommend is None:
-        appended = await _recommender(request).click(session_id, clicked, named)
-        recommendations = ""
-    else:
-        appended, found = await _recommender(request).click_and_recommend(
-            session_id, clicked, recommend, named
+class ShopApi:
+    """The shop's calls; those that are made most stand first, which is the order they are looked up in."""
+
+    def __init__(
+        self, recommender: Recommender, store: SessionStore, future_tolerance_seconds: float
+    ) -> None:
+        self._recommender = recommender
+        self._store = store
+        self._future_tolerance_seconds = future_tolerance_seconds
+
+    @operation("GET", "/recommend", tag="recommendations", problems=(404, 503))
+    async def recommend(self, query: RecommendQuery) -> RecommendationAnswer:
+        """Answer a stored session with the items most likely to be clicked next."""
+        options = Options(query.k, query.exclude, query.exclude_seen, query.model)
+        found = await self._recommender.recommend(query.session_id, options)
+        return _recommendation(found, query.session_id, explain=query.explain)
+
+    @operation("POST", "/sessions/{session_id:path}/click", tag="clicks", problems=(503,))
+    async def click(self, path: SessionPath, query: ClickQuery, body: ClickBody) -> ClickAnswer:
+        """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
+        session_id, clicked, named = path.session_id, self._click(body), body.recommendation_id
+        if query.recommend is None:
+            appended = await self._recommender.click(session_id, clicked, named)
+            return ClickAnswer(session_id, appended.length, appended.duplicate)
+        appended, found = await self._recommender.click_and_recommend(
+            session_id, clicked, query.recommend, named
         )
-        recommendations = f',"recommendations":{_document(found, session_id) if found else "null"}'
-    duplicate = "true" if appended.duplicate else "false"
-    return _json(
-        f'{{"session_id":{_quoted(session_id)},"length":{appended.length},"duplicate":{duplicate}'
-        f"{recommendations}}}"
+        answer = _recommendation(found, session_id) if found is not None else None
+        return ClickAnswer(session_id, appended.length, appended.duplicate, answer)
+
+    @operation("POST", "/recommend", tag="recommendations", problems=(404, 503))
+    async def recommend_items(self, body: RecommendBody) -> RecommendationAnswer:
+        """Answer a session that is in the request, and is not stored."""
+        options = Options(body.k, body.exclude, body.exclude_seen, body.model)
+        found = await self._recommender.recommend_items(body.items, options)
+        return _recommendation(found, explain=body.explain)
+
+    @operation("POST", "/clicks", tag="clicks")
+    async def clicks(
+        self,
+        body: Annotated[list[BatchClick], Meta(min_length=1, max_length=MAX_BATCH)],
+    ) -> BatchAnswer | Response:
+        """Store up to 100 clicks in order; one that is refused does not hold up the others."""
+        events: list[EventStatus] = []
+        valid: list[tuple[str, Click, str | None]] = []
+        for position, event in enumerate(body):
+            place = f"body.{position}"
+            try:
+                checked: BatchClickBody = decode(_batch_click, event, place)
+                valid.append((checked.session_id, self._click(checked, place), checked.recommendation_id))
+            except Problem as problem:
+                events.append(EventStatus(422, detail=problem.detail))
+            else:
+                events.append(EventStatus(200, checked.session_id))
+        stored = [event for event in events if event.status == 200]
+        results = await self._recommender.click_many(valid) if valid else []
+        for status, result in zip(stored, results, strict=True):
+            if isinstance(result, StoreUnavailable):
+                status.status, status.detail = 503, outcome(result)
+            else:
+                status.length, status.duplicate = result.length, result.duplicate
+        answer = BatchAnswer(events)
+        if any(status.status == 503 for status in stored):
+            return Response(_encode(answer), headers=RETRY_AFTER, media_type="application/json")
+        return answer
+
+    @operation("GET", "/trending", tag="recommendations")
+    async def trending(self, query: KQuery) -> ItemsAnswer:
+        """What everyone clicks now: click counts that fade with time."""
+        return ItemsAnswer(_items(self._recommender.trending(query.k)))
+
+    @operation("GET", "/items/{item_id:path}/similar", tag="recommendations", problems=(404, 503))
+    async def similar(self, path: ItemPath, query: KQuery) -> SimilarAnswer:
+        """The items nearest to one item."""
+        version, items = self._recommender.similar(path.item_id, query.k)
+        return SimilarAnswer(path.item_id, version, _items(items))
+
+    @operation("GET", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503))
+    async def export_session(self, path: SessionPath) -> SessionAnswer:
+        """All that is stored of a session, oldest click first."""
+        clicks = await self._store.read(path.session_id)
+        if not clicks:
+            raise _unknown_session()
+        return SessionAnswer(path.session_id, [StoredClick(*click) for click in clicks])
+
+    @operation("DELETE", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503), status=204)
+    async def erase_session(self, path: SessionPath) -> None:
+        """Erase a session; what the click log still holds of it is left out when the log is collected."""
+        if not await self._store.erase(path.session_id):
+            raise _unknown_session()
+
+    def _click(self, body: ClickBody, place: str = "body") -> Click:
+        """Raises `Problem` for a timestamp too far ahead."""
+        now = time.time()
+        timestamp = now if body.timestamp is None else body.timestamp
+        if timestamp > now + self._future_tolerance_seconds:
+            message = f"lies more than {self._future_tolerance_seconds:g} seconds ahead of the server's clock"
+            raise invalid_input(f"{place}.timestamp", message)
+        return Click(body.item_id, timestamp, body.type, body.event_id)
+
+
+def _recommendation(
+    found: Recommendation, session_id: str | UnsetType = UNSET, *, explain: bool = False
+) -> RecommendationAnswer:
+    return RecommendationAnswer(
+        found.recommendation_id,
+        found.version,
+        found.stage,
+        found.degraded,
+        found.ignored,
+        _items(found.items),
+        session_id,
+        Explanation(found.reason, found.encoded) if explain else UNSET,
     )
 
 
-@router.post("/clicks", tags=["clicks"], responses=answers(BatchAnswer))
-async def clicks(
-    request: Request,
-    body: Annotated[list[SkipValidation[BatchClickBody]], Body(min_length=1, max_length=MAX_BATCH)],
-) -> Response:
-    """Store up to 100 clicks in order; one that is refused does not hold up the others."""
-    statuses: list[dict[str, Any]] = []
-    valid: list[tuple[str, Click, str | None]] = []
-    for position, event in enumerate(body):
-        location = f"body.{position}"
-        try:
-            checked = BatchClickBody.model_validate(event)
-            clicked = _click(request, checked, location)
-            valid.append((checked.session_id, clicked, checked.recommendation_id))
-        except ValidationError as error:
-            detail = invalid_input(field_errors(error.errors(), location)).detail
-            statuses.append({"status": 422, "detail": detail})
-        except Problem as problem:
-            statuses.append({"status": 422, "detail": problem.detail})
-        else:
-            statuses.append({"status": 200, "session_id": checked.session_id})
-    stored = [status for status in statuses if status["status"] == 200]
-    results = await _recommender(request).click_many(valid) if valid else []
-    for status, result in zip(stored, results, strict=True):
-        if isinstance(result, StoreUnavailable):
-            status |= {"status": 503, "detail": outcome(result)}
-        else:
-            status |= {"length": result.length, "duplicate": result.duplicate}
-    unavailable = any(isinstance(result, StoreUnavailable) for result in results)
-    return JSONResponse({"events": statuses}, headers=RETRY_AFTER if unavailable else None)
-
-
-@router.get("/recommend", tags=["recommendations"], responses=answers(RecommendationAnswer, 404, 503))
-async def recommend(
-    request: Request,
-    session_id: Annotated[SessionId, Query()],
-    k: Annotated[K, Query()] = DEFAULT_K,
-    exclude: Annotated[Exclude, Query()] = [],  # noqa: B006 (FastAPI copies it)
-    exclude_seen: Annotated[ExcludeSeen, Query()] = None,
-    model: Annotated[Version | None, Query(description="a loaded version; default: the live one")] = None,
-    explain: Annotated[Explain, Query()] = False,
-) -> Response:
-    """Answer a stored session with the items most likely to be clicked next."""
-    found = await _recommender(request).recommend(session_id, Options(k, exclude, exclude_seen, model))
-    return _json(_document(found, session_id, explain=explain))
-
-
-@router.post("/recommend", tags=["recommendations"], responses=answers(RecommendationAnswer, 404, 503))
-async def recommend_items(request: Request, body: RecommendBody) -> Response:
-    """Answer a session that is in the request, and is not stored."""
-    options = Options(body.k, body.exclude, body.exclude_seen, body.model)
-    found = await _recommender(request).recommend_items(body.items, options)
-    return _json(_document(found, explain=body.explain))
-
-
-@router.get("/sessions/{session_id:path}", tags=["sessions"], responses=answers(SessionAnswer, 404, 503))
-async def export_session(request: Request, session_id: Annotated[SessionId, Path()]) -> Response:
-    """All that is stored of a session, oldest click first."""
-    stored = await _store(request).read(session_id)
-    if not stored:
-        raise _unknown_session()
-    return JSONResponse({"session_id": session_id, "clicks": [click._asdict() for click in stored]})
-
-
-@router.delete(
-    "/sessions/{session_id:path}", tags=["sessions"], status_code=204, responses=answers(None, 404, 503)
-)
-async def erase_session(request: Request, session_id: Annotated[SessionId, Path()]) -> Response:
-    """Erase a session; what the click log still holds of it is left out when the log is collected."""
-    if not await _store(request).erase(session_id):
-        raise _unknown_session()
-    return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-@router.get(
-    "/items/{item_id:path}/similar", tags=["recommendations"], responses=answers(SimilarAnswer, 404, 503)
-)
-async def similar(
-    request: Request, item_id: Annotated[ItemId, Path()], k: Annotated[K, Query()] = DEFAULT_K
-) -> Response:
-    """The items nearest to one item."""
-    version, items = _recommender(request).similar(item_id, k)
-    return JSONResponse({"item_id": item_id, "version": version, "items": _items(items)})
-
-
-@router.get("/trending", tags=["recommendations"], responses=answers(ItemsAnswer))
-async def trending(request: Request, k: Annotated[K, Query()] = DEFAULT_K) -> Response:
-    """What everyone clicks now: click counts that fade with time."""
-    return JSONResponse({"items": _items(_recommender(request).trending(k))})
-
-
-def _recommender(request: Request) -> Recommender:
-    recommender: Recommender = request.app.state.recommender
-    return recommender
-
-
-def _store(request: Request) -> SessionStore:
-    store: SessionStore = request.app.state.store
-    return store
-
-
-def _click(request: Request, body: ClickBody, location: str) -> Click:
-    """Raises `Problem` for a timestamp too far ahead."""
-    now = time.time()
-    tolerance_seconds: float = request.app.state.settings.future_tolerance_seconds
-    timestamp = now if body.timestamp is None else body.timestamp
-    if timestamp > now + tolerance_seconds:
-        message = f"lies more than {tolerance_seconds:g} seconds ahead of the server's clock"
-        raise invalid_input([{"field": f"{location}.timestamp", "message": message}])
-    return Click(body.item_id, timestamp, body.type, body.event_id)
-
-
-def _document(found: Recommendation, session_id: str | None = None, *, explain: bool = False) -> str:
-    """`RecommendationAnswer` as JSON, put together by hand: it is most of what goes out."""
-    session = "" if session_id is None else f'"session_id":{_quoted(session_id)},'
-    version = "null" if found.version is None else _quoted(found.version)
-    degraded = "true" if found.degraded else "false"
-    ignored = ",".join(map(_quoted, found.ignored))
-    items = ",".join(
-        [f'{{"item_id":{_quoted(item_id)},"score":{score!r}}}' for item_id, score in found.items]
-    )
-    explanation = ""
-    if explain:
-        told = {"reason": found.reason, "encoded": found.encoded}
-        explanation = f',"explanation":{json.dumps(told, ensure_ascii=False)}'
-    return (
-        f'{{{session}"recommendation_id":{_quoted(found.recommendation_id)},"version":{version},'
-        f'"stage":"{found.stage}","degraded":{degraded},"ignored":[{ignored}],"items":[{items}]{explanation}}}'
-    )
-
-
-def _json(text: str) -> Response:
-    return Response(text.encode(), media_type="application/json")
-
-
-def _items(scored: Sequence[Scored]) -> list[dict[str, str | float]]:
-    return [{"item_id": item_id, "score": score} for item_id, score in scored]
+def _items(scored: Sequence[Scored]) -> list[ScoredItem]:
+    return [ScoredItem(item_id, score) for item_id, score in scored]
 
 
 def _unknown_session() -> Problem:

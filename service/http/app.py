@@ -7,16 +7,18 @@ import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from time import perf_counter
-from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http import admin, api, problems
-from service.http.front import Front, seconds_of
-from service.http.security import BodyLimit, Gate
+from service.http import admin, openapi, probes, problems
+from service.http.api import ShopApi
+from service.http.api_keys import AdminKey, ShopperKey
+from service.http.body_limit import BodyLimit
+from service.http.in_flight import InFlight
+from service.http.operations import Guard, operations_of
+from service.http.rate_limit import RateLimit
+from service.http.request_metrics import RequestMetrics
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
 from service.live.trending import Trending
@@ -70,59 +72,34 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
 
-    app = Front(
-        settings, title="Nextclick", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
+    guards: list[Guard] = []
+    if settings.api_key is not None:
+        guards.append(ShopperKey(settings.api_key))
+    if settings.rate_limit_per_minute:
+        guards.append(RateLimit(store, settings.rate_limit_per_minute))
+    shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
+    operations = operations_of(shop, guards, InFlight(settings.max_requests_in_flight))
+    app = FastAPI(
+        title="Nextclick",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Traces are OpenTelemetry's where its SDK is set up; metrics are Prometheus's, logs are structlog's.
+        telemetry={"metrics": False, "logs": False},
+        routes=[each.route for each in operations],
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     app.state.store = store
     app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender
-    app.state.gate = Gate(settings, store)
-    for router in (api.router, admin.router, admin.probes):
-        app.add_routes(router.routes)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)  # these two for all but compiled routes
-    app.add_middleware(MeasureRequests)
+    app.state.shop_guards = guards
+    app.state.admin_key = AdminKey(settings.admin_api_key)
+    for router in (admin.public, admin.router, probes.router):
+        app.include_router(router)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestMetrics)
     problems.add_problem_handlers(app)
-    _describe_problems(app)
+    openapi.describe(app, operations)
     return app
-
-
-class MeasureRequests:
-    """Times the requests that FastAPI answers."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 500  # what an exception becomes
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        started = perf_counter()
-        try:
-            await self._app(scope, receive, watch)
-        finally:
-            route = getattr(scope.get("route"), "path_format", "other")
-            seconds_of(scope["method"], route, status).observe(perf_counter() - started)
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Have OpenAPI describe the problem documents, in place of FastAPI's own 422."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            components = generate()["components"]["schemas"]
-            components.update(problems.schemas())
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

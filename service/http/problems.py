@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -20,29 +19,10 @@ from service.state.link import ClickLogFull, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:nextclick:problem:"
-MAX_FIELD_ERRORS = 20
 MAX_NAME_LENGTH = 64
+MAX_FIELD_LENGTH = 256
 RETRY_AFTER = {"Retry-After": "1"}
-NOT_AN_OBJECT = ("model_type", "model_attributes_type")  # whose messages name our classes
 NOT_JSON = "the body was not sent as JSON: set the header Content-Type: application/json"
-
-
-class FieldError(BaseModel):
-    """One field that is wrong; `field` is its path, as in body.item_id or query.k."""
-
-    field: str
-    message: str
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457; `type` names the kind of problem for programs, `detail` is for people."""
-
-    type: str = Field(examples=[f"{TYPE_PREFIX}invalid-input"])
-    title: str = Field(examples=["Unprocessable Entity"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["body.item_id: Field required"])
-    errors: list[FieldError] | None = Field(None, description="on 422: the fields that are wrong")
-    loaded: list[str] | None = Field(None, description="on unknown-model: the versions that can be asked for")
 
 
 class Problem(HTTPException):
@@ -61,21 +41,15 @@ class Problem(HTTPException):
         self.extensions = extensions
 
 
-def invalid_input(errors: list[dict[str, str]]) -> Problem:
-    """422: the fields that are wrong."""
-    first = f"{errors[0]['field']}: {errors[0]['message']}"
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", first, errors=errors)
-
-
-def field_errors(errors: Sequence[Mapping[str, Any]], *prefix: str | int) -> list[dict[str, str]]:
-    """pydantic's errors as field and message, cut to a sane number and size."""
-    return [
-        {
-            "field": _field((*prefix, *error["loc"])),
-            "message": "Input should be an object" if error["type"] in NOT_AN_OBJECT else error["msg"],
-        }
-        for error in errors[:MAX_FIELD_ERRORS]
-    ]
+def invalid_input(field: str, message: str) -> Problem:
+    """422: the field that is wrong, cut to a sane size: its path may hold a key that the client made up."""
+    field = ".".join(part[:MAX_NAME_LENGTH] for part in field.split("."))[:MAX_FIELD_LENGTH]
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-input",
+        f"{field}: {message}",
+        errors=[{"field": field, "message": message}],
+    )
 
 
 def render(problem: HTTPException) -> Response:
@@ -103,7 +77,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         if (
             error.status_code == HTTPStatus.BAD_REQUEST
         ):  # FastAPI's, for what is not even text, or nested too deep
-            return render(invalid_input([{"field": "body", "message": "not JSON"}]))
+            return render(invalid_input("body", "not JSON"))
         return render(error)
 
     @app.exception_handler(StoreUnavailable)
@@ -131,13 +105,14 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_problem(request: Request, error: RequestValidationError) -> Response:
+        """What FastAPI found wrong with an operator's call."""
         first = error.errors()[0]
         if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
-            return render(invalid_input([{"field": "body", "message": NOT_JSON}]))
+            return render(invalid_input("body", NOT_JSON))
         if first["type"] == "json_invalid":
             message = f"not JSON: {first['ctx']['error']} at character {first['loc'][1]}"
-            return render(invalid_input([{"field": "body", "message": message}]))
-        return render(invalid_input(field_errors(error.errors())))
+            return render(invalid_input("body", message))
+        return render(invalid_input(".".join(map(str, first["loc"])), first["msg"]))
 
     @app.exception_handler(Exception)
     async def internal_problem(_: Request, __: Exception) -> Response:
@@ -157,22 +132,10 @@ def outcome(error: StoreUnavailable) -> str:
     )
 
 
-def answers(model: type[BaseModel] | None, *problems: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of what a route answers: 200 with `model`, and these problems."""
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of problem documents, by status."""
     reference = {"$ref": "#/components/schemas/ProblemDocument"}
-    described: dict[int | str, dict[str, Any]] = {
+    return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": reference}}}
-        for status in problems
+        for status in statuses
     }
-    return {200: {"model": model}, **described} if model else described
-
-
-def schemas() -> dict[str, Any]:
-    """What `answers` refers to, for OpenAPI's components."""
-    document = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {**document.pop("$defs"), "ProblemDocument": document}
-
-
-def _field(location: Iterable[str | int]) -> str:
-    # A path may hold a key that the client made up.
-    return ".".join(str(part)[:MAX_NAME_LENGTH] for part in location)

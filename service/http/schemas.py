@@ -1,143 +1,173 @@
-"""What requests and answers look like: requests are validated by these, answers only documented."""
+"""What shoppers' requests and answers look like: decoded, checked, encoded and documented by these alone.
+
+Strict in a body: "1" is no number, true is no number, an unknown field is an error. What is left unset is
+left out of an answer.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
+from service.ranking.bundle import MAX_ITEM_ID_LENGTH
 from service.recommender import DEFAULT_K, MAX_K
 
 MAX_BATCH = 100
 MAX_ITEMS = 200
 MAX_EXCLUDE = 500
+# Not `$`, which Python also finds before a last line feed, nor `\Z`, which JSON Schema does not know.
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*(?![\s\S])"
+CLICK_TYPE = r"^[A-Za-z0-9_-]{1,32}(?![\s\S])"
+PATTERN_MEANINGS = {
+    NO_CONTROL_CHARACTERS: "without control characters",
+    CLICK_TYPE: "of 1 to 32 letters, digits, '_' and '-'",
+}
 
-
-def _clean(text: str) -> str:
-    problem = item_id_problem(text)
-    if problem:
-        raise PydanticCustomError("id", "the id {problem}", {"problem": problem})
-    return text
-
-
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), AfterValidator(_clean)]
-SessionId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
-EventId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
-Version = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
-RecommendationId = Annotated[str, Field(min_length=1, max_length=161), AfterValidator(_clean)]
-ClickType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
-K = Annotated[int, Field(ge=1, le=MAX_K, description="how many items")]
-Exclude = Annotated[list[ItemId], Field(max_length=MAX_EXCLUDE, description="items not to answer")]
+ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ITEM_ID_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
+SessionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
+EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
+Version = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
+RecommendationId = Annotated[str, Meta(min_length=1, max_length=161, pattern=NO_CONTROL_CHARACTERS)]
+ClickType = Annotated[str, Meta(pattern=CLICK_TYPE)]
+Timestamp = Annotated[float, Meta(ge=0)]
+K = Annotated[int, Meta(ge=1, le=MAX_K, description="how many items")]
+Exclude = Annotated[list[ItemId], Meta(max_length=MAX_EXCLUDE, description="items not to answer")]
 ExcludeSeen = Annotated[
-    bool | None, Field(description="leave out what the session clicked; default: as deployed")
+    bool | None, Meta(description="leave out what the session clicked; default: as deployed")
 ]
-Explain = Annotated[bool, Field(description="say what the model saw, and why this stage answered")]
+AskedVersion = Annotated[Version | None, Meta(description="a loaded version; default: the live one")]
+Explain = Annotated[bool, Meta(description="say what the model saw, and why this stage answered")]
 
 
-class Body(BaseModel):
-    """Strict: "1" is no number, true is no number, an unknown field is an error."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+class SessionPath(Struct):
+    session_id: SessionId
 
 
-class ClickBody(Body):
-    """One click."""
-
-    item_id: ItemId = Field(examples=["sku-1042"])
-    event_id: EventId | None = Field(
-        None, description="the same id again is not stored again", examples=["3f1c9a52-7"]
-    )
-    timestamp: float | None = Field(None, ge=0, description="epoch seconds; default: the server's clock")
-    type: ClickType = "click"
-    recommendation_id: RecommendationId | None = Field(
-        None, description="of the answer that the item was clicked in: counts as feedback on its version"
-    )
+class ItemPath(Struct):
+    item_id: ItemId
 
 
-class BatchClickBody(ClickBody):
-    """One click of a batch."""
-
-    session_id: SessionId = Field(examples=["visitor-7"])
+class KQuery(Struct):
+    k: K = DEFAULT_K
 
 
-class RecommendBody(Body):
-    """A session that is not to be stored."""
+class ClickQuery(Struct):
+    recommend: Annotated[K | None, Meta(description="also answer this many items")] = None
 
-    items: Annotated[list[ItemId], Field(max_length=MAX_ITEMS)] = Field(
-        description="item ids, oldest click first", examples=[["sku-1042", "sku-88"]]
-    )
+
+class RecommendQuery(Struct):
+    session_id: SessionId
     k: K = DEFAULT_K
     exclude: Exclude = []
     exclude_seen: ExcludeSeen = None
-    model: Version | None = None
+    model: AskedVersion = None
     explain: Explain = False
 
 
-class ActivateBody(Body):
-    """Which version is to go live."""
+class ClickBody(Struct, forbid_unknown_fields=True):
+    """One click."""
 
-    version: Version
+    item_id: Annotated[ItemId, Meta(examples=["sku-1042"])]
+    event_id: Annotated[
+        EventId | None,
+        Meta(description="the same id again is not stored again", examples=["3f1c9a52-7"]),
+    ] = None
+    timestamp: Annotated[Timestamp | None, Meta(description="epoch seconds; default: the server's clock")] = (
+        None
+    )
+    type: ClickType = "click"
+    recommendation_id: Annotated[
+        RecommendationId | None,
+        Meta(description="of the answer that the item was clicked in: counts as feedback on its version"),
+    ] = None
 
 
-class ScoredItem(BaseModel):
+class BatchClickBody(ClickBody, forbid_unknown_fields=True, kw_only=True):
+    """One click of a batch."""
+
+    session_id: Annotated[SessionId, Meta(examples=["visitor-7"])]
+
+
+class RecommendBody(Struct, forbid_unknown_fields=True):
+    """A session that is not to be stored."""
+
+    items: Annotated[
+        list[ItemId],
+        Meta(
+            max_length=MAX_ITEMS,
+            description="item ids, oldest click first",
+            examples=[["sku-1042", "sku-88"]],
+        ),
+    ]
+    k: K = DEFAULT_K
+    exclude: Exclude = []
+    exclude_seen: ExcludeSeen = None
+    model: AskedVersion = None
+    explain: Explain = False
+
+
+class ScoredItem(Struct):
     """An item; scores compare within one answer and one stage only, and are 0 in stage popular."""
 
     item_id: str
     score: float
 
 
-class Explanation(BaseModel):
+class Explanation(Struct):
     """With explain=true."""
 
     reason: str
-    encoded: list[str] = Field(description="the items that the model saw, oldest first")
+    encoded: Annotated[list[str], Meta(description="the items that the model saw, oldest first")]
 
 
-class RecommendationAnswer(BaseModel):
+class RecommendationAnswer(Struct):
     """The items to show, best first."""
 
-    session_id: str | None = Field(None, description="absent for a session that is not stored")
     recommendation_id: str
-    version: str | None = Field(description="the live bundle; null before the first is published")
-    stage: Literal["neighbours", "model", "trending", "popular"] = Field(
-        description="what answered; a stage short of k is filled up by those after it"
-    )
-    degraded: bool = Field(description="Redis did not answer: made without the session")
-    ignored: list[str] = Field(description="items of the session that the bundle does not know")
+    version: Annotated[str | None, Meta(description="the live bundle; null before the first is published")]
+    stage: Annotated[
+        Literal["neighbours", "model", "trending", "popular"],
+        Meta(description="what answered; a stage short of k is filled up by those after it"),
+    ]
+    degraded: Annotated[bool, Meta(description="Redis did not answer: made without the session")]
+    ignored: Annotated[list[str], Meta(description="items of the session that the bundle does not know")]
     items: list[ScoredItem]
-    explanation: Explanation | None = Field(None, description="with explain=true")
+    session_id: Annotated[str | UnsetType, Meta(description="absent for a session that is not stored")] = (
+        UNSET
+    )
+    explanation: Annotated[Explanation | UnsetType, Meta(description="with explain=true")] = UNSET
 
 
-class ClickAnswer(BaseModel):
+class ClickAnswer(Struct):
     """The click is stored."""
 
     session_id: str
-    length: int = Field(description="clicks now in the session")
-    duplicate: bool = Field(description="this event_id was already stored")
-    recommendations: RecommendationAnswer | None = Field(
-        None, description="with ?recommend=k; null when no model is published and nothing is trending"
-    )
+    length: Annotated[int, Meta(description="clicks now in the session")]
+    duplicate: Annotated[bool, Meta(description="this event_id was already stored")]
+    recommendations: Annotated[
+        RecommendationAnswer | UnsetType | None,
+        Meta(description="with ?recommend=k; null when no model is published and nothing is trending"),
+    ] = UNSET
 
 
-class EventStatus(BaseModel):
+class EventStatus(Struct, omit_defaults=True):
     """The outcome of one click of a batch: 200, or 422 or 503 with a detail."""
 
     status: Literal[200, 422, 503]
-    session_id: str | None = None
-    length: int | None = None
-    duplicate: bool | None = None
-    detail: str | None = None
+    session_id: str | UnsetType = UNSET
+    length: int | UnsetType = UNSET
+    duplicate: bool | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
 
 
-class BatchAnswer(BaseModel):
+class BatchAnswer(Struct):
     """One status per click, in the order they were sent."""
 
     events: list[EventStatus]
 
 
-class StoredClick(BaseModel):
+class StoredClick(Struct):
     """A click of a session."""
 
     item_id: str
@@ -146,70 +176,44 @@ class StoredClick(BaseModel):
     event_id: str | None
 
 
-class SessionAnswer(BaseModel):
+class SessionAnswer(Struct):
     """All that is stored of a session."""
 
     session_id: str
     clicks: list[StoredClick]
 
 
-class ItemsAnswer(BaseModel):
+class ItemsAnswer(Struct):
     """Items, best first."""
 
     items: list[ScoredItem]
 
 
-class SimilarAnswer(ItemsAnswer):
+class SimilarAnswer(Struct):
     """The items nearest to one item."""
 
     item_id: str
     version: str
+    items: list[ScoredItem]
 
 
-class QualityAnswer(BaseModel):
-    """How a version's answers did live, over all workers, in the sampled sessions; null before any click."""
+class FieldError(Struct):
+    """One field that is wrong; `field` is its path, as in body.item_id or query.k."""
 
-    judged: int = Field(description="next clicks that an answer was judged by")
-    hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
-    mrr_at_20: float | None = Field(serialization_alias="mrr@20")
-    feedback: int = Field(description="clicks that named one of its recommendations, of all sessions")
+    field: str
+    message: str
 
 
-class ModelAnswer(BaseModel):
-    """A loaded version."""
+class ProblemDocument(Struct):
+    """RFC 9457; `type` names the kind of problem for programs, `detail` is for people."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
-    version: str
-    role: Literal["champion", "challenger", "shadow"]
-    live_quality: QualityAnswer | None = Field(description="null while Redis does not answer")
-    kind: Literal["encoder", "neighbours"]
-    model: str
-    head: str | None = Field(description="null for neighbours, as are dim and index")
-    created_at: str
-    n_items: int
-    dim: int | None
-    index: dict[str, str | float | None] | None
-    metrics: dict[str, float]
-
-
-class ModelsAnswer(BaseModel):
-    """What this worker serves, and what deployment.json asks for."""
-
-    loaded: list[ModelAnswer]
-    champion: str | None
-    previous: str | None
-    challenger: str | None
-    challenger_share: float
-    shadow: str | None
-    shadow_share: float
-    exclude_seen: bool
-    hidden: int = Field(description="how many items are hidden")
-    error: str | None = Field(description="why what was deployed last is not what is served")
-    refused: dict[str, str] = Field(description="versions that cannot be served, and why")
-
-
-class HiddenAnswer(BaseModel):
-    """The items that are never answered."""
-
-    hidden: list[str]
+    type: Annotated[str, Meta(examples=["urn:nextclick:problem:invalid-input"])]
+    title: Annotated[str, Meta(examples=["Unprocessable Entity"])]
+    status: Annotated[int, Meta(examples=[422])]
+    detail: Annotated[str, Meta(examples=["body.item_id: Field required"])]
+    errors: Annotated[list[FieldError] | UnsetType, Meta(description="on 422: the fields that are wrong")] = (
+        UNSET
+    )
+    loaded: Annotated[
+        list[str] | UnsetType, Meta(description="on unknown-model: the versions that can be asked for")
+    ] = UNSET

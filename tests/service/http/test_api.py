@@ -112,9 +112,9 @@ async def test_a_batch_has_one_status_per_event(shop: Serving) -> None:
     assert [event["status"] for event in events] == [200, 422, 200, 422, 422, 200]
     assert events[0] == {"status": 200, "session_id": "a", "length": 1, "duplicate": False}
     assert events[2]["duplicate"] is True
-    assert events[1]["detail"] == "body.1.item_id: String should have at least 1 character"
+    assert events[1]["detail"] == "body.1.item_id: Expected str of length >= 1"
     assert events[3]["detail"].startswith("body.3.timestamp: lies more than 300 seconds ahead")
-    assert events[4]["detail"] == "body.4: Input should be an object"
+    assert events[4]["detail"] == "body.4: Expected object, got str"
     assert len((await shop.client.get("/sessions/b")).json()["clicks"]) == 1
 
 
@@ -336,3 +336,43 @@ async def test_openapi_describes_every_call(shop: Serving) -> None:
     }
     assert {"ProblemDocument", "FieldError"} <= schema["components"]["schemas"].keys()
     assert "HTTPValidationError" not in str(schema)
+
+
+async def test_openapi_names_its_operations_and_who_may_call_them(shop: Serving) -> None:
+    schema = (await shop.client.get("/openapi.json")).json()
+    operations = [each for methods in schema["paths"].values() for each in methods.values()]
+    names = [each["operationId"] for each in operations]
+    assert len(set(names)) == len(names)
+    assert {"click", "clicks", "recommend", "recommend_items", "activate", "health_ready"} <= set(names)
+    assert schema["components"]["securitySchemes"].keys() == {"ShopperKey", "AdminKey"}
+    paths = schema["paths"]
+    assert paths["/recommend"]["get"]["security"] == [{"ShopperKey": []}]
+    assert paths["/admin/activate"]["post"]["security"] == [{"AdminKey": []}]
+    assert "security" not in paths["/health/live"]["get"]
+
+
+async def test_openapi_is_made_of_what_is_decoded(shop: Serving) -> None:
+    schema = (await shop.client.get("/openapi.json")).json()
+    components, paths = schema["components"]["schemas"], schema["paths"]
+    click = components["ClickBody"]
+    assert click["required"] == ["item_id"]
+    assert click["additionalProperties"] is False
+    assert click["properties"]["item_id"]["maxLength"] == 256
+    batch = paths["/clicks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert batch == {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/BatchClickBody"},
+        "minItems": 1,
+        "maxItems": 100,
+    }
+    k = next(each for each in paths["/recommend"]["get"]["parameters"] if each["name"] == "k")
+    assert (k["in"], k["required"], k["schema"]["maximum"], k["schema"]["default"]) == (
+        "query",
+        False,
+        100,
+        20,
+    )
+    session = paths["/sessions/{session_id}/click"]["post"]["parameters"][0]
+    assert (session["name"], session["in"], session["required"]) == ("session_id", "path", True)
+    referred = set(re.findall(r"#/components/schemas/(\w+)", str(schema)))
+    assert referred <= components.keys()

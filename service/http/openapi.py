@@ -1,0 +1,89 @@
+"""OpenAPI: FastAPI's description of the operators' calls, and that of the shop's, made of their own types."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from service.http.api_keys import SHOPPER_KEY
+from service.http.operations import Operation
+from service.http.problems import described
+from service.http.schemas import BatchClickBody, ProblemDocument
+
+REFERENCE = "#/components/schemas/{name}"
+ALWAYS_POSSIBLE = (401, 403, 422, 429, 503)  # key, fields, rate, overload
+
+Schema = dict[str, Any]
+
+
+def describe(app: FastAPI, operations: list[Operation]) -> None:
+    """Have the application's OpenAPI document hold these operations too."""
+    generate = app.openapi
+
+    def openapi() -> Schema:
+        document = generate()
+        if not any(each.declared.path_format in document["paths"] for each in operations):
+            _add(document, operations)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add(document: Schema, operations: list[Operation]) -> None:
+    kinds = [BatchClickBody, ProblemDocument]
+    for each in operations:
+        kinds += [kind for kind in (each.path, each.query, each.body, _answer(each)) if kind is not None]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    schema_of = dict(zip(kinds, schemas, strict=True))
+    shopper = SHOPPER_KEY.model.model_dump(by_alias=True, exclude_none=True, mode="json")
+    document["components"].setdefault("securitySchemes", {})[SHOPPER_KEY.scheme_name] = shopper
+    parameters_only = {kind.__name__ for each in operations for kind in (each.path, each.query) if kind}
+    for name, schema in components.items():
+        if name not in parameters_only:
+            document["components"]["schemas"][name] = schema
+
+    def parameters(kind: Any, place: str) -> list[Schema]:
+        if kind is None:
+            return []
+        fields = components[kind.__name__]
+        return [_parameter(name, place, schema, fields) for name, schema in fields["properties"].items()]
+
+    for each in operations:
+        declared, answer = each.declared, _answer(each)
+        success: Schema = {"description": "Successful Response"}
+        if answer is not None:
+            success["content"] = {"application/json": {"schema": schema_of[answer]}}
+        problems = {*declared.problems, *ALWAYS_POSSIBLE, *((413,) if each.body is not None else ())}
+        operation: Schema = {
+            "tags": [declared.tag],
+            "summary": each.name.replace("_", " ").capitalize(),
+            "description": each.description,
+            "operationId": each.name,
+            "security": [{SHOPPER_KEY.scheme_name: []}],
+            "parameters": [*parameters(each.path, "path"), *parameters(each.query, "query")],
+            "responses": {
+                str(int(declared.status)): success,
+                **{str(status): problem for status, problem in described(*sorted(problems)).items()},
+            },
+        }
+        if each.body is not None:
+            content = {"application/json": {"schema": schema_of[each.body]}}
+            operation["requestBody"] = {"required": True, "content": content}
+        path = document["paths"].setdefault(declared.path_format, {})
+        path[declared.method.lower()] = operation
+
+
+def _parameter(name: str, place: str, schema: Schema, fields: Schema) -> Schema:
+    parameter = {"name": name, "in": place, "required": name in fields.get("required", []), "schema": schema}
+    if "description" in schema:
+        parameter["description"] = schema["description"]
+    return parameter
+
+
+def _answer(operation: Operation) -> Any:
+    """The type of the answer; None where there is no content."""
+    kinds = [kind for kind in get_args(operation.answer) or (operation.answer,) if kind is not Response]
+    return kinds[0] if kinds[0] is not type(None) else None

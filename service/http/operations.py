@@ -1,0 +1,186 @@
+"""An operation: one call of the API, a method whose annotations say what it reads and what it answers.
+
+    @operation("GET", "/recommend", tag="recommendations", problems=(404, 503))
+    async def recommend(self, query: RecommendQuery) -> RecommendationAnswer: ...
+
+`path`, `query` and `body` are msgspec structs (a body may be a list): decoding checks them, and OpenAPI is
+made of the same types (`service.http.openapi`), so that it cannot drift. Each is an ordinary Starlette route.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, get_type_hints
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from service.http.in_flight import InFlight
+from service.http.problems import NOT_JSON, Problem, invalid_input
+from service.http.schemas import PATTERN_MEANINGS
+
+Guard = Callable[[Request], Awaitable[None]]  # raises `Problem`, or lets the request pass
+Handler = Callable[..., Awaitable[Any]]
+
+_JSON = "application/json"
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_NAMED = re.compile(r"^Object (?:missing required field|contains unknown field) `(?P<name>.*)`$", re.DOTALL)
+_STEP = re.compile(r"\[(\d+)\]")
+_DECLARED = "__operation__"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the decorator says of a handler."""
+
+    method: str
+    path: str
+    tag: str
+    problems: tuple[int, ...]
+    status: int
+
+    @property
+    def path_format(self) -> str:
+        """The path as OpenAPI writes it."""
+        return self.path.replace(":path}", "}")
+
+
+def operation(
+    method: str, path: str, *, tag: str, problems: tuple[int, ...] = (), status: int = HTTPStatus.OK
+) -> Callable[[Handler], Handler]:
+    """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents."""
+
+    def declare(handler: Handler) -> Handler:
+        setattr(handler, _DECLARED, Declared(method, path, tag, problems, status))
+        return handler
+
+    return declare
+
+
+class Operation:
+    """One call of the API, as an ASGI application: guard, decode, handle, encode."""
+
+    def __init__(self, handler: Handler, guards: Sequence[Guard], in_flight: InFlight) -> None:
+        self.declared: Declared = getattr(handler, _DECLARED)
+        self.name = handler.__name__
+        self.description = inspect.getdoc(handler) or ""
+        hints = get_type_hints(handler, include_extras=True)
+        self.answer = hints.pop("return")
+        self.path, self.query, self.body = (hints.pop(place, None) for place in ("path", "query", "body"))
+        assert not hints, f"{self.name}: {sorted(hints)} is neither path, query nor body"
+        self.route = Route(self.declared.path, self, methods=[self.declared.method], name=self.name)
+        self._handler = handler
+        self._guards = tuple(guards)
+        self._in_flight = in_flight
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(self.body).decode if self.body is not None else None
+        self._lists = _list_fields(self.query) if self.query is not None else frozenset()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self.route  # as FastAPI's own routes do: who measures or traces looks for it
+        request = Request(scope, receive)
+        for guard in self._guards:
+            await guard(request)
+        with self._in_flight:
+            response = await self._answer(request)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        asked: dict[str, Any] = {}
+        if self.path is not None:
+            asked["path"] = _convert(request.path_params, self.path, "path")
+        if self.query is not None:
+            asked["query"] = _convert(self._query_values(request.scope["query_string"]), self.query, "query")
+        if self._decode is not None:
+            content = await request.body()
+            if not _is_json(request.headers.get("content-type", "")):
+                raise invalid_input("body", NOT_JSON if content else "Field required")
+            asked["body"] = decode(self._decode, content, "body")
+        answer = await self._handler(**asked)
+        if isinstance(answer, Response):  # one that needs headers of its own
+            return answer
+        if answer is None:
+            return Response(status_code=self.declared.status)
+        return Response(self._encode(answer), media_type=_JSON)
+
+    def _query_values(self, query: bytes) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+            if name in self._lists:
+                values.setdefault(name, []).append(text)
+            else:
+                values[name] = text
+        return values
+
+
+def operations_of(api: object, guards: Sequence[Guard], in_flight: InFlight) -> list[Operation]:
+    """Every operation that an object's methods declare, in their order."""
+    return [
+        Operation(getattr(api, name), guards, in_flight)
+        for name, member in vars(type(api)).items()
+        if hasattr(member, _DECLARED)
+    ]
+
+
+def decode(decoder: Callable[[bytes], Any], content: bytes, place: str) -> Any:
+    """What JSON text holds. Raises `Problem` naming the field of `place` that is wrong."""
+    try:
+        return decoder(content)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, place) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"not JSON: {_what_is_wrong(error)}" if content else "Field required"
+        raise invalid_input(place, message) from None
+
+
+def _convert(values: dict[str, Any], kind: type[msgspec.Struct], place: str) -> Any:
+    try:
+        return msgspec.convert(values, kind, strict=False)  # what comes as text may be a number
+    except msgspec.ValidationError as error:
+        raise _invalid(error, place) from None
+
+
+def _invalid(error: msgspec.ValidationError, place: str) -> Problem:
+    """msgspec's error, which tells of the first wrong field, with that field's path as clients write it."""
+    found = _PLACE.match(str(error))
+    assert found is not None
+    message, field = found["what"], place + _STEP.sub(r".\1", found["path"] or "")
+    named = _NAMED.match(message)
+    if named:
+        field = f"{field}.{named['name']}"
+        message = "Field required" if "missing" in message[: named.start("name")] else "unknown field"
+    for pattern, meaning in PATTERN_MEANINGS.items():
+        message = message.replace(f"matching regex {pattern!r}", meaning)
+    return invalid_input(field, message.replace("`", ""))
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"a string is not UTF-8: {error.reason}"
+    if str(error) == "Input data was truncated":  # msgspec's word for half a surrogate pair, too
+        return "it ends in the middle, or a string holds half a surrogate pair"
+    return str(error)
+
+
+def _list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """The parameters that may be given more than once."""
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+
+    def bare(each: msgspec.inspect.Type) -> msgspec.inspect.Type:
+        return bare(each.type) if isinstance(each, msgspec.inspect.Metadata) else each
+
+    return frozenset(f.name for f in info.fields if isinstance(bare(f.type), msgspec.inspect.ListType))
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == _JSON or (kind.startswith("application/") and kind.endswith("+json"))

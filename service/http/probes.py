@@ -1,0 +1,48 @@
+"""What balancers and Prometheus ask: is it alive, is it ready, how does it do."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from service.http.admin_schemas import ProbeAnswer
+from service.http.problems import RETRY_AFTER, Problem, described
+from service.live.follower import DeploymentFollower
+from service.process.metrics import exposition
+from service.state.link import StoreUnavailable
+from service.state.store import SessionStore
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live", response_model=ProbeAnswer)
+async def health_live() -> Response:
+    """200 while the process answers at all."""
+    return JSONResponse({"status": "live"})
+
+
+@router.get("/health/ready", response_model=ProbeAnswer, responses=described(503))
+async def health_ready(request: Request) -> Response:
+    """200 when a bundle is loaded and Redis answers."""
+    follower: DeploymentFollower = request.app.state.follower
+    store: SessionStore = request.app.state.store
+    if follower.current.champion is None:
+        raise _not_ready(follower.error or "no model is published yet")
+    try:
+        await store.ping()
+    except StoreUnavailable:
+        raise _not_ready("Redis does not answer") from None
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics() -> Response:
+    """Prometheus metrics, over all workers."""
+    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _not_ready(detail: str) -> Problem:
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", detail, RETRY_AFTER)
