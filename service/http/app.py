@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import AdminKey, ShopperKey
-from service.http.body_limit import BodyLimit
 from service.http.in_flight import InFlight
 from service.http.operations import Guard, operations_of
 from service.http.rate_limit import RateLimit
@@ -49,6 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         store, follower, trending, QualityMonitor(store, settings.quality_share), settings
     )
 
+    in_flight = InFlight(settings.max_requests_in_flight)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         follower.look()
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             follower.follow(),
             store.follow_announcements(follower.look),
             trending.follow(settings.trending_refresh_seconds),
+            in_flight.tell(),
         )
         tasks = [asyncio.create_task(follow) for follow in followers]
         try:
@@ -78,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.rate_limit_per_minute:
         guards.append(RateLimit(store, settings.rate_limit_per_minute))
     shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
-    operations = operations_of(shop, guards, InFlight(settings.max_requests_in_flight))
+    operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
     app = FastAPI(
         title="Nextclick",
         description=DESCRIPTION,
@@ -97,8 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.shop_guards = guards
     app.state.admin_key = AdminKey(settings.admin_api_key)
     for router in (admin.public, admin.router, probes.router):
-        app.include_router(router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+        app.include_router(router, max_body_size=settings.max_body_bytes)
     app.add_middleware(RequestMetrics)
     problems.add_problem_handlers(app)
     openapi.describe(app, operations)

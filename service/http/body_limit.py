@@ -1,50 +1,38 @@
-"""The largest body that is read."""
+"""The largest body that is read, declared or streamed; nothing is read beyond it."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
-from service.http.problems import Problem, render
+from service.http.problems import Problem
 from service.process.metrics import REFUSED
 
 
-class BodyLimit:
-    """Refuses a body larger than `max_bytes`, declared or streamed, without reading more than that.
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """A request's whole body. Raises `Problem` for a larger one, `ClientDisconnect` for one cut short."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if int(declared) > max_bytes:  # the server checked the number
+        raise _too_large(max_bytes)
+    body: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message["body"]
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        if not message["more_body"]:
+            return body
 
-    Starlette's own limit answers in plain text; this one answers a problem document.
-    """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
-            await self._app(scope, receive, send)
-            return
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if int(declared) > self._max_bytes:  # the server checked the number
-            await render(self._too_large())(scope, receive, send)
-            return
-        received = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
-            return message
-
-        await self._app(scope, receive_within_limit, send)
-
-    def _too_large(self) -> Problem:
-        REFUSED.labels("body").inc()
-        return Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "body-too-large",
-            f"the body is larger than {self._max_bytes} bytes",
-            {"Connection": "close"},
-        )
+def _too_large(max_bytes: int) -> Problem:
+    REFUSED.labels("body").inc()
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body-too-large",
+        f"the body is larger than {max_bytes} bytes",
+        {"Connection": "close"},
+    )

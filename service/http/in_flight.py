@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from types import TracebackType
 
 from service.http.problems import RETRY_AFTER, Problem
 from service.process.metrics import IN_FLIGHT, REFUSED
+
+TELL_SECONDS = 0.1
 
 
 class InFlight:
@@ -29,10 +32,17 @@ class InFlight:
                 RETRY_AFTER,
             )
         self._count += 1
-        IN_FLIGHT.inc()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._count -= 1
-        IN_FLIGHT.dec()
+
+    async def tell(self) -> None:
+        """Keep /metrics told, for ever: to write it down with every request would cost each of them more."""
+        told = -1
+        while True:
+            if told != self._count:
+                told = self._count
+                IN_FLIGHT.set(told)
+            await asyncio.sleep(TELL_SECONDS)

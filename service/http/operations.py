@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from service.http.body_limit import read_body
 from service.http.in_flight import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
 from service.http.schemas import PATTERN_MEANINGS
@@ -30,7 +31,8 @@ from service.http.schemas import PATTERN_MEANINGS
 Guard = Callable[[Request], Awaitable[None]]  # raises `Problem`, or lets the request pass
 Handler = Callable[..., Awaitable[Any]]
 
-_JSON = "application/json"
+_JSON = b"application/json"
+_JSON_HEADER = (b"content-type", _JSON)
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED = re.compile(r"^Object (?:missing required field|contains unknown field) `(?P<name>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\[(\d+)\]")
@@ -68,7 +70,9 @@ def operation(
 class Operation:
     """One call of the API, as an ASGI application: guard, decode, handle, encode."""
 
-    def __init__(self, handler: Handler, guards: Sequence[Guard], in_flight: InFlight) -> None:
+    def __init__(
+        self, handler: Handler, guards: Sequence[Guard], in_flight: InFlight, max_body_bytes: int
+    ) -> None:
         self.declared: Declared = getattr(handler, _DECLARED)
         self.name = handler.__name__
         self.description = inspect.getdoc(handler) or ""
@@ -80,39 +84,41 @@ class Operation:
         self._handler = handler
         self._guards = tuple(guards)
         self._in_flight = in_flight
+        self._max_body_bytes = max_body_bytes
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(self.body).decode if self.body is not None else None
         self._lists = _list_fields(self.query) if self.query is not None else frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self.route  # as FastAPI's own routes do: who measures or traces looks for it
-        request = Request(scope, receive)
         for guard in self._guards:
-            await guard(request)
+            await guard(Request(scope))
         with self._in_flight:
-            response = await self._answer(request)
-        await response(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Response:
-        asked: dict[str, Any] = {}
-        if self.path is not None:
-            asked["path"] = _convert(request.path_params, self.path, "path")
-        if self.query is not None:
-            asked["query"] = _convert(self._query_values(request.scope["query_string"]), self.query, "query")
-        if self._decode is not None:
-            content = await request.body()
-            if not _is_json(request.headers.get("content-type", "")):
-                raise invalid_input("body", NOT_JSON if content else "Field required")
-            asked["body"] = decode(self._decode, content, "body")
-        answer = await self._handler(**asked)
+            asked: dict[str, Any] = {}
+            if self.path is not None:
+                asked["path"] = _convert(scope["path_params"], self.path, "path")
+            if self.query is not None:
+                asked["query"] = _convert(self._query_values(scope["query_string"]), self.query, "query")
+            if self._decode is not None:
+                content = await read_body(scope, receive, self._max_body_bytes)
+                if not _is_json(scope):
+                    raise invalid_input("body", NOT_JSON if content else "Field required")
+                asked["body"] = decode(self._decode, content, "body")
+            answer = await self._handler(**asked)
         if isinstance(answer, Response):  # one that needs headers of its own
-            return answer
-        if answer is None:
-            return Response(status_code=self.declared.status)
-        return Response(self._encode(answer), media_type=_JSON)
+            await answer(scope, receive, send)
+        elif answer is None:
+            await Response(status_code=self.declared.status)(scope, receive, send)
+        else:
+            content = self._encode(answer)
+            headers = [(b"content-length", b"%d" % len(content)), _JSON_HEADER]
+            await send({"type": "http.response.start", "status": self.declared.status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
 
     def _query_values(self, query: bytes) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        if not query:
+            return values
         for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
             if name in self._lists:
                 values.setdefault(name, []).append(text)
@@ -121,10 +127,12 @@ class Operation:
         return values
 
 
-def operations_of(api: object, guards: Sequence[Guard], in_flight: InFlight) -> list[Operation]:
+def operations_of(
+    api: object, guards: Sequence[Guard], in_flight: InFlight, max_body_bytes: int
+) -> list[Operation]:
     """Every operation that an object's methods declare, in their order."""
     return [
-        Operation(getattr(api, name), guards, in_flight)
+        Operation(getattr(api, name), guards, in_flight, max_body_bytes)
         for name, member in vars(type(api)).items()
         if hasattr(member, _DECLARED)
     ]
@@ -181,6 +189,10 @@ def _list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(f.name for f in info.fields if isinstance(bare(f.type), msgspec.inspect.ListType))
 
 
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == _JSON or (kind.startswith("application/") and kind.endswith("+json"))
+def _is_json(scope: Scope) -> bool:
+    """Whether the request says that its body is JSON."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    if declared == _JSON:
+        return True
+    kind = declared.partition(b";")[0].strip().lower()
+    return kind == _JSON or (kind.startswith(b"application/") and kind.endswith(b"+json"))

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.live.deployment import DeploymentError
@@ -21,6 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:nextclick:problem:"
 MAX_NAME_LENGTH = 64
 MAX_FIELD_LENGTH = 256
+CLIENT_CLOSED_REQUEST = 499  # not of the standard, but what every proxy writes
 RETRY_AFTER = {"Retry-After": "1"}
 NOT_JSON = "the body was not sent as JSON: set the header Content-Type: application/json"
 
@@ -79,6 +81,11 @@ def add_problem_handlers(app: FastAPI) -> None:
         ):  # FastAPI's, for what is not even text, or nested too deep
             return render(invalid_input("body", "not JSON"))
         return render(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def nobody_is_there(_: Request, __: ClientDisconnect) -> Response:
+        """Who left in mid-body reads no answer; its status is for the metrics."""
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(StoreUnavailable)
     async def store_problem(_: Request, error: StoreUnavailable) -> Response:

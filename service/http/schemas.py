@@ -107,7 +107,7 @@ class RecommendBody(Struct, forbid_unknown_fields=True):
     explain: Explain = False
 
 
-class ScoredItem(Struct):
+class ScoredItem(Struct, gc=False):
     """An item; scores compare within one answer and one stage only, and are 0 in stage popular."""
 
     item_id: str
