@@ -20,10 +20,11 @@ from training.data.dataset import Dataset
 from training.learn import checkpoint
 from training.learn.checkpoint import CheckpointError
 from training.learn.registry import find_model
-from training.learn.train import Phase, Progress, RunConfig, Trained, train_phase
+from training.learn.train import Phase, Progress, RunConfig, Trained, Validate, train_phase
 from training.learn.warm_start import WarmStart
 from training.measure.evaluate import Evaluation, evaluate
 from training.measure.results import Fitted, headline, measurements
+from training.measure.validation import validation_on
 
 
 class Watcher(Protocol):
@@ -77,13 +78,13 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     run = options.checkpoints or run_path(options.artifacts, data.info.name, model, options.seed)
     phases: dict[Phase, Trained] = {}
 
-    def run_phase(phase: Phase, config: RunConfig, train: Sessions, validation: Sessions | None) -> None:
+    def run_phase(phase: Phase, config: RunConfig, train: Sessions, validate: Validate | None) -> None:
         watcher.on_phase(phase, config.recipe.epochs)
         phases[phase] = train_phase(
             config,
             model_class,
             train,
-            validation,
+            validate,
             phase=phase,
             file=run / f"{phase}.pt",
             resume=options.resume,
@@ -93,7 +94,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         )
 
     if options.refit_epochs is None:
-        run_phase("select", config, data.train, data.validation)
+        run_phase("select", config, data.train, validation_on(data.validation))
     if options.refit or options.refit_epochs is not None:
         epochs = options.refit_epochs or phases["select"].epochs
         recipe = dataclasses.replace(config.recipe, epochs=epochs)

@@ -27,10 +27,9 @@ from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
 from training.learn.negatives import NegativeSampler
 from training.learn.optimizers import AdagradMomentum
-from training.measure.metrics import mrr_at_k, recall_at_k
-from training.measure.validation import rank_targets
 
 Phase = Literal["select", "refit"]
+Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
 REPORT_STEPS = 20  # the loss is read from the device, and shown, this often
 CHECKPOINT_SECONDS = 300  # within an epoch; every epoch ends with a checkpoint anyway
 
@@ -89,7 +88,7 @@ def train_phase(
     config: RunConfig,
     model_class: type[SessionEncoder],
     train: Sessions,
-    validation: Sessions | None,
+    validate: Validate | None,
     *,
     phase: Phase,
     file: Path,
@@ -100,8 +99,9 @@ def train_phase(
 ) -> Trained:
     """Train until the recipe's epochs are done or validation MRR@20 stops rising.
 
-    `validation` is None in a refit. `initial` sets the weights that a phase begins with, unless it goes on
-    from a checkpoint. Raises `CheckpointError` when `resume` finds another run's checkpoint.
+    `validate` judges the model between epochs; None, in a refit, keeps the last weights. `initial` sets the
+    weights that a phase begins with, unless it goes on from a checkpoint. Raises `CheckpointError` when
+    `resume` finds another run's checkpoint.
     """
     keep_freed_memory()
     torch.set_num_threads(config.threads)
@@ -157,7 +157,7 @@ def train_phase(
             if now - last_saved > CHECKPOINT_SECONDS and state.step < len(plan):
                 _save(file, identity, bare, bare_optimizer, state)
                 last_saved = now
-        _close_epoch(state, bare, validation, len(plan), rate)
+        _close_epoch(state, bare, validate, len(plan), rate)
         _save(file, identity, bare, bare_optimizer, state)
         on_epoch(state.history[-1])
 
@@ -200,7 +200,7 @@ def _finished(state: State, recipe: Recipe) -> bool:
 
 
 def _close_epoch(
-    state: State, model: SessionEncoder, validation: Sessions | None, steps: int, rate: float
+    state: State, model: SessionEncoder, validate: Validate | None, steps: int, rate: float
 ) -> None:
     """Validate, keep the weights if they are the best so far, and move on to the next epoch."""
     record = {
@@ -210,19 +210,16 @@ def _close_epoch(
         "train_seconds": round(state.epoch_seconds, 1),
         "validation_seconds": 0.0,
     }
-    began = time.perf_counter()
-    if validation is not None:
-        whole = Examples.of(validation, "positions" if model.causal else "prefixes", model.max_length)
-        ranks = rank_targets(model, whole)
-        record |= {"recall@20": 100 * recall_at_k(ranks, 20), "mrr@20": 100 * mrr_at_k(ranks, 20)}
-        record["validation_seconds"] = round(time.perf_counter() - began, 1)
-    best = max((r["mrr@20"] for r in state.history), default=-1.0) if validation is not None else -1.0
-    state.history.append(record)
-    if validation is None:
+    if validate is None:
         state.best_epoch = state.epoch  # a refit keeps its last weights
-    elif record["mrr@20"] > best:
-        state.best_epoch = state.epoch
-        state.best_weights = copy.deepcopy(model.state_dict())
+    else:
+        began = time.perf_counter()
+        record |= validate(model)
+        record["validation_seconds"] = round(time.perf_counter() - began, 1)
+        if record["mrr@20"] > max((earlier["mrr@20"] for earlier in state.history), default=-1.0):
+            state.best_epoch = state.epoch
+            state.best_weights = copy.deepcopy(model.state_dict())
+    state.history.append(record)
     state.epoch += 1
     state.step, state.loss_sum, state.epoch_seconds, state.carried = 0, 0.0, 0.0, None
 

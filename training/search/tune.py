@@ -30,6 +30,7 @@ from training.learn.checkpoint import CheckpointError
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
 from training.learn.train import RunConfig, train_phase
+from training.measure.validation import validation_on
 from training.search.journal import TuneError, anew, open_journal
 from training.search.space import Space, assignments, own_parameters, settings
 
@@ -173,7 +174,7 @@ def _train(
         ),
         model_class,
         data.train,
-        data.validation,
+        validation_on(data.validation),
         phase="select",
         file=file,
         resume=True,

@@ -19,6 +19,7 @@ from tests.training.planted import planted_sessions
 from training.learn import train
 from training.learn.interactions import Interactions
 from training.learn.train import Progress, RunConfig, Trained, train_phase
+from training.measure.validation import validation_on
 
 session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)
 
@@ -64,7 +65,7 @@ def test_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             config,
             NGCF,
             planted_sessions(100),
-            planted_sessions(20, seed=1),
+            validation_on(planted_sessions(20, seed=1)),
             phase="select",
             file=tmp_path / file,
             resume=True,

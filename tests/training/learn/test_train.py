@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from models.base import Hyper, Sessions
+from models.base import Hyper
 from models.gru4rec import GRU4Rec
 from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training.learn import checkpoint, train
 from training.learn.checkpoint import CheckpointError
-from training.learn.train import Phase, Progress, RunConfig, Trained, train_phase
+from training.learn.train import Phase, Progress, RunConfig, Trained, Validate, train_phase
+from training.measure.validation import validation_on
 
-TRAIN, VALIDATION = planted_sessions(200), planted_sessions(30, seed=1)
+TRAIN = planted_sessions(200)
+VALIDATE = validation_on(planted_sessions(30, seed=1))
 RECIPE = dataclasses.replace(GRU4Rec.recipe, epochs=4, batch_size=16, lr=0.01, lr_step=2)
 CONFIG = RunConfig("gru4rec", "planted", 5, "32", 1, RECIPE, {"dim": 8})
 
@@ -56,7 +58,7 @@ def run(
     *,
     phase: Phase = "select",
     config: RunConfig = CONFIG,
-    validation: Sessions | None = VALIDATION,
+    validate: Validate | None = VALIDATE,
     resume: bool = False,
     on_progress: Any = lambda progress: None,
 ) -> Trained:
@@ -64,7 +66,7 @@ def run(
         config,
         GRU4Rec,
         TRAIN,
-        validation,
+        validate,
         phase=phase,
         file=file,
         resume=resume,
@@ -167,7 +169,7 @@ def test_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
 
 def test_refit_runs_every_epoch_and_keeps_the_last_weights(tmp_path: Path) -> None:
     file = tmp_path / "refit.pt"
-    trained = run(file, phase="refit", validation=None)
+    trained = run(file, phase="refit", validate=None)
     assert trained.epochs == RECIPE.epochs == len(trained.history)
     last = checkpoint.load(file)["model"]
     assert all(torch.equal(weight, last[name]) for name, weight in trained.model.state_dict().items())

@@ -25,6 +25,7 @@ from training.data.dataset import Dataset
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
 from training.learn.train import Phase, Progress, RunConfig, train_phase
+from training.measure.validation import validation_on
 from training.search.journal import STUDY, TuneError, open_journal
 from training.search.space import search_space
 from training.search.tune import TuneOptions, study_path, tune
@@ -179,7 +180,7 @@ def test_the_models_own_settings_come_first(
         RunConfig("gru4rec", data.info.fingerprint, 3, "32", 1, recipe, hyper),
         model,
         data.train,
-        data.validation,
+        validation_on(data.validation),
         phase="select",
         file=tmp_path / "select.pt",
         resume=False,
