@@ -19,7 +19,8 @@ NONE = "–"
 
 def page(board: Leaderboard, known: Sequence[str], pictures: set[str]) -> str:
     """What was run on the data set, which `known` models were not, and those `pictures` that there are."""
-    comparisons = [against_best(board, metric) for metric in ("recall@20", "mrr@20")]
+    ranks = {entry.name: entry.first.ranks for entry in board.entries if entry.first.ranks}
+    comparisons = [against_best(ranks, metric) for metric in ("recall@20", "mrr@20")]
     parts = [
         f"# {board.dataset}: leaderboard",
         _introduction(board),

@@ -57,8 +57,8 @@ class Bias:
 def measure(bundle: Bundle, data: Dataset) -> Bias:
     """Lengths from the bundle's index, answers to every test case.
 
-    A dot product is served as a cosine of [v; b; filler] / M (see `training.bundling.export`): v is all but the last
-    two dimensions, up to the factor M.
+    A dot product is served as a cosine of [v; b; filler] / M (see `training.bundling.export`): v is all but
+    the last two dimensions, up to the factor M.
     """
     vectors = bundle.retriever.vectors().astype(np.float64)
     lengths = np.linalg.norm(vectors if bundle.manifest.head == "niser" else vectors[:, :-2], axis=1)
