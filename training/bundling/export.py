@@ -8,7 +8,6 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import Head, Hyper, SessionEncoder
+from models.base import Head, SessionEncoder, Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import (
     ENCODER,
@@ -35,6 +34,7 @@ from service.ranking.bundle import (
 from service.ranking.neighbours import Neighbours
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
+from training.bundling.provenance import Provenance
 
 PARITY_SESSIONS = 256
 VECTOR_TOLERANCE = 1e-4
@@ -44,20 +44,13 @@ class ExportError(RuntimeError):
     """The bundle does not answer as the model does; nothing was put in place."""
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where a bundle comes from: what its manifest says beside shapes and checksums."""
-
-    model: str
-    seed: int
-    hyperparameters: dict[str, Hyper]
-    source_commit: str
-    data_fingerprint: str
-
-
-def new_version(model: str) -> str:
-    """A version name that sorts by time within a model: `niser-20261122T101500`."""
-    return f"{model}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+def recent_sessions(sessions: Sessions) -> list[list[int]]:
+    """The newest sessions without their last click: real inputs for the checks at export."""
+    newest = sessions[max(0, len(sessions) - INDEX_SESSIONS) :]
+    return [
+        newest.items[start : end - 1].tolist()
+        for start, end in zip(newest.offsets[:-1], newest.offsets[1:], strict=True)
+    ]
 
 
 def export_bundle(

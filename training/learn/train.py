@@ -12,40 +12,24 @@ import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
 
-from models.base import Hyper, Recipe, SessionEncoder, Sessions
-from training.learn import checkpoint
+from models.base import Recipe, SessionEncoder, Sessions
 from training.learn.batches import Examples
-from training.learn.checkpoint import CheckpointError
+from training.learn.checkpoint import Phase, Precision, RunConfig, State, restore, save_run
 from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
 from training.learn.negatives import NegativeSampler
 from training.learn.optimizers import AdagradMomentum
 
-Phase = Literal["select", "refit"]
 Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
 REPORT_STEPS = 20  # the loss is read from the device, and shown, this often
 CHECKPOINT_SECONDS = 300  # within an epoch; every epoch ends with a checkpoint anyway
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the weights; a checkpoint continues only under the same one."""
-
-    model: str
-    data_fingerprint: str
-    seed: int
-    precision: Literal["bf16", "32"]
-    threads: int
-    recipe: Recipe
-    hyper: dict[str, Hyper]
-    started_from: str | None = None  # the version whose weights it began with
 
 
 @dataclass(frozen=True)
@@ -61,18 +45,13 @@ class Progress:
     targets_per_second: float
 
 
-@dataclass
-class State:
-    """What a checkpoint holds beside weights, optimiser and random generator."""
+class Watcher(Protocol):
+    """Whoever shows how far training is."""
 
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    carried: torch.Tensor | None = None  # from one session-parallel step to the next
-    epoch_seconds: float = 0.0  # of this epoch's training so far, without validation
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_weights: dict[str, torch.Tensor] | None = None
+    def on_phase(self, phase: Phase, epochs: int) -> None: ...
+    def on_progress(self, progress: Progress) -> None: ...
+    def on_epoch(self, phase: Phase, record: dict[str, float]) -> None: ...
+    def on_step(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -120,7 +99,7 @@ def train_phase(
     state = State()
     identity = {"phase": phase, **dataclasses.asdict(config)}
     if resume and file.exists():
-        state = _restore(file, identity, bare, bare_optimizer)
+        state = restore(file, identity, bare, bare_optimizer)
     elif initial is not None:
         initial(bare)
 
@@ -155,10 +134,10 @@ def train_phase(
             state.epoch_seconds = epoch_before + now - began
             on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
             if now - last_saved > CHECKPOINT_SECONDS and state.step < len(plan):
-                _save(file, identity, bare, bare_optimizer, state)
+                save_run(file, identity, bare, bare_optimizer, state)
                 last_saved = now
         _close_epoch(state, bare, validate, len(plan), rate)
-        _save(file, identity, bare, bare_optimizer, state)
+        save_run(file, identity, bare, bare_optimizer, state)
         on_epoch(state.history[-1])
 
     if state.best_weights is not None:
@@ -180,6 +159,14 @@ def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimiz
     if recipe.optimizer == "adagrad":
         return AdagradMomentum(model.parameters(), recipe.lr, recipe.momentum, recipe.weight_decay)
     return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+
+
+def default_precision() -> Precision:
+    """bfloat16 where the processor multiplies it natively; elsewhere it would be slower than float32."""
+    has_bf16 = (
+        torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+    )
+    return "bf16" if has_bf16 else "32"
 
 
 def keep_freed_memory() -> None:
@@ -234,37 +221,3 @@ def _progress(state: State, phase: Phase, recipe: Recipe, steps: int, n_targets:
         loss=state.loss_sum / state.step,
         targets_per_second=n_targets * state.step / steps / state.epoch_seconds,
     )
-
-
-def _save(
-    file: Path,
-    identity: dict[str, Any],
-    model: SessionEncoder,
-    optimizer: torch.optim.Optimizer,
-    state: State,
-) -> None:
-    checkpoint.save(
-        file,
-        {
-            "identity": identity,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "state": {f.name: getattr(state, f.name) for f in dataclasses.fields(State)},
-        },
-    )
-
-
-def _restore(
-    file: Path, identity: dict[str, Any], model: SessionEncoder, optimizer: torch.optim.Optimizer
-) -> State:
-    saved = checkpoint.load(file)
-    theirs = saved["identity"]
-    changed = [key for key in identity if identity[key] != theirs.get(key)]
-    if changed:
-        differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)
-        raise CheckpointError(f"{file}: belongs to another run: {differences}")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    torch.set_rng_state(saved["rng"])
-    return State(**saved["state"])

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import optuna
@@ -24,12 +23,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.base import Hyper
 from training.data.dataset import Dataset
-from training.fit import Watcher
 from training.learn import checkpoint
-from training.learn.checkpoint import CheckpointError
+from training.learn.checkpoint import CheckpointError, Precision, RunConfig
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
-from training.learn.train import RunConfig, train_phase
+from training.learn.train import Watcher, train_phase
 from training.measure.validation import validation_on
 from training.search.journal import TuneError, anew, open_journal
 from training.search.space import Space, assignments, own_parameters, settings
@@ -45,7 +43,7 @@ class TuneOptions:
     space: Space
     trials: int
     seed: int
-    precision: Literal["bf16", "32"]
+    precision: Precision
     threads: int
     artifacts: Path
 

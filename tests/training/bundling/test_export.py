@@ -15,13 +15,13 @@ from service.ranking.bundle import INDEX, Bundle, file_sha256, read_manifest, wr
 from service.ranking.retriever import Retriever
 from training.bundling.export import (
     ExportError,
-    Provenance,
     _Served,
     check_parity,
     export_bundle,
     served_item_vectors,
 )
 from training.bundling.indexes import WantedIndex
+from training.bundling.provenance import Provenance
 
 N_ITEMS = 50
 SAMPLE = [[1, 2, 3], [4], [5, 6, 7, 8]]

@@ -17,8 +17,9 @@ from models.base import Sessions
 from models.ngcf import NGCF
 from tests.training.planted import planted_sessions
 from training.learn import train
+from training.learn.checkpoint import RunConfig
 from training.learn.interactions import Interactions
-from training.learn.train import Progress, RunConfig, Trained, train_phase
+from training.learn.train import Progress, Trained, train_phase
 from training.measure.validation import validation_on
 
 session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)

@@ -17,8 +17,8 @@ from models.gru4rec import GRU4Rec
 from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training.learn import checkpoint, train
-from training.learn.checkpoint import CheckpointError
-from training.learn.train import Phase, Progress, RunConfig, Trained, Validate, train_phase
+from training.learn.checkpoint import CheckpointError, Phase, RunConfig
+from training.learn.train import Progress, Trained, Validate, train_phase
 from training.measure.validation import validation_on
 
 TRAIN = planted_sessions(200)

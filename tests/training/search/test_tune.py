@@ -22,9 +22,10 @@ from tests.training.interrupts import heed_interrupts
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
+from training.learn.checkpoint import Phase, RunConfig
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
-from training.learn.train import Phase, Progress, RunConfig, train_phase
+from training.learn.train import Progress, train_phase
 from training.measure.validation import validation_on
 from training.search.journal import STUDY, TuneError, open_journal
 from training.search.space import search_space
