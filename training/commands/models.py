@@ -313,7 +313,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.loop.run_record import RunError, RunLockedError
     from training.measure.results import ResultError
     from training.report.leaderboard import ReportError
-    from training.search.journal import TuneError
+    from training.search.study import TuneError
 
     console = Console(stderr=json_, highlight=False)
     try:

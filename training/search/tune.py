@@ -1,7 +1,7 @@
 """Hyper-parameter search on validation: a study of trials that a kill at any moment only delays.
 
 A trial is the `select` phase of a run, judged by validation MRR@20 after every epoch; the test sessions are
-not looked at. The journal holds finished trials only, each written as one line. What is drawn for a trial
+not looked at. The study on disk holds finished trials only. What is drawn for a trial
 follows from the seed and the trials before it, so a trial cut short is drawn again, with the same parameters,
 and goes on from its checkpoint: the study ends as if nothing had happened.
 """
@@ -29,8 +29,8 @@ from training.learn.hyper import resolve
 from training.learn.registry import find_model
 from training.learn.train import Watcher, train_phase
 from training.measure.validation import validation_on
-from training.search.journal import TuneError, anew, open_journal
 from training.search.space import Space, assignments, own_parameters, settings
+from training.search.study import FILE, TuneError, anew, open_study
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -60,27 +60,28 @@ def tune(model: str, data: Dataset, options: TuneOptions, watcher: Watcher) -> l
         raise TuneError(f"{data.path}: has no validation sessions to search on")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = study_path(options.artifacts, data.info.name, model)
-    file = place / "trials.log"
-    with open_journal(file, _identity(model, data, options)) as journal:
-        # Trials run in memory and come to the journal when they are over, so a kill leaves none half done.
+    with open_study(place, _identity(model, data, options)) as kept:
+        # Trials run in memory and are kept when they are over, so a kill leaves none half done.
         # Steps are epochs, from 1; the first one is no reason to prune.
         pruner = MedianPruner(n_startup_trials=4, n_warmup_steps=2)
         study = optuna.create_study(direction="maximize", pruner=pruner)
-        study.add_trials(journal.trials)
+        study.add_trials(kept.trials)
         while len(study.get_trials(states=FINISHED)) < options.trials:
             failed = study.get_trials(states=[TrialState.FAIL])
             if len(failed) >= options.trials:
                 reason = failed[-1].user_attrs["reason"]
-                raise TuneError(f"{file}: {len(failed)} trials failed, the last by {reason}; {anew(file)}")
+                raise TuneError(
+                    f"{place / FILE}: {len(failed)} trials failed, the last by {reason}; {anew(place)}"
+                )
             finished = _run_trial(study, model, data, options, watcher)
-            journal.add_trial(finished)
+            kept.add_trial(finished)
             watcher.on_step(describe(finished))
         _remove_checkpoints(place)
         return study.trials
 
 
 def study_path(artifacts: Path, dataset: str, model: str) -> Path:
-    """Where a study's journal lies, and the checkpoint of the trial that runs."""
+    """Where a study's finished trials lie, and the checkpoint of the trial that runs."""
     return artifacts / "tune" / dataset / model
 
 
