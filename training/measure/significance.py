@@ -31,15 +31,25 @@ def against_best(ranks: Mapping[str, TargetRanks], metric: str) -> Comparison | 
     """Compare models, by name, by `recall@20` or `mrr@20`; None when there are fewer than two.
 
     Cases of one session are not independent, so the paired sample is the sessions: their sums of hits, or of
-    reciprocal ranks. Bonferroni: p times the number of comparisons.
+    reciprocal ranks. All comparisons together are wrong with a probability of `ALPHA` (`holm`).
     """
     sums = {name: session_sums(of, metric) for name, of in ranks.items()}
     if len(sums) < 2:
         return None
     best = max(sums, key=lambda name: sums[name].sum())
     p = {name: paired_p(of, sums[best]) for name, of in sums.items() if name != best}
-    corrected = {name: min(1.0, len(p) * value) for name, value in p.items()}
-    return Comparison(metric, best, len(sums[best]), corrected)
+    corrected = holm(np.array(list(p.values())))
+    return Comparison(metric, best, len(sums[best]), dict(zip(p, corrected.tolist(), strict=True)))
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's correction (Scandinavian Journal of Statistics 1979): Bonferroni's promise, never a larger p.
+
+    The i-th smallest of m is multiplied by m - i + 1, and is not below any smaller one's.
+    """
+    order = np.argsort(p)
+    in_order = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return in_order[np.argsort(order)]
 
 
 def session_sums(ranks: TargetRanks, metric: str) -> Floats:

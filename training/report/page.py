@@ -107,7 +107,7 @@ def _significance(board: Leaderboard, comparisons: Sequence[Comparison | None]) 
     return (
         f"{seeds}p: two-sided paired t-test against the best model whose ranks were kept ({best}), over the"
         f" {made[0].sessions:,} test sessions' sums of hits or of reciprocal ranks (cases of one session are"
-        f" not independent), Bonferroni-corrected for the {len(made[0].p)} comparisons of a column; ≈ marks"
+        f" not independent), Holm-corrected for the {len(made[0].p)} comparisons of a column; ≈ marks"
         f" what cannot be told apart (p ≥ {ALPHA}). It compares two trained models, one seed each, not two"
         " architectures."
     )
