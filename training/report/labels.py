@@ -1,4 +1,4 @@
-"""Finds room for the labels of crowded marks, the same room for the same marks."""
+"""Finds room for the labels of crowded marks, the same room for the same marks (docs/decisions/0016)."""
 
 from __future__ import annotations
 
