@@ -6,7 +6,7 @@ no product quantiser, which misses one in twenty of the 20 nearest, as long as s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -159,7 +159,18 @@ def choose(measured: Sequence[Measured], wanted: WantedIndex) -> Measured:
     )
 
 
-def write_index(vectors: Vectors, queries: Vectors, wanted: WantedIndex, file: Path) -> IndexInfo:
+def build(plan: Plan, vectors: Vectors, file: Path) -> None:
+    """Write one index over (n, D) item vectors."""
+    Retriever.build(vectors, plan.kind, plan.codes or "fp16").save(file)
+
+
+def write_index(
+    vectors: Vectors,
+    queries: Vectors,
+    wanted: WantedIndex,
+    file: Path,
+    build: Callable[[Plan, Vectors, Path], None] = build,
+) -> IndexInfo:
     """Build what is worth it over (n, D) item vectors, measure it as served, and leave the best in `file`.
 
     `queries` are (B, D) vectors of real sessions. Raises `NoIndexFits`.
@@ -191,11 +202,6 @@ def write_index(vectors: Vectors, queries: Vectors, wanted: WantedIndex, file: P
         for place in files.values():
             place.unlink(missing_ok=True)
     return best.info()
-
-
-def build(plan: Plan, vectors: Vectors, file: Path) -> None:
-    """Write one index over (n, D) item vectors."""
-    Retriever.build(vectors, plan.kind, plan.codes or "fp16").save(file)
 
 
 def narrowest(

@@ -28,8 +28,6 @@ from training.learn.negatives import NegativeSampler
 from training.learn.optimizers import AdagradMomentum
 
 Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
-REPORT_STEPS = 20  # the loss is read from the device, and shown, this often
-CHECKPOINT_SECONDS = 300  # within an epoch; every epoch ends with a checkpoint anyway
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,17 @@ class Progress:
     steps: int
     loss: float
     targets_per_second: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often training pauses; the weights are the same at any pace."""
+
+    report_steps: int = 20  # the loss is read from the device, and shown
+    checkpoint_seconds: float = 300  # within an epoch; every epoch ends with a checkpoint anyway
+
+
+USUAL_PACE = Pace()
 
 
 class Watcher(Protocol):
@@ -72,9 +81,10 @@ def train_phase(
     phase: Phase,
     file: Path,
     resume: bool,
-    on_progress: Callable[[Progress], None],
-    on_epoch: Callable[[dict[str, float]], None],
+    on_progress: Callable[[Progress], object],
+    on_epoch: Callable[[dict[str, float]], object],
     initial: Callable[[SessionEncoder], None] | None = None,
+    pace: Pace = USUAL_PACE,
 ) -> Trained:
     """Train until the recipe's epochs are done or validation MRR@20 stops rising.
 
@@ -126,14 +136,14 @@ def train_phase(
             optimizer.zero_grad(set_to_none=True)
             pending.append(loss.detach())
             state.step = step + 1
-            if state.step % REPORT_STEPS and state.step < len(plan):
+            if state.step % pace.report_steps and state.step < len(plan):
                 continue
             state.loss_sum += float(torch.stack(pending).double().sum())
             pending.clear()
             now = time.perf_counter()
             state.epoch_seconds = epoch_before + now - began
             on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
-            if now - last_saved > CHECKPOINT_SECONDS and state.step < len(plan):
+            if now - last_saved >= pace.checkpoint_seconds and state.step < len(plan):
                 save_run(file, identity, bare, bare_optimizer, state)
                 last_saved = now
         _close_epoch(state, bare, validate, len(plan), rate)

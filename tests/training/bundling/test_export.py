@@ -106,11 +106,10 @@ def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> No
     assert not any((tmp_path / "bundles").iterdir()), "nothing is left behind"
 
 
-def test_an_index_over_other_vectors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = Retriever.build
-    monkeypatch.setattr(Retriever, "build", lambda vectors, *kind: build(vectors[::-1].copy(), *kind))
-    with pytest.raises(ExportError, match=r"recall@20 >= 0\.99; reached: flat 0\.[0-8]"):
-        export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+def test_without_an_index_that_is_good_enough_there_is_no_bundle(tmp_path: Path) -> None:
+    small = WantedIndex("flat", max_mb=0.001)
+    with pytest.raises(ExportError, match=r"no index of 50 items of 8 dimensions fits into 0\.001 MB"):
+        export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {}, small)
     assert not any((tmp_path / "bundles").iterdir())
 
 

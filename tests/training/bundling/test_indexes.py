@@ -143,6 +143,16 @@ def test_a_refusal_leaves_nothing(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_an_index_over_other_vectors_is_refused(tmp_path: Path) -> None:
+    def build_reversed(plan: Plan, vectors: Vectors, file: Path) -> None:
+        build(plan, vectors[::-1].copy(), file)
+
+    vectors, queries = clustered(2000), clustered(50, seed=1)
+    with pytest.raises(NoIndexFits, match=r"recall@20 >= 0\.99; reached: flat 0\.[0-8]"):
+        write_index(vectors, queries, FASTEST, tmp_path / "index", build_reversed)
+    assert not any(tmp_path.iterdir())
+
+
 def test_recall_is_of_the_vectors_not_of_their_codes() -> None:
     vectors, queries = clustered(2000), clustered(50, seed=1)
     coarse = Retriever.build(vectors, "ivf-pq").exact()
