@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner, Result
 
 from models.base import Sessions
-from tests.training.interrupts import heed_interrupts
+from tests.training.interrupts import DEADLINE_SECONDS, heed_interrupts, no_further_checkpoint
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
@@ -34,31 +34,6 @@ from training.search.tune import TuneOptions, study_path, tune
 FIXED = ["dim=8", "batch_size=64", "epochs=3"]
 SEARCH = ["lr=1e-6..0.05", "dropout_hidden=0..0.5"]
 TRIALS = 9
-
-# Runs the command line it is given, and sends itself a signal at a step of a trial's last epoch.
-STRUCK = """
-import os, sys
-from training.commands import watch
-from training.__main__ import app
-
-number, trial = int(sys.argv.pop(1)), sys.argv.pop(1)
-on_step, on_progress = watch.TerminalWatcher.on_step, watch.TerminalWatcher.on_progress
-running = False
-
-def watching_step(self, text):
-    global running
-    running = text.startswith(f"trial {trial}:")
-    on_step(self, text)
-
-def striking_progress(self, progress):
-    on_progress(self, progress)
-    if running and progress.epoch == progress.epochs:
-        os.kill(os.getpid(), number)
-
-watch.TerminalWatcher.on_step, watch.TerminalWatcher.on_progress = watching_step, striking_progress
-app()
-"""
-
 
 # Adds trials until they spill from memory to the file, and kills itself before they are committed.
 HALF_WRITTEN = """
@@ -257,11 +232,22 @@ def test_struck_from_outside_and_gone_on(
     number: signal.Signals,
     code: int,
 ) -> None:
-    script = [sys.executable, "-c", STRUCK, str(int(number)), "1"]
-    words = [*script, *arguments(data, tmp_path)]
-    struck = subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=heed_interrupts)
-    assert struck.returncode == code, struck.stderr
-    assert ("the same command goes on" in struck.stdout) == (number == signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        search(data, tmp_path, watch=Watch(("epoch", 1, 2)))
+    (directory,) = study_path(tmp_path, "planted", "gru4rec").glob("1-*")
+    words = [sys.executable, "-m", "training", *arguments(data, tmp_path)]
+    with no_further_checkpoint(directory / "select.pt"):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+        try:
+            assert process.stdout is not None
+            assert any(line.startswith("trial 1:") for line in process.stdout), "it goes on with trial 1"
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == code
+    assert ("the same command goes on" in output) == (number == signal.SIGINT)
     result = run(arguments(data, tmp_path, "--json"))
     assert result.exit_code == 0, result.output
     assert outcomes(kept(tmp_path)) == outcomes(uninterrupted[1])
