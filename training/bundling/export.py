@@ -162,7 +162,7 @@ def _manifest(
     )
 
 
-class _Served(nn.Module):
+class ServedEncoder(nn.Module):
     """The encoder as it is served: one unit vector a session, whatever the head."""
 
     def __init__(self, model: SessionEncoder) -> None:
@@ -185,7 +185,7 @@ def write_encoder(model: SessionEncoder, file: Path) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(chatter), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # deprecations inside the exporter, none of ours
         program = torch.onnx.export(
-            _Served(model).eval(),
+            ServedEncoder(model).eval(),
             (example,),
             input_names=["sessions"],
             output_names=["vectors"],
@@ -229,7 +229,7 @@ def served_item_vectors(model: SessionEncoder) -> Vectors:
 @torch.inference_mode()
 def served_session_vectors(model: SessionEncoder, sessions: list[list[int]]) -> Vectors:
     """(B, D') unit vectors, as the bundle's encoder will make them."""
-    vectors: Vectors = _Served(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
+    vectors: Vectors = ServedEncoder(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
     return vectors
 
 
@@ -240,7 +240,7 @@ def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]])
     Vectors within 1e-4, at every batch size and length that has ever gone wrong; the exact top 20 equal up to
     ties of 1e-5.
     """
-    served = _Served(model).eval()
+    served = ServedEncoder(model).eval()
     longest = bundle.encoder.max_length
     clicks = np.resize(np.concatenate([np.asarray(session) for session in sample]), 5 * longest)
     shapes = [(b, length) for b in (1, 5) for length in (1, 2, longest)]

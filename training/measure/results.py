@@ -53,12 +53,12 @@ class Fitted:
 
 def headline(model: str, data: Dataset) -> dict[str, object]:
     """The part of a result that says what was trained, on what."""
-    told = card(model, data.info.n_items)
+    described = card(model, data.info.n_items)
     return {
         "model": model,
-        "title": told.title,
-        "cited": told.cited,
-        "family": told.family,
+        "title": described.title,
+        "cited": described.cited,
+        "family": described.family,
         "dataset": data.info.name,
         "data_fingerprint": data.info.fingerprint,
         "n_items": data.info.n_items,

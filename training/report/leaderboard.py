@@ -88,7 +88,7 @@ class Entry:
 
     @property
     def first(self) -> Run:
-        """The run of the lowest seed, 1 as a rule: whatever is no mean over seeds is told of this one."""
+        """The run of the lowest seed, 1 as a rule: whatever is no mean over seeds is of this one."""
         return self.runs[0]
 
     def mean(self, metric: str) -> float:
@@ -130,9 +130,9 @@ def _result_files(place: Path) -> list[Path]:
 
 def _entry(name: str, runs: Sequence[Run]) -> Entry:
     by_seed = tuple(sorted(runs, key=lambda run: run.result.seed))
-    told = by_seed[0].result
-    if told.title and told.cited and told.family:
-        return Entry(name, told.title, told.cited, told.family, by_seed)
+    first = by_seed[0].result
+    if first.title and first.cited and first.family:
+        return Entry(name, first.title, first.cited, first.family, by_seed)
     try:
         known = card(name, 1000)
     except UnknownModelError as error:
@@ -180,12 +180,12 @@ def _check_same_cases(runs: Sequence[Run]) -> None:
     """All runs of a leaderboard answered the same test cases of the same data."""
     first: dict[str, tuple[Hashable, Path]] = {}
     for run in runs:
-        told: dict[str, Hashable] = {
+        comparable: dict[str, Hashable] = {
             "test_cases": run.result.test_cases,
             "n_items": run.result.n_items,
             "data_fingerprint": run.result.data_fingerprint,
         }
-        for field, value in told.items():
+        for field, value in comparable.items():
             if value is not None:
                 expected, file = first.setdefault(field, (value, run.file))
                 if value != expected:

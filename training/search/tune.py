@@ -122,8 +122,8 @@ def _run_trial(
     trial = study.ask(dict(options.space))
     watcher.on_step(f"trial {number}: {show(trial.params)}")
     place = study_path(options.artifacts, data.info.name, model)
-    drawn = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()
-    directory = place / f"{number}-{drawn[:12]}"  # another optuna may draw others for the same number
+    digest = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()
+    directory = place / f"{number}-{digest[:12]}"  # another optuna may draw others for the same number
     _remove_checkpoints(place, but=directory)
     try:
         best = _train(trial, model, data, options, directory / "select.pt", watcher)

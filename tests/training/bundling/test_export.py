@@ -15,7 +15,7 @@ from service.ranking.bundle import INDEX, Bundle, file_sha256, read_manifest, wr
 from service.ranking.retriever import Retriever
 from training.bundling.export import (
     ExportError,
-    _Served,
+    ServedEncoder,
     check_parity,
     export_bundle,
     served_item_vectors,
@@ -63,7 +63,7 @@ def test_dot_product_with_bias_becomes_a_cosine_in_the_same_order() -> None:
     assert model.bias is not None
     sessions = torch.randint(1, N_ITEMS + 1, (40, 5))
     own = model(sessions) @ model.item_vectors()[1:].T + model.bias[1:]
-    served = _Served(model)(sessions).detach().numpy()
+    served = ServedEncoder(model)(sessions).detach().numpy()
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-6)
     cosines = served @ vectors.T
     assert (np.argsort(-cosines, axis=1) == np.argsort(-own.detach().numpy(), axis=1)).all()
