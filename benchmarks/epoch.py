@@ -25,10 +25,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from models.base import PAD, Batch, SessionEncoder, Sessions
 from training.data.dataset import Dataset
-from training.fit import default_precision
 from training.learn.batches import Examples
 from training.learn.registry import find_model
-from training.learn.train import keep_freed_memory, make_optimizer
+from training.learn.train import default_precision, keep_freed_memory, make_optimizer
 
 WARM_UP_STEPS = 5
 

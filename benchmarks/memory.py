@@ -30,7 +30,8 @@ from service.process.settings import Settings
 from service.ranking.retriever import use_one_thread
 from service.ranking.served import ServedBundle
 from service.state.store import Arrival, Click, SessionStore
-from training.bundling.export import Provenance, export_bundle
+from training.bundling.export import export_bundle
+from training.bundling.provenance import Provenance
 
 MEAN_CLICKS = 4.5  # as in the click data sets
 

@@ -29,11 +29,11 @@ from benchmarks import recbole_ours
 from models.base import Sessions
 from models.interactions import interactions
 from service.live.deployment import replace_file
+from training.bundling.provenance import source_commit
 from training.data.dataset import Dataset
-from training.fit import default_precision, source_commit
 from training.learn.batches import Examples
 from training.learn.registry import model_names
-from training.learn.train import keep_freed_memory
+from training.learn.train import default_precision, keep_freed_memory
 
 DIM = 100
 BATCH_SIZE = 512

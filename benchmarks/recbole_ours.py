@@ -16,12 +16,11 @@ from torch.nn.functional import embedding, normalize
 from models.base import PAD, Head, SessionEncoder, Sessions
 from models.layers import running_mean
 from models.losses import Negatives
-from training.fit import default_precision
 from training.learn.batches import Examples
 from training.learn.hyper import resolve
 from training.learn.negatives import NegativeSampler
 from training.learn.registry import find_model
-from training.learn.train import make_optimizer, training_examples
+from training.learn.train import default_precision, make_optimizer, training_examples
 from training.measure.metrics import mrr_at_k, recall_at_k
 from training.measure.validation import rank_targets
 

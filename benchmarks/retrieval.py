@@ -28,11 +28,11 @@ import torch
 from service.ranking.bundle import Bundle
 from service.ranking.retriever import Items, Retriever, Vectors, one_thread
 from training.bundling.indexes import (
+    CANDIDATES,
     INDEX_SESSIONS,
     MAX_HNSW_ITEMS,
-    PLANS,
     TOP,
-    Plan,
+    Candidate,
     build,
     narrowest,
     nearest_scores,
@@ -97,19 +97,19 @@ def ranks(retriever: Retriever, queries: Vectors, targets: Items) -> Ranks:
 
 
 def measure(
-    plan: Plan, vectors: Vectors, queries: Vectors, targets: Items, exact: Ranks, directory: Path
+    candidate: Candidate, vectors: Vectors, queries: Vectors, targets: Items, exact: Ranks, directory: Path
 ) -> dict[str, object]:
     """One row of the table."""
     file = directory / "index"
     began = time.perf_counter()
-    build(plan, vectors, file)
+    build(candidate, vectors, file)
     seconds = time.perf_counter() - began
     sample = queries[:INDEX_SESSIONS]
-    served, recall = narrowest(plan, vectors, sample, nearest_scores(vectors, sample), file)
+    served, recall = narrowest(candidate, vectors, sample, nearest_scores(vectors, sample), file)
     own = ranks(served, queries, targets)
     return {
         "items": len(vectors),
-        "index": str(plan),
+        "index": str(candidate),
         "breadth": served.breadth,
         "build_seconds": round(seconds, 1),
         "megabytes": round(file.stat().st_size / 1e6, 1),
@@ -133,7 +133,7 @@ def eager(vectors: Vectors, queries: Vectors) -> dict[str, object]:
 
 
 def rows_of(
-    n_items: int, bundle_vectors: Vectors, queries: Vectors, targets: Items, wanted: Sequence[Plan]
+    n_items: int, bundle_vectors: Vectors, queries: Vectors, targets: Items, wanted: Sequence[Candidate]
 ) -> list[dict[str, object]]:
     """All that is measured at one size of the catalogue, printed as it comes."""
     vectors = catalogue(bundle_vectors, n_items)
@@ -142,9 +142,9 @@ def rows_of(
     exact = ranks(Retriever.build(vectors, "flat"), queries, targets)
     rows = [eager(vectors, queries)]
     print(json.dumps(rows[0]), flush=True)
-    for plan in wanted:
+    for candidate in wanted:
         with tempfile.TemporaryDirectory() as directory:
-            rows.append(measure(plan, vectors, queries, targets, exact, Path(directory)))
+            rows.append(measure(candidate, vectors, queries, targets, exact, Path(directory)))
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -166,10 +166,10 @@ def main() -> int:
     rows = []
     for n_items in [*options.sizes, *([LARGE] if options.large else [])]:
         wanted = [
-            plan
-            for plans in PLANS.values()
-            for plan in plans
-            if plan.kind != "hnsw" or n_items <= MAX_HNSW_ITEMS or options.large
+            candidate
+            for of_kind in CANDIDATES.values()
+            for candidate in of_kind
+            if candidate.kind != "hnsw" or n_items <= MAX_HNSW_ITEMS or options.large
         ]
         rows += rows_of(n_items, bundle.retriever.vectors(), queries, targets, wanted)
     report = {"bundle": bundle.manifest.version, "cores": os.cpu_count(), "rows": rows}

@@ -12,13 +12,15 @@ import torch
 from models.base import PAD, SessionEncoder, Sessions
 from service.ranking.bundle import Bundle
 from tests.models.cases import CASES, Case
-from training.bundling.export import Provenance, export_bundle
+from training.bundling.export import export_bundle
+from training.bundling.provenance import Provenance
 from training.learn.batches import Examples
+from training.learn.checkpoint import RunConfig
 from training.learn.negatives import NegativeSampler
 from training.learn.registry import model_names
-from training.learn.train import RunConfig, train_phase, training_examples
+from training.learn.train import train_phase, training_examples
 from training.measure.metrics import mrr_at_k
-from training.measure.validation import rank_targets
+from training.measure.validation import rank_targets, validation_on
 
 N_ITEMS = 40
 each_model = pytest.mark.parametrize("case", CASES, ids=str)
@@ -133,7 +135,7 @@ def test_learns_a_planted_pattern(case: Case, tmp_path: Path) -> None:
         config,
         case.model,
         train,
-        held_out,
+        validation_on(held_out),
         phase="select",
         file=tmp_path / "select.pt",
         resume=False,

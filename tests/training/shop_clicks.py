@@ -15,7 +15,8 @@ from pydantic import JsonValue
 from service.process.settings import Settings
 from training.data.demo_store import DAY, write_demo_store
 from training.data.formats import LogFormat
-from training.learn.train import Phase, Progress
+from training.learn.checkpoint import Phase
+from training.learn.train import Progress
 from training.loop.retrain import RetrainConfig
 
 DAYS = 4

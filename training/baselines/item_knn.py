@@ -16,24 +16,29 @@ from models.base import Sessions
 from service.ranking.neighbours import ItemNeighbours, best_of_each
 from training.baselines.counting import distinct_pairs
 
-BLOCK = 4096  # items whose neighbours are counted at a time, to bound memory
-
 
 def fit(train: Sessions, *, neighbours: int = 100, regularisation: float = 20.0) -> ItemNeighbours:
     """Count pairs of items in a session; keep each item's `neighbours` most similar."""
+    return most_similar(train, neighbours, regularisation)
+
+
+def most_similar(
+    train: Sessions, neighbours: int, regularisation: float, *, block: int = 4096
+) -> ItemNeighbours:
+    """The neighbours of `block` items are counted at a time, to bound memory."""
     n = train.n_items
     session, item = distinct_pairs(train)
-    held = csr_array((np.ones(len(item), np.float32), (session, item)), shape=(len(train), n + 1))
-    by_item = held.T.tocsr()
+    sessions = csr_array((np.ones(len(item), np.float32), (session, item)), shape=(len(train), n + 1))
+    by_item = sessions.T.tocsr()
     support = np.bincount(item, minlength=n + 1) + regularisation
     items = np.zeros((n + 1, neighbours), np.int32)
     scores = np.zeros((n + 1, neighbours), np.float32)
-    for start in range(0, n + 1, BLOCK):
-        together = (by_item[start : start + BLOCK] @ held).tocoo()  # (BLOCK, n + 1)
+    for start in range(0, n + 1, block):
+        together = (by_item[start : start + block] @ sessions).tocoo()  # (block, n + 1)
         other = together.coords[0] + start != together.coords[1]  # nothing is its own neighbour
         row, column = (axis[other].astype(np.int64) for axis in together.coords)
         similarity = together.data[other] / np.sqrt(support[row + start] * support[column])
-        best = best_of_each(row, similarity, neighbours, BLOCK)
+        best = best_of_each(row, similarity, neighbours, block)
         place = np.arange(len(best)) - np.searchsorted(row[best], row[best])
         items[row[best] + start, place], scores[row[best] + start, place] = column[best], similarity[best]
     return ItemNeighbours(items, scores)

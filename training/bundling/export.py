@@ -8,7 +8,6 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import Head, Hyper, SessionEncoder
+from models.base import Head, SessionEncoder, Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import (
     ENCODER,
@@ -35,6 +34,7 @@ from service.ranking.bundle import (
 from service.ranking.neighbours import Neighbours
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
+from training.bundling.provenance import Provenance
 
 PARITY_SESSIONS = 256
 VECTOR_TOLERANCE = 1e-4
@@ -44,20 +44,13 @@ class ExportError(RuntimeError):
     """The bundle does not answer as the model does; nothing was put in place."""
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where a bundle comes from: what its manifest says beside shapes and checksums."""
-
-    model: str
-    seed: int
-    hyperparameters: dict[str, Hyper]
-    source_commit: str
-    data_fingerprint: str
-
-
-def new_version(model: str) -> str:
-    """A version name that sorts by time within a model: `niser-20261122T101500`."""
-    return f"{model}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+def recent_sessions(sessions: Sessions) -> list[list[int]]:
+    """The newest sessions without their last click: real inputs for the checks at export."""
+    newest = sessions[max(0, len(sessions) - INDEX_SESSIONS) :]
+    return [
+        newest.items[start : end - 1].tolist()
+        for start, end in zip(newest.offsets[:-1], newest.offsets[1:], strict=True)
+    ]
 
 
 def export_bundle(
@@ -169,7 +162,7 @@ def _manifest(
     )
 
 
-class _Served(nn.Module):
+class ServedEncoder(nn.Module):
     """The encoder as it is served: one unit vector a session, whatever the head."""
 
     def __init__(self, model: SessionEncoder) -> None:
@@ -192,7 +185,7 @@ def write_encoder(model: SessionEncoder, file: Path) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(chatter), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # deprecations inside the exporter, none of ours
         program = torch.onnx.export(
-            _Served(model).eval(),
+            ServedEncoder(model).eval(),
             (example,),
             input_names=["sessions"],
             output_names=["vectors"],
@@ -236,7 +229,7 @@ def served_item_vectors(model: SessionEncoder) -> Vectors:
 @torch.inference_mode()
 def served_session_vectors(model: SessionEncoder, sessions: list[list[int]]) -> Vectors:
     """(B, D') unit vectors, as the bundle's encoder will make them."""
-    vectors: Vectors = _Served(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
+    vectors: Vectors = ServedEncoder(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
     return vectors
 
 
@@ -247,7 +240,7 @@ def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]])
     Vectors within 1e-4, at every batch size and length that has ever gone wrong; the exact top 20 equal up to
     ties of 1e-5.
     """
-    served = _Served(model).eval()
+    served = ServedEncoder(model).eval()
     longest = bundle.encoder.max_length
     clicks = np.resize(np.concatenate([np.asarray(session) for session in sample]), 5 * longest)
     shapes = [(b, length) for b in (1, 5) for length in (1, 2, longest)]

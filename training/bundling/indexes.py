@@ -6,7 +6,7 @@ no product quantiser, which misses one in twenty of the 20 nearest, as long as s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -62,7 +62,7 @@ FASTEST = WantedIndex()
 
 
 @dataclass(frozen=True)
-class Plan:
+class Candidate:
     """An index that may be built."""
 
     kind: Kind
@@ -82,19 +82,19 @@ class Plan:
         return n_items * row_bytes[self.kind] / 1e6
 
 
-PLANS = {
-    "flat": [Plan("flat")],
-    "hnsw": [Plan("hnsw")],
-    "ivf-sq": [Plan("ivf-sq", "fp16"), Plan("ivf-sq", "sq8")],
-    "ivf-pq": [Plan("ivf-pq")],
+CANDIDATES = {
+    "flat": [Candidate("flat")],
+    "hnsw": [Candidate("hnsw")],
+    "ivf-sq": [Candidate("ivf-sq", "fp16"), Candidate("ivf-sq", "sq8")],
+    "ivf-pq": [Candidate("ivf-pq")],
 }
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredIndex:
     """An index that was built, with the least breadth that is sure to be good enough, or with the widest."""
 
-    plan: Plan
+    candidate: Candidate
     breadth: int | None  # None: it looks at everything
     n_lists: int | None
     recall: float
@@ -105,10 +105,10 @@ class Measured:
         """What the manifest says of it."""
         is_ivf = self.n_lists is not None
         return IndexInfo(
-            kind=self.plan.kind,
+            kind=self.candidate.kind,
             recall_at_20=self.recall,
             ef_search=None if is_ivf else self.breadth,
-            codes=self.plan.codes,
+            codes=self.candidate.codes,
             n_lists=self.n_lists,
             n_probe=self.breadth if is_ivf else None,
             p50_microseconds=round(self.p50_microseconds, 1),
@@ -116,25 +116,27 @@ class Measured:
         )
 
 
-def plans(wanted: WantedIndex, n_items: int, dim: int) -> list[Plan]:
+def candidates(wanted: WantedIndex, n_items: int, dim: int) -> list[Candidate]:
     """What is worth building. Raises `NoIndexFits` when nothing can be small enough."""
     if wanted.kind != "auto":
-        candidates = PLANS[wanted.kind]
+        found = CANDIDATES[wanted.kind]
     elif n_items < APPROXIMATE_FROM:
-        candidates = PLANS["flat"]
+        found = CANDIDATES["flat"]
     else:
-        candidates = [*PLANS["flat"], *PLANS["ivf-sq"]]
+        found = [*CANDIDATES["flat"], *CANDIDATES["ivf-sq"]]
         if n_items <= MAX_HNSW_ITEMS:
-            candidates += PLANS["hnsw"]
+            found += CANDIDATES["hnsw"]
     if wanted.max_mb is None:
-        return candidates
+        return found
     limit = wanted.max_mb
-    fitting = [plan for plan in candidates if plan.least_mb(n_items, dim) <= limit]
+    fitting = [candidate for candidate in found if candidate.least_mb(n_items, dim) <= limit]
     if not fitting and wanted.kind == "auto":
-        candidates = [*candidates, *PLANS["ivf-pq"]]
-        fitting = [plan for plan in PLANS["ivf-pq"] if plan.least_mb(n_items, dim) <= limit]
+        found = [*found, *CANDIDATES["ivf-pq"]]
+        fitting = [
+            candidate for candidate in CANDIDATES["ivf-pq"] if candidate.least_mb(n_items, dim) <= limit
+        ]
     if not fitting:
-        needs = ", ".join(f"{plan} {plan.least_mb(n_items, dim):.1f} MB" for plan in candidates)
+        needs = ", ".join(f"{candidate} {candidate.least_mb(n_items, dim):.1f} MB" for candidate in found)
         raise NoIndexFits(
             f"no index of {n_items:,} items of {dim} dimensions fits into {limit:g} MB; at least needed: "
             f"{needs}: raise --max-index-mb, or train with a smaller dim"
@@ -142,7 +144,7 @@ def plans(wanted: WantedIndex, n_items: int, dim: int) -> list[Plan]:
     return fitting
 
 
-def choose(measured: Sequence[Measured], wanted: WantedIndex) -> Measured:
+def choose(measured: Sequence[MeasuredIndex], wanted: WantedIndex) -> MeasuredIndex:
     """The fastest that is small enough and good enough. Raises `NoIndexFits` that says what each reached."""
     good = [
         each
@@ -152,60 +154,71 @@ def choose(measured: Sequence[Measured], wanted: WantedIndex) -> Measured:
     if good:
         return min(good, key=lambda each: (each.p50_microseconds, each.megabytes))
     within = "" if wanted.max_mb is None else f" within {wanted.max_mb:g} MB"
-    reached = ", ".join(f"{each.plan} {each.recall:.4f} with {each.megabytes:.1f} MB" for each in measured)
+    reached = ", ".join(
+        f"{each.candidate} {each.recall:.4f} with {each.megabytes:.1f} MB" for each in measured
+    )
     raise NoIndexFits(
         f"no index reaches recall@{TOP} >= {MIN_RECALL}{within}; reached: {reached}: choose --index auto or "
         "raise --max-index-mb"
     )
 
 
-def write_index(vectors: Vectors, queries: Vectors, wanted: WantedIndex, file: Path) -> IndexInfo:
+def build(candidate: Candidate, vectors: Vectors, file: Path) -> None:
+    """Write one index over (n, D) item vectors."""
+    Retriever.build(vectors, candidate.kind, candidate.codes or "fp16").save(file)
+
+
+def write_index(
+    vectors: Vectors,
+    queries: Vectors,
+    wanted: WantedIndex,
+    file: Path,
+    build: Callable[[Candidate, Vectors, Path], None] = build,
+) -> IndexInfo:
     """Build what is worth it over (n, D) item vectors, measure it as served, and leave the best in `file`.
 
     `queries` are (B, D) vectors of real sessions. Raises `NoIndexFits`.
     """
-    files = {plan: file.with_name(f"{file.name}.{plan}") for plan in plans(wanted, *vectors.shape)}
+    files = {
+        candidate: file.with_name(f"{file.name}.{candidate}")
+        for candidate in candidates(wanted, *vectors.shape)
+    }
     nearest = nearest_scores(vectors, queries)
     try:
         found = {}
-        for plan, place in files.items():
-            build(plan, vectors, place)
-            found[plan] = narrowest(plan, vectors, queries, nearest, place)
+        for candidate, place in files.items():
+            build(candidate, vectors, place)
+            found[candidate] = narrowest(candidate, vectors, queries, nearest, place)
         timed = dict(zip(found, microseconds([served for served, _ in found.values()], queries), strict=True))
         best = choose(
             [
-                Measured(
-                    plan,
+                MeasuredIndex(
+                    candidate,
                     served.breadth,
                     served.n_lists,
                     recall,
-                    timed[plan],
-                    files[plan].stat().st_size / 1e6,
+                    timed[candidate],
+                    files[candidate].stat().st_size / 1e6,
                 )
-                for plan, (served, recall) in found.items()
+                for candidate, (served, recall) in found.items()
             ],
             wanted,
         )
-        files[best.plan].rename(file)
+        files[best.candidate].rename(file)
     finally:
         for place in files.values():
             place.unlink(missing_ok=True)
     return best.info()
 
 
-def build(plan: Plan, vectors: Vectors, file: Path) -> None:
-    """Write one index over (n, D) item vectors."""
-    Retriever.build(vectors, plan.kind, plan.codes or "fp16").save(file)
-
-
 def narrowest(
-    plan: Plan, vectors: Vectors, queries: Vectors, nearest: Scores, file: Path
+    candidate: Candidate, vectors: Vectors, queries: Vectors, nearest: Scores, file: Path
 ) -> tuple[Retriever, float]:
     """The index as a worker loads it, no broader than it must be, and its recall."""
-    served = Retriever.load(file, plan.kind, vectors.shape[1])
+    served = Retriever.load(file, candidate.kind, vectors.shape[1])
     widest = served.n_lists or len(vectors)
     shares = np.zeros(len(queries))
-    for breadth in BREADTHS.get(plan.kind, (widest,)):
+    for breadth in BREADTHS.get(candidate.kind, (widest,)):
         served = served.searching(min(breadth, widest))
         shares = shares_found(served, vectors, queries, nearest)
         if shares.mean() - SURE * shares.std() / np.sqrt(len(queries)) >= MIN_RECALL:

@@ -95,11 +95,11 @@ def train(
     from service.ranking.neighbours import NEIGHBOURS
     from training.bundling.indexes import WantedIndex
     from training.commands.watch import TerminalWatcher
-    from training.count import count
     from training.data.dataset import Dataset
-    from training.fit import FitOptions, default_precision, fit
+    from training.fit import FitOptions, fit
     from training.learn.hyper import HyperError, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
+    from training.learn.train import default_precision
     from training.measure.results import write_result
 
     with reported(json_) as console:
@@ -110,29 +110,27 @@ def train(
                 )
             if refit_epochs is not None:
                 raise HyperError(f"--refit-epochs: {model} is counted, not trained in epochs; use --refit")
-            hyper, command = resolve_counted(model, set_ or []), _command()
-            counted_on = Dataset.load(data)
-            fitted = count(model, counted_on, hyper, artifacts, refit=refit, seed=seed, command=command)
+            recipe, hyper = None, resolve_counted(model, set_ or [])
         else:
             recipe, hyper = resolve(find_model(model), set_ or [])
-            options = FitOptions(
-                recipe=recipe,
-                hyper=hyper,
-                seed=seed,
-                precision=default_precision() if precision == "auto" else precision,
-                threads=threads,
-                artifacts=artifacts,
-                index=WantedIndex(index, max_index_mb),
-                refit=refit,
-                refit_epochs=refit_epochs,
-                resume=resume,
-            )
-            try:
-                with TerminalWatcher(console) as watcher:
-                    fitted = fit(model, Dataset.load(data), options, watcher, _command())
-            except KeyboardInterrupt:
-                console.print("interrupted; the same command with --resume goes on from the last checkpoint")
-                raise typer.Exit(INTERRUPTED) from None
+        options = FitOptions(
+            recipe=recipe,
+            hyper=hyper,
+            seed=seed,
+            precision=default_precision() if precision == "auto" else precision,
+            threads=threads,
+            artifacts=artifacts,
+            index=WantedIndex(index, max_index_mb),
+            refit=refit,
+            refit_epochs=refit_epochs,
+            resume=resume,
+        )
+        try:
+            with TerminalWatcher(console) as watcher:
+                fitted = fit(model, Dataset.load(data), options, watcher, _command())
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command with --resume goes on from the last checkpoint")
+            raise typer.Exit(INTERRUPTED) from None
         if results is not None:
             console.print(f"wrote {write_result(results, fitted)}")
         if publish and fitted.bundle is not None:
@@ -256,8 +254,8 @@ def popularity(
     """
     from service.live.deployment import replace_file
     from service.ranking.bundle import Bundle
+    from training.bundling.provenance import source_commit
     from training.data.dataset import Dataset
-    from training.fit import source_commit
     from training.report.popularity import draw, measure
 
     with reported(json_) as console:
@@ -285,18 +283,13 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Make a bundle of a checkpoint: the best epoch so far (select.pt), or the newest (refit.pt)."""
-    import torch
-
     from training.bundling.indexes import WantedIndex
     from training.data.dataset import Dataset
-    from training.fit import export_trained, load_trained, source_commit
+    from training.fit import export_checkpoint
 
     with reported(json_) as console:
-        dataset = Dataset.load(data)
-        model, config = load_trained(checkpoint, dataset)
-        torch.set_num_threads(config.threads)
         wanted = WantedIndex(index, max_index_mb)
-        path, measured = export_trained(model, config, dataset, artifacts, wanted, source_commit())
+        path, measured = export_checkpoint(checkpoint, Dataset.load(data), artifacts, wanted)
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
 
 
@@ -320,7 +313,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.loop.run_record import RunError, RunLockedError
     from training.measure.results import ResultError
     from training.report.leaderboard import ReportError
-    from training.search.journal import TuneError
+    from training.search.study import TuneError
 
     console = Console(stderr=json_, highlight=False)
     try:

@@ -64,8 +64,8 @@ def tune(
     """
     from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
-    from training.fit import default_precision
     from training.learn.registry import find_model
+    from training.learn.train import default_precision
     from training.search.space import assignments, own_parameters, search_space
     from training.search.tune import TuneOptions, best_first
     from training.search.tune import tune as run_study

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from training.learn.train import Phase, Progress
+from training.learn.checkpoint import Phase
+from training.learn.train import Progress
 
 
 class TerminalWatcher:

@@ -44,12 +44,12 @@ def card(name: str, n_items: int) -> Card:
     """One card, of a model at its default hyper-parameters. Raises `UnknownModelError`."""
     source = _FIRST_SENTENCE.match(" ".join(docstring(name).split()))
     assert source, f"{name}: its module's docstring must begin 'NAME: Authors, Title, Venue Year.'"
-    told = (name, source["title"], source["paper"], f"{source['authors']} {source['year']}")
+    identity = (name, source["title"], source["paper"], f"{source['authors']} {source['year']}")
     if name in baseline_names():
-        return Card(*told, family="counted", parameters=0, head=None, causal=False)
+        return Card(*identity, family="counted", parameters=0, head=None, causal=False)
     model = _without_memory(find_model(name), n_items)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Card(*told, model.family, parameters, model.head, model.causal)
+    return Card(*identity, model.family, parameters, model.head, model.causal)
 
 
 def docstring(name: str) -> str:

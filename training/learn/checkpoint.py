@@ -1,16 +1,56 @@
-"""Checkpoints that survive a kill at any moment: written beside the target, synced, renamed over it."""
+"""Checkpoints: what a run goes on from, in files that survive a kill at any moment.
+
+A checkpoint is written beside its target, synced and renamed over it. It belongs to one phase of one run.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+
+from models.base import Hyper, Recipe, SessionEncoder
+from training.data.dataset import Dataset
+from training.learn.registry import find_model
+
+Phase = Literal["select", "refit"]
+Precision = Literal["bf16", "32"]
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, or belongs to another run; the message says which."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the weights; a checkpoint continues only under the same one."""
+
+    model: str
+    data_fingerprint: str
+    seed: int
+    precision: Precision
+    threads: int
+    recipe: Recipe
+    hyper: dict[str, Hyper]
+    started_from: str | None = None  # the version whose weights it began with
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights, optimiser and random generator."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    carried: torch.Tensor | None = None  # from one session-parallel step to the next
+    epoch_seconds: float = 0.0  # of this epoch's training so far, without validation
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    best_weights: dict[str, torch.Tensor] | None = None
 
 
 def save(file: Path, state: dict[str, Any]) -> None:
@@ -36,3 +76,56 @@ def load(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such checkpoint") from None
     return state
+
+
+def save_run(
+    file: Path,
+    identity: dict[str, Any],
+    model: SessionEncoder,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+) -> None:
+    """Write all that a phase goes on from; `identity` is its phase and `RunConfig`."""
+    save(
+        file,
+        {
+            "identity": identity,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "state": {f.name: getattr(state, f.name) for f in dataclasses.fields(State)},
+        },
+    )
+
+
+def restore(
+    file: Path, identity: dict[str, Any], model: SessionEncoder, optimizer: torch.optim.Optimizer
+) -> State:
+    """Put model, optimiser and random generator where the checkpoint left them. Raises `CheckpointError`."""
+    saved = load(file)
+    theirs = saved["identity"]
+    changed = [key for key in identity if identity[key] != theirs.get(key)]
+    if changed:
+        differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)
+        raise CheckpointError(f"{file}: belongs to another run: {differences}")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["rng"])
+    return State(**saved["state"])
+
+
+def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:
+    """The model a checkpoint holds: its best weights so far (select) or its newest (refit).
+
+    Raises `CheckpointError` when the checkpoint was made from other data.
+    """
+    saved = load(file)
+    identity = dict(saved["identity"])
+    phase = identity.pop("phase")
+    config = RunConfig(**{**identity, "recipe": Recipe(**identity["recipe"])})
+    if config.data_fingerprint != data.info.fingerprint:
+        raise CheckpointError(f"{file}: was trained on other data than {data.path}")
+    train = data.train_all if phase == "refit" else data.train
+    model = find_model(config.model).build(train, **config.hyper)
+    model.load_state_dict(saved["state"]["best_weights"] or saved["model"])
+    return model.eval(), config

@@ -42,8 +42,8 @@ def find_model(name: str) -> type[SessionEncoder]:
     """The session encoder that `models/<name>.py` defines. Raises `UnknownModelError`."""
     if not (name.isidentifier() and importlib.util.find_spec(f"models.{name}") and _encoders(name)):
         known = [*model_names(), *baseline_names()]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        closest = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {closest[0]}?)" if closest else ""
         raise UnknownModelError(f"no model {name!r}{hint}; there are: {', '.join(known)}")
     return _encoders(name)[0]
 

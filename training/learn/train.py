@@ -12,41 +12,22 @@ import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
 
-from models.base import Hyper, Recipe, SessionEncoder, Sessions
-from training.learn import checkpoint
+from models.base import Recipe, SessionEncoder, Sessions
 from training.learn.batches import Examples
-from training.learn.checkpoint import CheckpointError
+from training.learn.checkpoint import Phase, Precision, RunConfig, State, restore, save_run
 from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
 from training.learn.negatives import NegativeSampler
 from training.learn.optimizers import AdagradMomentum
-from training.measure.metrics import mrr_at_k, recall_at_k
-from training.measure.validation import rank_targets
 
-Phase = Literal["select", "refit"]
-REPORT_STEPS = 20  # the loss is read from the device, and shown, this often
-CHECKPOINT_SECONDS = 300  # within an epoch; every epoch ends with a checkpoint anyway
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the weights; a checkpoint continues only under the same one."""
-
-    model: str
-    data_fingerprint: str
-    seed: int
-    precision: Literal["bf16", "32"]
-    threads: int
-    recipe: Recipe
-    hyper: dict[str, Hyper]
-    started_from: str | None = None  # the version whose weights it began with
+Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
 
 
 @dataclass(frozen=True)
@@ -62,18 +43,24 @@ class Progress:
     targets_per_second: float
 
 
-@dataclass
-class State:
-    """What a checkpoint holds beside weights, optimiser and random generator."""
+@dataclass(frozen=True)
+class Pace:
+    """How often training pauses; the weights are the same at any pace."""
 
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    carried: torch.Tensor | None = None  # from one session-parallel step to the next
-    epoch_seconds: float = 0.0  # of this epoch's training so far, without validation
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_weights: dict[str, torch.Tensor] | None = None
+    report_steps: int = 20  # the loss is read from the device, and shown
+    checkpoint_seconds: float = 300  # within an epoch; every epoch ends with a checkpoint anyway
+
+
+USUAL_PACE = Pace()
+
+
+class Watcher(Protocol):
+    """Whoever shows how far training is."""
+
+    def on_phase(self, phase: Phase, epochs: int) -> None: ...
+    def on_progress(self, progress: Progress) -> None: ...
+    def on_epoch(self, phase: Phase, record: dict[str, float]) -> None: ...
+    def on_step(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -89,19 +76,21 @@ def train_phase(
     config: RunConfig,
     model_class: type[SessionEncoder],
     train: Sessions,
-    validation: Sessions | None,
+    validate: Validate | None,
     *,
     phase: Phase,
     file: Path,
     resume: bool,
-    on_progress: Callable[[Progress], None],
-    on_epoch: Callable[[dict[str, float]], None],
+    on_progress: Callable[[Progress], object],
+    on_epoch: Callable[[dict[str, float]], object],
     initial: Callable[[SessionEncoder], None] | None = None,
+    pace: Pace = USUAL_PACE,
 ) -> Trained:
     """Train until the recipe's epochs are done or validation MRR@20 stops rising.
 
-    `validation` is None in a refit. `initial` sets the weights that a phase begins with, unless it goes on
-    from a checkpoint. Raises `CheckpointError` when `resume` finds another run's checkpoint.
+    `validate` judges the model between epochs; None, in a refit, keeps the last weights. `initial` sets the
+    weights that a phase begins with, unless it goes on from a checkpoint. Raises `CheckpointError` when
+    `resume` finds another run's checkpoint.
     """
     keep_freed_memory()
     torch.set_num_threads(config.threads)
@@ -120,7 +109,7 @@ def train_phase(
     state = State()
     identity = {"phase": phase, **dataclasses.asdict(config)}
     if resume and file.exists():
-        state = _restore(file, identity, bare, bare_optimizer)
+        state = restore(file, identity, bare, bare_optimizer)
     elif initial is not None:
         initial(bare)
 
@@ -147,18 +136,18 @@ def train_phase(
             optimizer.zero_grad(set_to_none=True)
             pending.append(loss.detach())
             state.step = step + 1
-            if state.step % REPORT_STEPS and state.step < len(plan):
+            if state.step % pace.report_steps and state.step < len(plan):
                 continue
             state.loss_sum += float(torch.stack(pending).double().sum())
             pending.clear()
             now = time.perf_counter()
             state.epoch_seconds = epoch_before + now - began
             on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
-            if now - last_saved > CHECKPOINT_SECONDS and state.step < len(plan):
-                _save(file, identity, bare, bare_optimizer, state)
+            if now - last_saved >= pace.checkpoint_seconds and state.step < len(plan):
+                save_run(file, identity, bare, bare_optimizer, state)
                 last_saved = now
-        _close_epoch(state, bare, validation, len(plan), rate)
-        _save(file, identity, bare, bare_optimizer, state)
+        _close_epoch(state, bare, validate, len(plan), rate)
+        save_run(file, identity, bare, bare_optimizer, state)
         on_epoch(state.history[-1])
 
     if state.best_weights is not None:
@@ -182,6 +171,14 @@ def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimiz
     return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
+def default_precision() -> Precision:
+    """bfloat16 where the processor multiplies it natively; elsewhere it would be slower than float32."""
+    has_bf16 = (
+        torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+    )
+    return "bf16" if has_bf16 else "32"
+
+
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of returning them to the kernel.
 
@@ -200,7 +197,7 @@ def _finished(state: State, recipe: Recipe) -> bool:
 
 
 def _close_epoch(
-    state: State, model: SessionEncoder, validation: Sessions | None, steps: int, rate: float
+    state: State, model: SessionEncoder, validate: Validate | None, steps: int, rate: float
 ) -> None:
     """Validate, keep the weights if they are the best so far, and move on to the next epoch."""
     record = {
@@ -210,19 +207,16 @@ def _close_epoch(
         "train_seconds": round(state.epoch_seconds, 1),
         "validation_seconds": 0.0,
     }
-    began = time.perf_counter()
-    if validation is not None:
-        whole = Examples.of(validation, "positions" if model.causal else "prefixes", model.max_length)
-        ranks = rank_targets(model, whole)
-        record |= {"recall@20": 100 * recall_at_k(ranks, 20), "mrr@20": 100 * mrr_at_k(ranks, 20)}
-        record["validation_seconds"] = round(time.perf_counter() - began, 1)
-    best = max((r["mrr@20"] for r in state.history), default=-1.0) if validation is not None else -1.0
-    state.history.append(record)
-    if validation is None:
+    if validate is None:
         state.best_epoch = state.epoch  # a refit keeps its last weights
-    elif record["mrr@20"] > best:
-        state.best_epoch = state.epoch
-        state.best_weights = copy.deepcopy(model.state_dict())
+    else:
+        began = time.perf_counter()
+        record |= validate(model)
+        record["validation_seconds"] = round(time.perf_counter() - began, 1)
+        if record["mrr@20"] > max((earlier["mrr@20"] for earlier in state.history), default=-1.0):
+            state.best_epoch = state.epoch
+            state.best_weights = copy.deepcopy(model.state_dict())
+    state.history.append(record)
     state.epoch += 1
     state.step, state.loss_sum, state.epoch_seconds, state.carried = 0, 0.0, 0.0, None
 
@@ -237,37 +231,3 @@ def _progress(state: State, phase: Phase, recipe: Recipe, steps: int, n_targets:
         loss=state.loss_sum / state.step,
         targets_per_second=n_targets * state.step / steps / state.epoch_seconds,
     )
-
-
-def _save(
-    file: Path,
-    identity: dict[str, Any],
-    model: SessionEncoder,
-    optimizer: torch.optim.Optimizer,
-    state: State,
-) -> None:
-    checkpoint.save(
-        file,
-        {
-            "identity": identity,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "state": {f.name: getattr(state, f.name) for f in dataclasses.fields(State)},
-        },
-    )
-
-
-def _restore(
-    file: Path, identity: dict[str, Any], model: SessionEncoder, optimizer: torch.optim.Optimizer
-) -> State:
-    saved = checkpoint.load(file)
-    theirs = saved["identity"]
-    changed = [key for key in identity if identity[key] != theirs.get(key)]
-    if changed:
-        differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)
-        raise CheckpointError(f"{file}: belongs to another run: {differences}")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    torch.set_rng_state(saved["rng"])
-    return State(**saved["state"])

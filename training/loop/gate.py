@@ -15,9 +15,9 @@ from service.live.follower import load_bundle
 from service.ranking.bundle import Bundle, BundleError
 from service.ranking.ranker import NearestItems
 from service.ranking.served import Query, Scored, ServedBundle
-from training.bundling.export import ExportError, check_parity
+from training.bundling.export import ExportError, check_parity, recent_sessions
 from training.data.dataset import Dataset
-from training.fit import load_trained, recent_sessions
+from training.learn.checkpoint import load_trained
 from training.loop.retrain import GateConfig
 from training.measure.evaluate import TOP
 from training.measure.latency import rank_microseconds

@@ -17,7 +17,7 @@ from service.live.deployment import prune, read_deployment
 from service.process.settings import Settings
 from training.bundling.export import ExportError
 from training.data.formats import PrepareError
-from training.fit import Watcher
+from training.learn.train import Watcher
 from training.loop.click_source import ClickSource
 from training.loop.retrain import RetrainConfig
 from training.loop.run_record import (

@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from service.live.deployment import bundle_path, read_deployment, replace_file
-from training.fit import source_commit
+from training.bundling.provenance import source_commit
 from training.loop.retrain import RetrainConfig
 
 FILE = "run.json"

@@ -20,12 +20,12 @@ from service.live.deployment import publish as publish_version
 from service.process.settings import Settings
 from service.ranking.bundle import Bundle, read_manifest
 from training.bundling.indexes import WantedIndex
-from training.count import count
 from training.data.dataset import Dataset
 from training.data.heldout import with_newest_day, write_newest_day
 from training.data.prepare import Rules
 from training.data.prepare import prepare as prepare_dataset
-from training.fit import FitOptions, Watcher, default_precision, fit
+from training.fit import FitOptions, fit
+from training.learn.train import Watcher, default_precision
 from training.learn.warm_start import ColdStart, WarmStart, warm_start
 from training.loop.announce import announce
 from training.loop.click_source import ClickSource
@@ -163,33 +163,21 @@ def train(run: Run) -> Learned:
     place = bundle_path(run.artifacts, version)
     start, why_not = (None, "neighbours are counted") if recipe is None else _start(run, data)
     if not place.exists():
-        if recipe is None:
-            count(
-                wanted.model,
-                data,
-                hyper,
-                run.artifacts,
-                refit=wanted.refit,
-                seed=wanted.seed,
-                command=COMMAND,
-                version=version,
-            )
-        else:
-            options = FitOptions(
-                recipe=recipe,
-                hyper=hyper,
-                seed=wanted.seed,
-                precision=default_precision(),
-                threads=wanted.threads,
-                artifacts=run.artifacts,
-                index=WantedIndex(wanted.index, wanted.max_index_mb),
-                refit=wanted.refit,
-                resume=True,
-                checkpoints=run.paths.checkpoints,
-                version=version,
-                start=start,
-            )
-            fit(wanted.model, data, options, run.watcher, COMMAND)
+        options = FitOptions(
+            recipe=recipe,
+            hyper=hyper,
+            seed=wanted.seed,
+            precision=default_precision(),
+            threads=wanted.threads,
+            artifacts=run.artifacts,
+            index=WantedIndex(wanted.index, wanted.max_index_mb),
+            refit=wanted.refit,
+            resume=True,
+            checkpoints=run.paths.checkpoints,
+            version=version,
+            start=start,
+        )
+        fit(wanted.model, data, options, run.watcher, COMMAND)
     manifest = read_manifest(place)
     if manifest.data_fingerprint != data.info.fingerprint:
         raise RunError(f"{place}: was made of other clicks than {run.paths.data}: move it away")

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from models.base import Sessions
 from service.ranking.bundle import Bundle
-from service.ranking.ranker import Ranked
+from service.ranking.ranker import Ranked, Ranker
 from service.ranking.retriever import Items, Scores
+from training.baselines.counting import Counted
 from training.data.dataset import Dataset
 from training.learn.batches import Examples
 from training.measure.metrics import MISSED, Ranks, mrr_at_k, ranking_metrics, recall_at_k
 
 TOP = 20
 BATCH_SIZE = 512
-
-
 LENGTHS = {"1": 1, "2": 2, "3": 3, "4": 4, "5-6": 6, "7-10": 10, "11+": np.iinfo(np.int64).max}
-
-
-class Searcher(Protocol):
-    """What is measured: a bundle's ranker, or a counted baseline."""
-
-    @property
-    def n_items(self) -> int: ...
-
-    def search(self, sessions: Items, k: int) -> Ranked: ...
 
 
 @dataclass(frozen=True)
@@ -71,14 +60,14 @@ def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
     return _evaluate(bundle.ranker, to_bundle, data, sessions)
 
 
-def evaluate_counted(counted: Searcher, data: Dataset, sessions: Sessions) -> Evaluation:
+def evaluate_counted(counted: Counted, data: Dataset, sessions: Sessions) -> Evaluation:
     """Measure a baseline of the data set's own items, in the same way."""
     return _evaluate(counted, np.arange(len(data.items) + 1), data, sessions)
 
 
-def _evaluate(searcher: Searcher, index_of: Items, data: Dataset, sessions: Sessions) -> Evaluation:
-    known = Sessions(index_of[sessions.items].astype(np.int32), sessions.offsets, searcher.n_items)
-    clicks = np.bincount(index_of[data.train_all.items], minlength=searcher.n_items + 1)
+def _evaluate(ranker: Ranker | Counted, index_of: Items, data: Dataset, sessions: Sessions) -> Evaluation:
+    known = Sessions(index_of[sessions.items].astype(np.int32), sessions.offsets, ranker.n_items)
+    clicks = np.bincount(index_of[data.train_all.items], minlength=ranker.n_items + 1)
     of_sessions = np.diff(sessions.offsets)
     examples = Examples.of(known, "prefixes", int(of_sessions.max(initial=1)))
     ranks = np.zeros(len(examples), dtype=np.int64)
@@ -86,7 +75,7 @@ def _evaluate(searcher: Searcher, index_of: Items, data: Dataset, sessions: Sess
     for indices in examples.in_order(BATCH_SIZE):
         batch = examples.batch(indices)
         prefixes, targets = _skip_unknown(batch.sessions.numpy()), batch.targets.numpy()
-        scores, items = answer(searcher, prefixes, TOP + 1 + prefixes.shape[1])
+        scores, items = answer(ranker, prefixes, TOP + 1 + prefixes.shape[1])
         ranks[indices] = unmasked.add(scores[:, : TOP + 1], items[:, : TOP + 1], targets)
         unseen_only.add(*_leave_out(scores, items, prefixes), targets)
     return Evaluation(
@@ -100,17 +89,17 @@ def _evaluate(searcher: Searcher, index_of: Items, data: Dataset, sessions: Sess
     )
 
 
-def answer(searcher: Searcher, prefixes: Items, k: int) -> Ranked:
+def answer(ranker: Ranker | Counted, prefixes: Items, k: int) -> Ranked:
     """Scores and items (B, k) for (B, L) right-padded prefixes.
 
-    What the searcher leaves open is filled with the most popular items; so is a row of PAD.
+    What the ranker leaves open is filled with the most popular items; so is a row of PAD.
     """
-    k = min(k, searcher.n_items)
+    k = min(k, ranker.n_items)
     scores = np.full((len(prefixes), k), -np.inf, dtype=np.float32)
     items = np.zeros((len(prefixes), k), dtype=np.int64)
     asked = prefixes[:, 0] > 0
     if asked.any():
-        found, best = searcher.search(prefixes[asked], k)
+        found, best = ranker.search(prefixes[asked], k)
         scores[asked, : found.shape[1]], items[asked, : found.shape[1]] = found, best
     short = np.flatnonzero((items == 0).any(1))
     for part in np.array_split(short, -(-len(short) // BATCH_SIZE) or 1):
@@ -119,13 +108,13 @@ def answer(searcher: Searcher, prefixes: Items, k: int) -> Ranked:
 
 
 def _fill_up(scores: Scores, items: Items, rows: Items) -> None:
-    """Put the most popular items that a row does not hold where it holds 0, each below all before it."""
+    """Put the most popular items that a row lacks where it holds 0, each below all before it."""
     k = items.shape[1]
-    popular = np.arange(1, 2 * k + 1)  # of the first 2k, at most k are held already
+    popular = np.arange(1, 2 * k + 1)  # of the first 2k, at most k are present already
     own = items[rows]  # (B, k)
-    held = np.zeros((len(rows), 2 * k + 1), dtype=bool)
-    np.put_along_axis(held, np.where(own <= 2 * k, own, 0), True, 1)
-    order = np.argsort(held[:, 1:], axis=1, kind="stable")  # those not held first
+    present = np.zeros((len(rows), 2 * k + 1), dtype=bool)
+    np.put_along_axis(present, np.where(own <= 2 * k, own, 0), True, 1)
+    order = np.argsort(present[:, 1:], axis=1, kind="stable")  # those not present first
     count = (own > 0).sum(1)
     column = np.arange(k)
     open_ = column >= count[:, None]

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from service.live.deployment import replace_file
 from service.ranking.bundle import Bundle
@@ -22,9 +25,21 @@ from training.learn.cards import card
 from training.measure.evaluate import TOP, Evaluation
 from training.measure.latency import encode_microseconds, rank_microseconds
 
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error)  # as np.load fails
+
+Counts = npt.NDArray[np.int64]
+
 
 class ResultError(ValueError):
     """A result cannot be written or read; the message names the file."""
+
+
+@dataclass(frozen=True)
+class TargetRanks:
+    """Where the target of each test case stood; the cases of one session lie together."""
+
+    ranks: Counts  # (cases,) 1..20; 0: not among the 20
+    cases: Counts  # (sessions,) how many consecutive cases are of this session
 
 
 @dataclass(frozen=True)
@@ -38,12 +53,12 @@ class Fitted:
 
 def headline(model: str, data: Dataset) -> dict[str, object]:
     """The part of a result that says what was trained, on what."""
-    told = card(model, data.info.n_items)
+    described = card(model, data.info.n_items)
     return {
         "model": model,
-        "title": told.title,
-        "cited": told.cited,
-        "family": told.family,
+        "title": described.title,
+        "cited": described.cited,
+        "family": described.family,
         "dataset": data.info.name,
         "data_fingerprint": data.info.fingerprint,
         "n_items": data.info.n_items,
@@ -92,6 +107,28 @@ def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Eval
 def result_file(results: Path, dataset: str, model: str, seed: object) -> Path:
     """Where the result of a model lies."""
     return results / dataset / (f"{model}.json" if seed == 1 else f"{model}.seed{seed}.json")
+
+
+def read_ranks(result: Path) -> TargetRanks | None:
+    """The ranks beside a result's JSON, None if they were not kept. Raises `ResultError`."""
+    file = result.with_suffix(".npz")
+    if not file.exists():
+        return None
+    try:
+        with file.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            found = {name: arrays[name] for name in ("ranks", "cases")}
+    except UNREADABLE as error:
+        raise ResultError(f"{file}: cannot be read: {error}") from error
+    for name, array in found.items():
+        if array.ndim != 1 or array.dtype.kind != "u":
+            raise ResultError(f"{file}: {name} is {array.dtype} {array.shape}, not one row of counts")
+    ranks, cases = found["ranks"].astype(np.int64), found["cases"].astype(np.int64)
+    if ranks.max(initial=0) > TOP:
+        raise ResultError(f"{file}: a rank of {ranks.max()}, beyond {TOP}")
+    if len(ranks) != cases.sum():
+        raise ResultError(f"{file}: {len(ranks)} ranks, {cases.sum()} cases of {len(cases)} sessions")
+    return TargetRanks(ranks, cases)
 
 
 def _write_ranks(file: Path, evaluation: Evaluation) -> None:

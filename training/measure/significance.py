@@ -1,14 +1,15 @@
-"""Which models can be told from the best of a leaderboard: paired tests over its test sessions."""
+"""Which models can be told apart from the best of them: paired tests over the test sessions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import ttest_rel
 
-from training.report.leaderboard import Leaderboard, TargetRanks
+from training.measure.results import TargetRanks
 
 ALPHA = 0.05
 ROUNDING = 1e-12  # sums of the same reciprocals in another order differ by less
@@ -18,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every model that has ranks against the best of them by `metric`."""
+    """Every model against the best of them by `metric`."""
 
     metric: str
     best: str
@@ -26,21 +27,29 @@ class Comparison:
     p: dict[str, float]  # by model, corrected; the best is not among them
 
 
-def against_best(board: Leaderboard, metric: str) -> Comparison | None:
-    """Compare by `recall@20` or `mrr@20`; None when fewer than two models have ranks.
+def against_best(ranks: Mapping[str, TargetRanks], metric: str) -> Comparison | None:
+    """Compare models, by name, by `recall@20` or `mrr@20`; None when there are fewer than two.
 
     Cases of one session are not independent, so the paired sample is the sessions: their sums of hits, or of
-    reciprocal ranks. Bonferroni: p times the number of comparisons. One run a model, that of the first seed.
+    reciprocal ranks. All comparisons together are wrong with a probability of `ALPHA` (`holm`).
     """
-    sums = {
-        entry.name: session_sums(entry.first.ranks, metric) for entry in board.entries if entry.first.ranks
-    }
+    sums = {name: session_sums(of, metric) for name, of in ranks.items()}
     if len(sums) < 2:
         return None
     best = max(sums, key=lambda name: sums[name].sum())
     p = {name: paired_p(of, sums[best]) for name, of in sums.items() if name != best}
-    corrected = {name: min(1.0, len(p) * value) for name, value in p.items()}
-    return Comparison(metric, best, len(sums[best]), corrected)
+    corrected = holm(np.array(list(p.values())))
+    return Comparison(metric, best, len(sums[best]), dict(zip(p, corrected.tolist(), strict=True)))
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's correction (Scandinavian Journal of Statistics 1979): Bonferroni's promise, never a larger p.
+
+    The i-th smallest of m is multiplied by m - i + 1, and is not below any smaller one's.
+    """
+    order = np.argsort(p)
+    in_order = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return in_order[np.argsort(order)]
 
 
 def session_sums(ranks: TargetRanks, metric: str) -> Floats:

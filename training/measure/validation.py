@@ -1,16 +1,30 @@
-"""Ranks of validation targets by full scoring in torch: what early stopping looks at between epochs."""
+"""Validation by full scoring in torch: what early stopping and the search look at between epochs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from models.base import PAD, SessionEncoder
+from models.base import PAD, Batching, SessionEncoder, Sessions
 from training.learn.batches import Examples
-from training.measure.metrics import Ranks
+from training.measure.metrics import Ranks, mrr_at_k, recall_at_k
 
 BATCH_SIZE = 512
+TOP = 20
+
+
+def validation_on(sessions: Sessions) -> Callable[[SessionEncoder], dict[str, float]]:
+    """What judges a model between epochs: `recall@20` and `mrr@20` of every next click, in percent."""
+
+    def validate(model: SessionEncoder) -> dict[str, float]:
+        batching: Batching = "positions" if model.causal else "prefixes"
+        ranks = rank_targets(model, Examples.of(sessions, batching, model.max_length))
+        return {f"recall@{TOP}": 100 * recall_at_k(ranks, TOP), f"mrr@{TOP}": 100 * mrr_at_k(ranks, TOP)}
+
+    return validate
 
 
 @torch.inference_mode()

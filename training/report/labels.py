@@ -1,4 +1,4 @@
-"""Finds room for the labels of crowded marks, the same room for the same marks."""
+"""Finds room for the labels of crowded marks, the same room for the same marks (docs/decisions/0016)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Place:
 
     x: float
     y: float
-    led: bool  # so far off that a line must lead to it
+    has_leader: bool  # so far off that a line must lead to it
 
 
 def place_labels(
@@ -40,8 +40,8 @@ def place_labels(
         others = np.delete(taken, i, axis=0)
         best: tuple[float, Place, Boxes] | None = None
         for up, out, side in itertools.product(ups, (0, 20, 45, 75), (1, -1)):
-            led = abs(up) > line / 2 or out > 0
-            place = Place(side * (GAP + out + min(abs(up), 3 * line) / 2), up, led)
+            has_leader = abs(up) > line / 2 or out > 0
+            place = Place(side * (GAP + out + min(abs(up), 3 * line) / 2), up, has_leader)
             box, leader = _box(mark, place, width, line), _leader(mark, place)
             covered = _overlap(box, taken).sum() + _overlap(leader[:, None], others).sum()
             outside = width * line - _overlap(box, frame)
@@ -67,7 +67,7 @@ def _box(mark: tuple[float, float], place: Place, width: float, line: float) -> 
 
 def _leader(mark: tuple[float, float], place: Place) -> Boxes:
     """(n, 4) small boxes along the line from mark to label, none if there is no line."""
-    if not place.led:
+    if not place.has_leader:
         return np.empty((0, 4))
     dots = np.array(mark) + SAMPLES * np.array([place.x, place.y])
     return np.array([_around(dot, 3) for dot in dots])

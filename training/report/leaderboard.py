@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.learn.cards import card
 from training.learn.registry import UnknownModelError
 from training.measure.metrics import MISSED, ranking_metrics
+from training.measure.results import ResultError, TargetRanks, read_ranks
 
 RESULT_NAME = re.compile(r"\w+(\.seed\d+)?\.json")
 NOT_RESULTS = {"popularity.json"}  # the command `popularity` writes it
 MEASURED = ("recall@20", "mrr@20")  # what every result has, and its ranks must give again
 TOLERANCE = 1e-6  # percent
-TOP = 20
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error)  # as np.load fails
 
 Family = Literal["counted", "factorisation", "sequence", "session graph", "global graph"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
-Counts = npt.NDArray[np.int64]
 
-
-class ReportError(ValueError):
+class ReportError(ResultError):
     """Results that cannot stand on one leaderboard; the message names the file and what differs."""
 
 
@@ -74,14 +68,6 @@ class Result(BaseModel):
 
 
 @dataclass(frozen=True)
-class TargetRanks:
-    """Where the target of each test case stood; the cases of one session lie together."""
-
-    ranks: Counts  # (cases,) 1..20; 0: not among the 20
-    cases: Counts  # (sessions,) how many consecutive cases are of this session
-
-
-@dataclass(frozen=True)
 class Run:
     """One trained model: its result, and its ranks if they were kept."""
 
@@ -102,7 +88,7 @@ class Entry:
 
     @property
     def first(self) -> Run:
-        """The run of the lowest seed, 1 as a rule: whatever is no mean over seeds is told of this one."""
+        """The run of the lowest seed, 1 as a rule: whatever is no mean over seeds is of this one."""
         return self.runs[0]
 
     def mean(self, metric: str) -> float:
@@ -144,9 +130,9 @@ def _result_files(place: Path) -> list[Path]:
 
 def _entry(name: str, runs: Sequence[Run]) -> Entry:
     by_seed = tuple(sorted(runs, key=lambda run: run.result.seed))
-    told = by_seed[0].result
-    if told.title and told.cited and told.family:
-        return Entry(name, told.title, told.cited, told.family, by_seed)
+    first = by_seed[0].result
+    if first.title and first.cited and first.family:
+        return Entry(name, first.title, first.cited, first.family, by_seed)
     try:
         known = card(name, 1000)
     except UnknownModelError as error:
@@ -169,48 +155,37 @@ def _read_run(file: Path) -> Run:
     for metric in MEASURED:
         if metric not in result.test:
             raise ReportError(f"{file}: test has no {metric}")
-    ranks_file = file.with_suffix(".npz")
-    return Run(file, result, _read_ranks(ranks_file, result) if ranks_file.exists() else None)
+    ranks = read_ranks(file)
+    if ranks:
+        _check_ranks(result, file.with_suffix(".npz"), ranks)
+    return Run(file, result, ranks)
 
 
-def _read_ranks(file: Path, result: Result) -> TargetRanks:
-    try:
-        with file.open("rb") as stream:
-            arrays = np.load(stream, allow_pickle=False)
-            found = {name: arrays[name] for name in ("ranks", "cases")}
-    except UNREADABLE as error:
-        raise ReportError(f"{file}: cannot be read: {error}") from error
-    for name, array in found.items():
-        if array.ndim != 1 or array.dtype.kind != "u":
-            raise ReportError(f"{file}: {name} is {array.dtype} {array.shape}, not one row of counts")
-    ranks, cases = found["ranks"].astype(np.int64), found["cases"].astype(np.int64)
-    if ranks.max(initial=0) > TOP:
-        raise ReportError(f"{file}: a rank of {ranks.max()}, beyond {TOP}")
-    if not len(ranks) == cases.sum() == result.test_cases:
+def _check_ranks(result: Result, file: Path, kept: TargetRanks) -> None:
+    """The ranks are those that the JSON beside them was made of."""
+    if len(kept.ranks) != result.test_cases:
         raise ReportError(
-            f"{file}: {len(ranks)} ranks, {cases.sum()} cases of {len(cases)} sessions,"
-            f" {result.test_cases} test_cases in the JSON beside it"
+            f"{file}: {len(kept.ranks)} ranks, {result.test_cases} test_cases in the JSON beside it"
         )
-    measured = ranking_metrics(np.where(ranks > 0, ranks, MISSED))
+    measured = ranking_metrics(np.where(kept.ranks > 0, kept.ranks, MISSED))
     for metric in MEASURED:
         if abs(measured[metric] - result.test[metric]) > TOLERANCE:
             raise ReportError(
                 f"{file}: its ranks give {metric} {measured[metric]:.6f},"
                 f" the JSON beside it says {result.test[metric]:.6f}"
             )
-    return TargetRanks(ranks, cases)
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:
     """All runs of a leaderboard answered the same test cases of the same data."""
     first: dict[str, tuple[Hashable, Path]] = {}
     for run in runs:
-        told: dict[str, Hashable] = {
+        comparable: dict[str, Hashable] = {
             "test_cases": run.result.test_cases,
             "n_items": run.result.n_items,
             "data_fingerprint": run.result.data_fingerprint,
         }
-        for field, value in told.items():
+        for field, value in comparable.items():
             if value is not None:
                 expected, file = first.setdefault(field, (value, run.file))
                 if value != expected:

@@ -19,7 +19,8 @@ NONE = "–"
 
 def page(board: Leaderboard, known: Sequence[str], pictures: set[str]) -> str:
     """What was run on the data set, which `known` models were not, and those `pictures` that there are."""
-    comparisons = [against_best(board, metric) for metric in ("recall@20", "mrr@20")]
+    ranks = {entry.name: entry.first.ranks for entry in board.entries if entry.first.ranks}
+    comparisons = [against_best(ranks, metric) for metric in ("recall@20", "mrr@20")]
     parts = [
         f"# {board.dataset}: leaderboard",
         _introduction(board),
@@ -82,8 +83,10 @@ def _leaderboard(board: Leaderboard, known: Sequence[str], comparisons: Sequence
     ]
     for name in _not_run(board, known):
         model = card(name, 1000)
-        told = str(published(board.dataset, name) or NONE)
-        rows.append([f"{model.title} ({model.cited})", model.family, "not run", "not run", told, NONE, NONE])
+        figures = str(published(board.dataset, name) or NONE)
+        rows.append(
+            [f"{model.title} ({model.cited})", model.family, "not run", "not run", figures, NONE, NONE]
+        )
     header = [
         "model",
         "family",
@@ -106,7 +109,7 @@ def _significance(board: Leaderboard, comparisons: Sequence[Comparison | None]) 
     return (
         f"{seeds}p: two-sided paired t-test against the best model whose ranks were kept ({best}), over the"
         f" {made[0].sessions:,} test sessions' sums of hits or of reciprocal ranks (cases of one session are"
-        f" not independent), Bonferroni-corrected for the {len(made[0].p)} comparisons of a column; ≈ marks"
+        f" not independent), Holm-corrected for the {len(made[0].p)} comparisons of a column; ≈ marks"
         f" what cannot be told apart (p ≥ {ALPHA}). It compares two trained models, one seed each, not two"
         " architectures."
     )
@@ -115,12 +118,12 @@ def _significance(board: Leaderboard, comparisons: Sequence[Comparison | None]) 
 def _sources(board: Leaderboard, known: Sequence[str]) -> str:
     titles = {entry.name: entry.title for entry in board.entries}
     titles |= {name: card(name, 1000).title for name in _not_run(board, known)}
-    told = [
+    sources = [
         (figures.source, title)
         for name, title in titles.items()
         if (figures := published(board.dataset, name))
     ]
-    by_source = groupby(sorted(told), key=lambda pair: pair[0])
+    by_source = groupby(sorted(sources), key=lambda pair: pair[0])
     lines = [f"{source}: {', '.join(title for _, title in pairs)}" for source, pairs in by_source]
     return f"Published figures are those of {'; '.join(lines)}." if lines else ""
 
@@ -174,7 +177,7 @@ def _reproduce(board: Leaderboard) -> str:
 
 def _pictures(there: set[str], wanted: Mapping[str, str], heading: str = "", text: str = "") -> list[str]:
     """Heading, text and those of the `wanted` pictures that are there; nothing if none is."""
-    shown = [f"![{told}]({name})" for name, told in wanted.items() if name in there]
+    shown = [f"![{caption}]({name})" for name, caption in wanted.items() if name in there]
     return [heading, text, *shown] if shown else []
 
 
@@ -203,8 +206,8 @@ def _p(comparison: Comparison | None, name: str) -> str:
     p = comparison.p.get(name)
     if p is None:
         return NONE
-    told = "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-    return f"≈ {told}" if p >= ALPHA else told
+    text = "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return f"≈ {text}" if p >= ALPHA else text
 
 
 def _number(value: float | None, digits: int) -> str:

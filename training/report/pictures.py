@@ -42,7 +42,7 @@ FRAME = (0.07, 0.1, 0.915, 0.825)  # of the axes in the figure: fixed, as labels
 FONT_SIZE = 8.5  # points
 CAPITAL, SMALL = 0.7 * FONT_SIZE, 0.62 * FONT_SIZE  # a letter's width, about
 LINE = 1.2 * FONT_SIZE
-FAR_BELOW = 0.5  # of the best Recall@20: models under it are told in words, or all others would be one heap
+FAR_BELOW = 0.5  # of the best Recall@20: models under it are named in words, or all others would be one heap
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,14 @@ def _scatter(
     if len(points) < 2:
         return None
     best = max(point.recall for point in points)
-    near = [point for point in points if point.recall >= FAR_BELOW * best]
-    far = [f"{point.title} {point.recall:.1f}" for point in points if point.recall < FAR_BELOW * best]
+    drawn = [point for point in points if point.recall >= FAR_BELOW * best]
+    left_out = [f"{point.title} {point.recall:.1f}" for point in points if point.recall < FAR_BELOW * best]
     with _style():
-        figure, axes = _axes(board, label + (f"\nfar below, not drawn: {', '.join(far)}" if far else ""))
+        figure, axes = _axes(
+            board, label + (f"\nfar below, not drawn: {', '.join(left_out)}" if left_out else "")
+        )
         axes.set_xscale("log" if log else "linear")
-        for point in near:
+        for point in drawn:
             axes.plot(point.x, point.recall, MARKS[point.family], color=COLOURS[point.family], markersize=6)
         axes.margins(0.08)
         axes.autoscale_view()
@@ -101,11 +103,11 @@ def _scatter(
             axes.xaxis.set_major_locator(LogLocator(subs=ticks))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
             axes.xaxis.set_minor_locator(NullLocator())
-        _label(axes, near)
+        _label(axes, drawn)
         marks = [
             Line2D([], [], color=COLOURS[family], marker=MARKS[family], linestyle="", label=family)
             for family in FAMILIES
-            if any(point.family == family for point in near)
+            if any(point.family == family for point in drawn)
         ]
         _legend(axes, marks)
         return _svg(figure)
@@ -123,8 +125,8 @@ def _by_length(board: Leaderboard) -> bytes | None:
         for entry, of in zip(entries, figures, strict=True):
             recalls = [of[length].recall if length in of else np.nan for length in lengths]
             line = MARKS[entry.family] + (":" if entry.name == "spop" else "-")
-            told = f"{entry.title}, {entry.family}"
-            axes.plot(recalls, line, color=COLOURS[entry.family], markersize=5, label=told)
+            label = f"{entry.title}, {entry.family}"
+            axes.plot(recalls, line, color=COLOURS[entry.family], markersize=5, label=label)
         axes.set_xticks(range(len(ticks)), ticks)
         _legend(axes, axes.get_lines())
         return _svg(figure)
@@ -162,7 +164,7 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
             textcoords="offset points",
             horizontalalignment="right" if to_left else "left",
             verticalalignment="center_baseline",
-            arrowprops=leader if place.led else None,
+            arrowprops=leader if place.has_leader else None,
         )
 
 

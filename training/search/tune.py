@@ -1,7 +1,7 @@
 """Hyper-parameter search on validation: a study of trials that a kill at any moment only delays.
 
 A trial is the `select` phase of a run, judged by validation MRR@20 after every epoch; the test sessions are
-not looked at. The journal holds finished trials only, each written as one line. What is drawn for a trial
+not looked at. The study on disk holds finished trials only. What is drawn for a trial
 follows from the seed and the trials before it, so a trial cut short is drawn again, with the same parameters,
 and goes on from its checkpoint: the study ends as if nothing had happened.
 """
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import optuna
@@ -24,14 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.base import Hyper
 from training.data.dataset import Dataset
-from training.fit import Watcher
 from training.learn import checkpoint
-from training.learn.checkpoint import CheckpointError
+from training.learn.checkpoint import CheckpointError, Precision, RunConfig
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
-from training.learn.train import RunConfig, train_phase
-from training.search.journal import TuneError, anew, open_journal
+from training.learn.train import Watcher, train_phase
+from training.measure.validation import validation_on
 from training.search.space import Space, assignments, own_parameters, settings
+from training.search.study import FILE, TuneError, anew, open_study
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -44,7 +43,7 @@ class TuneOptions:
     space: Space
     trials: int
     seed: int
-    precision: Literal["bf16", "32"]
+    precision: Precision
     threads: int
     artifacts: Path
 
@@ -61,27 +60,28 @@ def tune(model: str, data: Dataset, options: TuneOptions, watcher: Watcher) -> l
         raise TuneError(f"{data.path}: has no validation sessions to search on")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = study_path(options.artifacts, data.info.name, model)
-    file = place / "trials.log"
-    with open_journal(file, _identity(model, data, options)) as journal:
-        # Trials run in memory and come to the journal when they are over, so a kill leaves none half done.
+    with open_study(place, _identity(model, data, options)) as kept:
+        # Trials run in memory and are kept when they are over, so a kill leaves none half done.
         # Steps are epochs, from 1; the first one is no reason to prune.
         pruner = MedianPruner(n_startup_trials=4, n_warmup_steps=2)
         study = optuna.create_study(direction="maximize", pruner=pruner)
-        study.add_trials(journal.trials)
+        study.add_trials(kept.trials)
         while len(study.get_trials(states=FINISHED)) < options.trials:
             failed = study.get_trials(states=[TrialState.FAIL])
             if len(failed) >= options.trials:
                 reason = failed[-1].user_attrs["reason"]
-                raise TuneError(f"{file}: {len(failed)} trials failed, the last by {reason}; {anew(file)}")
+                raise TuneError(
+                    f"{place / FILE}: {len(failed)} trials failed, the last by {reason}; {anew(place)}"
+                )
             finished = _run_trial(study, model, data, options, watcher)
-            journal.add_trial(finished)
+            kept.add_trial(finished)
             watcher.on_step(describe(finished))
         _remove_checkpoints(place)
         return study.trials
 
 
 def study_path(artifacts: Path, dataset: str, model: str) -> Path:
-    """Where a study's journal lies, and the checkpoint of the trial that runs."""
+    """Where a study's finished trials lie, and the checkpoint of the trial that runs."""
     return artifacts / "tune" / dataset / model
 
 
@@ -122,8 +122,8 @@ def _run_trial(
     trial = study.ask(dict(options.space))
     watcher.on_step(f"trial {number}: {show(trial.params)}")
     place = study_path(options.artifacts, data.info.name, model)
-    drawn = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()
-    directory = place / f"{number}-{drawn[:12]}"  # another optuna may draw others for the same number
+    digest = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()
+    directory = place / f"{number}-{digest[:12]}"  # another optuna may draw others for the same number
     _remove_checkpoints(place, but=directory)
     try:
         best = _train(trial, model, data, options, directory / "select.pt", watcher)
@@ -173,7 +173,7 @@ def _train(
         ),
         model_class,
         data.train,
-        data.validation,
+        validation_on(data.validation),
         phase="select",
         file=file,
         resume=True,

@@ -69,11 +69,10 @@ def test_item_knn_is_a_regularised_cosine(history: list[Session], session: Sessi
         assert score == pytest.approx(similarity[item])
 
 
-def test_item_knn_counts_in_blocks_what_it_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_item_knn_counts_in_blocks_what_it_counts_at_once() -> None:
     train = planted_sessions(200)
     whole = item_knn.fit(train, neighbours=5)
-    monkeypatch.setattr(item_knn, "BLOCK", 7)
-    blocks = item_knn.fit(train, neighbours=5)
+    blocks = item_knn.most_similar(train, 5, 20.0, block=7)
     assert isinstance(whole, ItemNeighbours)
     np.testing.assert_array_equal(whole.items, blocks.items)
     np.testing.assert_array_equal(whole.scores, blocks.scores)

@@ -15,13 +15,13 @@ from service.ranking.bundle import INDEX, Bundle, file_sha256, read_manifest, wr
 from service.ranking.retriever import Retriever
 from training.bundling.export import (
     ExportError,
-    Provenance,
-    _Served,
+    ServedEncoder,
     check_parity,
     export_bundle,
     served_item_vectors,
 )
 from training.bundling.indexes import WantedIndex
+from training.bundling.provenance import Provenance
 
 N_ITEMS = 50
 SAMPLE = [[1, 2, 3], [4], [5, 6, 7, 8]]
@@ -63,7 +63,7 @@ def test_dot_product_with_bias_becomes_a_cosine_in_the_same_order() -> None:
     assert model.bias is not None
     sessions = torch.randint(1, N_ITEMS + 1, (40, 5))
     own = model(sessions) @ model.item_vectors()[1:].T + model.bias[1:]
-    served = _Served(model)(sessions).detach().numpy()
+    served = ServedEncoder(model)(sessions).detach().numpy()
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-6)
     cosines = served @ vectors.T
     assert (np.argsort(-cosines, axis=1) == np.argsort(-own.detach().numpy(), axis=1)).all()
@@ -106,11 +106,10 @@ def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> No
     assert not any((tmp_path / "bundles").iterdir()), "nothing is left behind"
 
 
-def test_an_index_over_other_vectors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = Retriever.build
-    monkeypatch.setattr(Retriever, "build", lambda vectors, *kind: build(vectors[::-1].copy(), *kind))
-    with pytest.raises(ExportError, match=r"recall@20 >= 0\.99; reached: flat 0\.[0-8]"):
-        export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+def test_without_an_index_that_is_good_enough_there_is_no_bundle(tmp_path: Path) -> None:
+    small = WantedIndex("flat", max_mb=0.001)
+    with pytest.raises(ExportError, match=r"no index of 50 items of 8 dimensions fits into 0\.001 MB"):
+        export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {}, small)
     assert not any((tmp_path / "bundles").iterdir())
 
 

@@ -12,28 +12,28 @@ from service.ranking.retriever import Retriever, Vectors
 from tests.service.bundles import normalised
 from training.bundling.indexes import (
     APPROXIMATE_FROM,
+    CANDIDATES,
     FASTEST,
     MIN_RECALL,
-    PLANS,
+    Candidate,
     IndexKind,
-    Measured,
+    MeasuredIndex,
     NoIndexFits,
-    Plan,
     WantedIndex,
     build,
+    candidates,
     choose,
     narrowest,
     nearest_scores,
-    plans,
     shares_found,
     write_index,
 )
 
-FLAT = Measured(Plan("flat"), None, None, 1.0, 400.0, 17.2)
-HNSW = Measured(Plan("hnsw"), 32, None, 0.995, 60.0, 29.0)
-FP16 = Measured(Plan("ivf-sq", "fp16"), 8, 512, 0.991, 25.0, 9.5)
-SQ8 = Measured(Plan("ivf-sq", "sq8"), 24, 512, 0.9906, 50.0, 5.0)
-PQ = Measured(Plan("ivf-pq"), 256, 512, 0.95, 90.0, 2.5)
+FLAT = MeasuredIndex(Candidate("flat"), None, None, 1.0, 400.0, 17.2)
+HNSW = MeasuredIndex(Candidate("hnsw"), 32, None, 0.995, 60.0, 29.0)
+FP16 = MeasuredIndex(Candidate("ivf-sq", "fp16"), 8, 512, 0.991, 25.0, 9.5)
+SQ8 = MeasuredIndex(Candidate("ivf-sq", "sq8"), 24, 512, 0.9906, 50.0, 5.0)
+PQ = MeasuredIndex(Candidate("ivf-pq"), 256, 512, 0.95, 90.0, 2.5)
 
 
 def clustered(n_items: int, seed: int = 0, dim: int = 20) -> Vectors:
@@ -56,7 +56,7 @@ class TestChoose:
     def test_recall_comes_first(self) -> None:
         below = replace(FP16, recall=MIN_RECALL - 1e-6)
         assert choose([FLAT, HNSW, below], FASTEST) == HNSW
-        assert choose([FLAT, HNSW, replace(FP16, recall=MIN_RECALL)], FASTEST).plan == FP16.plan
+        assert choose([FLAT, HNSW, replace(FP16, recall=MIN_RECALL)], FASTEST).candidate == FP16.candidate
 
     def test_the_limit_is_kept(self) -> None:
         everything = [FLAT, HNSW, FP16, SQ8, PQ]
@@ -64,7 +64,7 @@ class TestChoose:
         assert choose(everything, WantedIndex("auto", 9.4)) == SQ8
 
     def test_of_two_equally_fast_the_smaller_wins(self) -> None:
-        assert choose([replace(SQ8, p50_microseconds=25.0), FP16], FASTEST).plan == SQ8.plan
+        assert choose([replace(SQ8, p50_microseconds=25.0), FP16], FASTEST).candidate == SQ8.candidate
 
     def test_what_each_reached_is_told(self) -> None:
         with pytest.raises(NoIndexFits) as refusal:
@@ -77,35 +77,39 @@ class TestChoose:
 
 class TestPlans:
     def test_a_small_catalogue_is_searched_exactly(self) -> None:
-        assert plans(FASTEST, APPROXIMATE_FROM - 1, 100) == [Plan("flat")]
-        assert len(plans(FASTEST, APPROXIMATE_FROM, 100)) > 1
+        assert candidates(FASTEST, APPROXIMATE_FROM - 1, 100) == [Candidate("flat")]
+        assert len(candidates(FASTEST, APPROXIMATE_FROM, 100)) > 1
 
     def test_a_product_quantiser_is_no_match_where_there_is_room(self) -> None:
-        assert Plan("ivf-pq") not in plans(FASTEST, 1_000_000, 100)
-        assert plans(WantedIndex("auto", 100), 1_000_000, 100) == [Plan("ivf-pq")]
+        assert Candidate("ivf-pq") not in candidates(FASTEST, 1_000_000, 100)
+        assert candidates(WantedIndex("auto", 100), 1_000_000, 100) == [Candidate("ivf-pq")]
 
     @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq", "ivf-pq"])
     def test_a_kind_that_is_named_is_the_only_one(self, kind: IndexKind) -> None:
-        assert plans(WantedIndex(kind), 100, 100) == PLANS[kind]
+        assert candidates(WantedIndex(kind), 100, 100) == CANDIDATES[kind]
 
     def test_what_exceeds_the_limit_is_not_built(self) -> None:
-        fitting = plans(WantedIndex("auto", 250), 1_000_000, 100)
-        assert fitting == [Plan("ivf-sq", "fp16"), Plan("ivf-sq", "sq8")]
+        fitting = candidates(WantedIndex("auto", 250), 1_000_000, 100)
+        assert fitting == [Candidate("ivf-sq", "fp16"), Candidate("ivf-sq", "sq8")]
 
     def test_a_limit_that_nothing_keeps_is_refused(self) -> None:
         with pytest.raises(
             NoIndexFits, match=r"1,000,000 items of 100 dimensions fits into 20 MB.*flat 400\.0"
         ):
-            plans(WantedIndex("auto", 20), 1_000_000, 100)
+            candidates(WantedIndex("auto", 20), 1_000_000, 100)
         with pytest.raises(NoIndexFits, match=r"at least needed: flat 400\.0 MB: raise --max-index-mb"):
-            plans(WantedIndex("flat", 399), 1_000_000, 100)
+            candidates(WantedIndex("flat", 399), 1_000_000, 100)
 
-    @pytest.mark.parametrize("plan", [plan for kind in PLANS.values() for plan in kind], ids=str)
-    def test_the_least_size_is_a_little_less_than_the_file(self, plan: Plan, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "candidate", [candidate for kind in CANDIDATES.values() for candidate in kind], ids=str
+    )
+    def test_the_least_size_is_a_little_less_than_the_file(
+        self, candidate: Candidate, tmp_path: Path
+    ) -> None:
         vectors = clustered(4000)
-        Retriever.build(vectors, plan.kind, plan.codes or "fp16").save(tmp_path / "index")
+        Retriever.build(vectors, candidate.kind, candidate.codes or "fp16").save(tmp_path / "index")
         megabytes = (tmp_path / "index").stat().st_size / 1e6
-        assert 0.6 * megabytes < plan.least_mb(4000, 20) <= megabytes
+        assert 0.6 * megabytes < candidate.least_mb(4000, 20) <= megabytes
 
 
 @pytest.mark.parametrize("wanted", ["auto", "hnsw", "ivf-sq"])
@@ -126,11 +130,13 @@ def test_the_manifest_says_what_was_measured(wanted: IndexKind, tmp_path: Path) 
 
 def test_the_breadth_is_good_enough_for_other_sessions(tmp_path: Path) -> None:
     scattered = normalised(np.random.default_rng(0).normal(size=(6000 + 20 * 60, 32)).astype(np.float32))
-    vectors, plan = scattered[:6000], Plan("ivf-sq", "fp16")
-    build(plan, vectors, tmp_path / "index")
+    vectors, candidate = scattered[:6000], Candidate("ivf-sq", "fp16")
+    build(candidate, vectors, tmp_path / "index")
     good = []
     for queries in np.split(scattered[6000:], 20):
-        served, _ = narrowest(plan, vectors, queries, nearest_scores(vectors, queries), tmp_path / "index")
+        served, _ = narrowest(
+            candidate, vectors, queries, nearest_scores(vectors, queries), tmp_path / "index"
+        )
         good.append(recall_at_20(served, vectors, scattered[6000:]) >= MIN_RECALL)
         assert served.breadth is not None
         assert served.breadth <= 128, "and no wider than that takes"
@@ -140,6 +146,16 @@ def test_the_breadth_is_good_enough_for_other_sessions(tmp_path: Path) -> None:
 def test_a_refusal_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(NoIndexFits, match=r"reached: ivf-pq 0\.\d+ with 0\.\d MB"):
         write_index(clustered(2000), clustered(50, seed=1), WantedIndex("ivf-pq"), tmp_path / "index")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_index_over_other_vectors_is_refused(tmp_path: Path) -> None:
+    def build_reversed(candidate: Candidate, vectors: Vectors, file: Path) -> None:
+        build(candidate, vectors[::-1].copy(), file)
+
+    vectors, queries = clustered(2000), clustered(50, seed=1)
+    with pytest.raises(NoIndexFits, match=r"recall@20 >= 0\.99; reached: flat 0\.[0-8]"):
+        write_index(vectors, queries, FASTEST, tmp_path / "index", build_reversed)
     assert not any(tmp_path.iterdir())
 
 

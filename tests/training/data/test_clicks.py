@@ -17,8 +17,8 @@ from tests.training.shop import DAY, NOON, Shop, click
 from training.__main__ import app
 from training.data.clicks import ClickFile, ClicksError, Commit, Gap, files_of_newest_days, read_commit
 from training.data.dataset import Dataset
-from training.loop import click_merge
 from training.loop.click_files import write_commit
+from training.loop.click_merge import MAX_FILES_OF_A_DAY
 
 
 def commit_of(clicks: Path, *days: str) -> None:
@@ -112,12 +112,9 @@ def test_a_data_set_is_prepared_of_the_collected_clicks(shop: Shop, tmp_path: Pa
     assert sessions_of(data.test, data.items) == 6 * [["a", "b", "c"]]
 
 
-def test_clicks_at_the_same_time_keep_the_order_of_their_arrival(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clicks_at_the_same_time_keep_the_order_of_their_arrival(shop: Shop, tmp_path: Path) -> None:
     """In one file, in many, and in one that was made of many."""
-    monkeypatch.setattr(click_merge, "MAX_FILES_OF_A_DAY", 3)
-    order = [*"lkjihgfedcba"]
+    order = [f"item-{number}" for number in range(MAX_FILES_OF_A_DAY + 4, 0, -1)]
     for item in order:
         for day in (0, 2, 4):
             shop.send(*[(f"v{visitor}", click(item, NOON + DAY * day)) for visitor in range(6)])

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from models.base import Sessions
 from models.ngcf import NGCF
 from tests.training.planted import planted_sessions
-from training.learn import train
+from training.learn.checkpoint import RunConfig
 from training.learn.interactions import Interactions
-from training.learn.train import Progress, RunConfig, Trained, train_phase
+from training.learn.train import USUAL_PACE, Pace, Progress, Trained, train_phase
+from training.measure.validation import validation_on
 
 session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)
 
@@ -54,27 +55,28 @@ def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
     assert plan(1, 1) != plan(2, 1)
 
 
-def test_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_in_mid_epoch(tmp_path: Path) -> None:
     """Pairs, negatives and dropout masks all go on where they were, to the same weights."""
     recipe = dataclasses.replace(NGCF.recipe, epochs=2, batch_size=32, negatives=5)
     config = RunConfig("ngcf", "planted", 5, "32", 1, recipe, {"dim": 4})
 
-    def run(file: str, on_progress: Callable[[Progress], None] = lambda progress: None) -> Trained:
+    def run(
+        file: str, on_progress: Callable[[Progress], object] = lambda progress: None, pace: Pace = USUAL_PACE
+    ) -> Trained:
         return train_phase(
             config,
             NGCF,
             planted_sessions(100),
-            planted_sessions(20, seed=1),
+            validation_on(planted_sessions(20, seed=1)),
             phase="select",
             file=tmp_path / file,
             resume=True,
             on_progress=on_progress,
             on_epoch=lambda record: None,
+            pace=pace,
         )
 
     whole = run("whole.pt")
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(train, "REPORT_STEPS", 2)
     shown: list[Progress] = []
 
     def interrupt(progress: Progress) -> None:
@@ -83,7 +85,7 @@ def test_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run("cut.pt", interrupt)
+        run("cut.pt", interrupt, Pace(report_steps=2, checkpoint_seconds=0))
     assert shown[-1].step < shown[-1].steps
     resumed = run("cut.pt")
     for name, weight in whole.model.state_dict().items():

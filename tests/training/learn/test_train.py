@@ -6,33 +6,34 @@ import dataclasses
 import subprocess
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from models.base import Hyper, Sessions
+from models.base import Hyper
 from models.gru4rec import GRU4Rec
 from models.losses import Loss
 from tests.training.planted import planted_sessions
-from training.learn import checkpoint, train
-from training.learn.checkpoint import CheckpointError
-from training.learn.train import Phase, Progress, RunConfig, Trained, train_phase
+from training.learn import checkpoint
+from training.learn.checkpoint import CheckpointError, Phase, RunConfig
+from training.learn.train import USUAL_PACE, Pace, Progress, Trained, Validate, train_phase
+from training.measure.validation import validation_on
 
-TRAIN, VALIDATION = planted_sessions(200), planted_sessions(30, seed=1)
+TRAIN = planted_sessions(200)
+VALIDATE = validation_on(planted_sessions(30, seed=1))
 RECIPE = dataclasses.replace(GRU4Rec.recipe, epochs=4, batch_size=16, lr=0.01, lr_step=2)
 CONFIG = RunConfig("gru4rec", "planted", 5, "32", 1, RECIPE, {"dim": 8})
+
+OFTEN = Pace(report_steps=3, checkpoint_seconds=0)  # a checkpoint at every report, in mid-epoch too
 
 # Trains as `run` does, but kills itself: at a step, or between writing a checkpoint and putting it in place.
 KILLED = """
 import os, pathlib, signal, sys
-from tests.training.learn import test_train
-from training.learn import train
+from tests.training.learn.test_train import OFTEN, run
 
-file, moment, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-train.CHECKPOINT_SECONDS = 0  # a checkpoint at every report, in mid-epoch too
-train.REPORT_STEPS = 3
+file, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 calls = 0
 
 def kill_at_count():
@@ -41,13 +42,15 @@ def kill_at_count():
     if calls == count:
         os.kill(os.getpid(), signal.SIGKILL)
 
-replace = pathlib.Path.replace
-def killing_replace(self, target):
-    kill_at_count()
-    return replace(self, target)
+class DeadlyPath(type(pathlib.Path())):
+    def replace(self, target):
+        kill_at_count()
+        return super().replace(target)
+
 if moment == "save":
-    pathlib.Path.replace = killing_replace
-test_train.run(file, on_progress=lambda progress: kill_at_count() if moment == "step" else None)
+    run(DeadlyPath(file), pace=OFTEN)
+else:
+    run(pathlib.Path(file), pace=OFTEN, on_progress=lambda progress: kill_at_count())
 """
 
 
@@ -56,20 +59,22 @@ def run(
     *,
     phase: Phase = "select",
     config: RunConfig = CONFIG,
-    validation: Sessions | None = VALIDATION,
+    validate: Validate | None = VALIDATE,
     resume: bool = False,
-    on_progress: Any = lambda progress: None,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+    pace: Pace = USUAL_PACE,
 ) -> Trained:
     return train_phase(
         config,
         GRU4Rec,
         TRAIN,
-        validation,
+        validate,
         phase=phase,
         file=file,
         resume=resume,
         on_progress=on_progress,
         on_epoch=lambda record: None,
+        pace=pace,
     )
 
 
@@ -98,7 +103,7 @@ def test_killed_and_resumed(tmp_path: Path, uninterrupted: Trained, moment: str,
     assert resumed.epochs == uninterrupted.epochs
 
 
-def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path) -> None:
     """What the lanes carry, Adagrad's state and the drawn negatives all go on where they were."""
     recipe = dataclasses.replace(
         RECIPE, optimizer="adagrad", momentum=0.5, loss="bpr-max", negatives=5, epochs=2, batch_size=4
@@ -106,8 +111,6 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: 
     hyper: dict[str, Hyper] = {"dim": 8, "batching": "session-parallel", "head": "native"}
     config = dataclasses.replace(CONFIG, recipe=recipe, hyper=hyper)
     whole = run(tmp_path / "whole.pt", config=config)
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(train, "REPORT_STEPS", 3)
     shown = []
 
     def interrupt(progress: Progress) -> None:
@@ -116,7 +119,7 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut.pt", config=config, on_progress=interrupt)
+        run(tmp_path / "cut.pt", config=config, on_progress=interrupt, pace=OFTEN)
     assert checkpoint.load(tmp_path / "cut.pt")["state"]["carried"] is not None
     resumed = run(tmp_path / "cut.pt", config=config, resume=True)
     for name, weight in whole.model.state_dict().items():
@@ -167,7 +170,7 @@ def test_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
 
 def test_refit_runs_every_epoch_and_keeps_the_last_weights(tmp_path: Path) -> None:
     file = tmp_path / "refit.pt"
-    trained = run(file, phase="refit", validation=None)
+    trained = run(file, phase="refit", validate=None)
     assert trained.epochs == RECIPE.epochs == len(trained.history)
     last = checkpoint.load(file)["model"]
     assert all(torch.equal(weight, last[name]) for name, weight in trained.model.state_dict().items())

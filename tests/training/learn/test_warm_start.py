@@ -17,11 +17,12 @@ from service.live.deployment import bundle_path
 from tests.training.planted import N_ITEMS, planted_dataset, planted_sessions, write_dataset
 from tests.training.shop_clicks import Silent
 from training.data.dataset import Dataset
-from training.fit import FitOptions, fit, load_trained
+from training.fit import FitOptions, fit
 from training.learn import checkpoint
+from training.learn.checkpoint import RunConfig, load_trained
 from training.learn.hyper import resolve
 from training.learn.registry import find_model, model_names
-from training.learn.train import RunConfig, train_phase
+from training.learn.train import train_phase
 from training.learn.warm_start import ColdStart, WarmStart, probe, warm_start
 
 NEW = ["item-new", *(f"item-{i}" for i in range(N_ITEMS, 3, -1)), "item-newer"]  # three are gone

@@ -15,7 +15,6 @@ from service.ranking.served import Query, Scored, ServedBundle
 from tests.service.bundles import Shop
 from tests.training.planted import planted_dataset
 from tests.training.shop_clicks import Silent
-from training.count import count
 from training.data.dataset import Dataset
 from training.fit import FitOptions, fit
 from training.learn import checkpoint
@@ -138,7 +137,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
     options = FitOptions(recipe, hyper, 1, "32", 1, artifacts, checkpoints=artifacts, version="v1")
     fit("gru4rec", data, options, Silent(), "test")
     counted = resolve_counted("vmis_knn", [])
-    count("vmis_knn", data, counted, artifacts, refit=True, seed=1, command="test", version="v2")
+    options = FitOptions(None, counted, 1, "32", 1, artifacts, refit=True, version="v2")
+    fit("vmis_knn", data, options, Silent(), "test")
     return artifacts, data
 
 

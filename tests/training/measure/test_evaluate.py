@@ -12,7 +12,8 @@ from service.ranking.bundle import Bundle
 from tests.training.planted import N_ITEMS, planted_sessions, write_dataset
 from training.baselines import item_knn, stan
 from training.baselines.counting import Counted
-from training.bundling.export import Provenance, export_bundle
+from training.bundling.export import export_bundle
+from training.bundling.provenance import Provenance
 from training.data.dataset import Dataset
 from training.measure.evaluate import TOP, answer, evaluate, evaluate_counted, rank_in
 from training.measure.metrics import MISSED, ranking_metrics

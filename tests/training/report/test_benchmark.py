@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,22 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.ranking.bundle import Bundle
-from tests.training.interrupts import heed_interrupts
+from tests.training.interrupts import (
+    DEADLINE_SECONDS,
+    being_written,
+    heed_interrupts,
+    no_further_checkpoint,
+)
 from tests.training.planted import planted_dataset, planted_sessions, write_dataset
+from tests.training.shop_clicks import Silent
 from training.__main__ import app
 from training.data.dataset import Dataset
+from training.fit import FitOptions, fit
+from training.learn import checkpoint
+from training.learn.checkpoint import Phase
+from training.learn.hyper import resolve
+from training.learn.registry import find_model
+from training.learn.train import default_precision
 
 
 @pytest.fixture
@@ -68,24 +78,44 @@ def test_every_model_leaves_its_result_and_is_not_run_again(place: Path) -> None
     assert written["stmp"] == json.loads((place / "results/planted/stmp.json").read_text())
 
 
+class OneEpoch(Silent):
+    """Interrupts a training when its first epoch is over."""
+
+    def on_epoch(self, phase: Phase, record: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+
+def begin(place: Path) -> Path:
+    """Leave GRU4Rec's checkpoint after one epoch, which is said to have taken 12,345.6 s."""
+    recipe, hyper = resolve(find_model("gru4rec"), [])
+    options = FitOptions(recipe, hyper, 1, default_precision(), 1, place / "artifacts")
+    with pytest.raises(KeyboardInterrupt):
+        fit("gru4rec", Dataset.load(place / "data"), options, OneEpoch(), "test")
+    file = place / "artifacts/runs/planted/gru4rec-seed1/select.pt"
+    saved = checkpoint.load(file)
+    saved["state"]["history"][0]["train_seconds"] = 12345.6
+    checkpoint.save(file, saved)
+    return file
+
+
 def test_a_benchmark_that_is_cut_short_goes_on_from_the_checkpoint(place: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "training", *arguments(place, "--models", "pop,gru4rec")]
-    checkpoint = place / "artifacts/runs/planted/gru4rec-seed1/select.pt"
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts
-    ) as process:
-        for _ in range(6000):
-            if checkpoint.exists() or process.poll() is not None:
-                break
-            time.sleep(0.05)
-        assert checkpoint.exists(), "gru4rec began to train"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+    with no_further_checkpoint(begin(place)) as pipe:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts)
+        try:
+            with being_written(pipe):
+                process.send_signal(signal.SIGINT)
+                assert process.wait(DEADLINE_SECONDS) == 130
+        finally:
+            process.kill()
+            process.wait()
     assert (place / "results/planted/pop.json").exists()
     assert not (place / "results/planted/gru4rec.json").exists(), "it was cut short"
     result = run(place, "--models", "pop,gru4rec", "--json")
     assert json.loads(result.stdout) == {"done before": ["pop"], "done": ["gru4rec"]}
+    epochs = json.loads((place / "results/planted/gru4rec.json").read_text())["history"]["select"]
+    assert epochs[0]["train_seconds"] == 12345.6, "the first epoch is not trained again"
+    assert len(epochs) > 1
 
 
 def test_a_spent_budget_leaves_the_rest_for_later(place: Path) -> None:
@@ -93,8 +123,9 @@ def test_a_spent_budget_leaves_the_rest_for_later(place: Path) -> None:
     assert result.exit_code == 0
     assert "out of budget: pop, stan" in result.output
     assert not (place / "results").exists()
-    result = run(place, "--models", "pop,gru4rec", "--budget-minutes", "0.08", "--json")
-    assert json.loads(result.stdout)["out of budget"][-1] == "gru4rec"
+    with no_further_checkpoint(place / "artifacts/runs/planted/gru4rec-seed1/select.pt"):
+        result = run(place, "--models", "gru4rec,pop", "--budget-minutes", "0.02", "--json")
+    assert json.loads(result.stdout) == {"out of budget": ["gru4rec", "pop"]}
 
 
 def test_results_of_other_data_are_not_taken_for_done(place: Path) -> None:

@@ -26,12 +26,12 @@ def common(first: Box, second: Box) -> float:
 
 def test_a_mark_alone_has_its_label_to_the_right() -> None:
     (place,) = place_labels([(300.0, 200.0)], [WIDTH], LINE, FRAME)
-    assert (place.x > 0, place.y, place.led) == (True, 0, False)
+    assert (place.x > 0, place.y, place.has_leader) == (True, 0, False)
 
 
 def test_at_the_right_edge_it_is_to_the_left() -> None:
     (place,) = place_labels([(590.0, 200.0)], [WIDTH], LINE, FRAME)
-    assert (place.x < 0, place.y, place.led) == (True, 0, False)
+    assert (place.x < 0, place.y, place.has_leader) == (True, 0, False)
 
 
 def test_a_crowd_is_told_apart() -> None:
@@ -39,7 +39,7 @@ def test_a_crowd_is_told_apart() -> None:
     marks = [(300 + 50 * x, 200 + 50 * y) for x, y in rng.random((20, 2)).tolist()]
     places = place_labels(marks, [WIDTH] * 20, LINE, FRAME)
     assert places == place_labels(marks, [WIDTH] * 20, LINE, FRAME)
-    assert any(place.led for place in places)
+    assert any(place.has_leader for place in places)
     boxes = [box_of(mark, place) for mark, place in zip(marks, places, strict=True)]
     for first, second in itertools.combinations(boxes, 2):
         assert common(first, second) < 0.1 * WIDTH * LINE

@@ -16,7 +16,8 @@ from models.srgnn import SRGNN
 from service.ranking.bundle import Bundle
 from tests.training.planted import N_ITEMS, planted_dataset
 from training.__main__ import app
-from training.bundling.export import Provenance, export_bundle
+from training.bundling.export import export_bundle
+from training.bundling.provenance import Provenance
 from training.data.dataset import Dataset
 from training.report.popularity import Bias, measure
 

@@ -13,48 +13,37 @@ from typing import Any, cast
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner, Result
 
 from models.base import Sessions
-from tests.training.interrupts import heed_interrupts
+from tests.training.interrupts import DEADLINE_SECONDS, heed_interrupts, no_further_checkpoint
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
+from training.learn.checkpoint import Phase, RunConfig
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
-from training.learn.train import Phase, Progress, RunConfig, train_phase
-from training.search.journal import STUDY, TuneError, open_journal
+from training.learn.train import Progress, train_phase
+from training.measure.validation import validation_on
 from training.search.space import search_space
+from training.search.study import FILE, STUDY, TuneError, open_study
 from training.search.tune import TuneOptions, study_path, tune
 
 FIXED = ["dim=8", "batch_size=64", "epochs=3"]
 SEARCH = ["lr=1e-6..0.05", "dropout_hidden=0..0.5"]
 TRIALS = 9
 
-# Runs the command line it is given, and sends itself a signal at a step of a trial's last epoch.
-STRUCK = """
-import os, sys
-from training.commands import watch
-from training.__main__ import app
+# Adds trials until they spill from memory to the file, and kills itself before they are committed.
+HALF_WRITTEN = """
+import os, signal, sqlite3, sys
 
-number, trial = int(sys.argv.pop(1)), sys.argv.pop(1)
-on_step, on_progress = watch.TerminalWatcher.on_step, watch.TerminalWatcher.on_progress
-running = False
-
-def watching_step(self, text):
-    global running
-    running = text.startswith(f"trial {trial}:")
-    on_step(self, text)
-
-def striking_progress(self, progress):
-    on_progress(self, progress)
-    if running and progress.epoch == progress.epochs:
-        os.kill(os.getpid(), number)
-
-watch.TerminalWatcher.on_step, watch.TerminalWatcher.on_progress = watching_step, striking_progress
-app()
+study = sqlite3.connect(sys.argv[1])
+study.execute("PRAGMA cache_size = 1")
+insert = "INSERT INTO trials (number, study_id, state) VALUES (?, 1, 'RUNNING')"
+study.executemany(insert, [[number] for number in range(9999)])
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -126,12 +115,14 @@ def outcomes(trials: list[FrozenTrial]) -> list[dict[str, object]]:
     ]
 
 
-def journal(artifacts: Path, model: str = "gru4rec") -> list[FrozenTrial]:
+def kept(artifacts: Path, model: str = "gru4rec") -> list[FrozenTrial]:
     """What is on disk, read with optuna alone."""
-    file = study_path(artifacts, "planted", model) / "trials.log"
-    return optuna.load_study(
-        study_name=STUDY, storage=JournalStorage(JournalFileBackend(str(file)))
-    ).get_trials()
+    storage = RDBStorage(f"sqlite:///{study_path(artifacts, 'planted', model) / FILE}")
+    try:
+        return optuna.load_study(study_name=STUDY, storage=storage).get_trials()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def arguments(data: Dataset, artifacts: Path, *more: str, searches: Sequence[str] = SEARCH) -> list[str]:
@@ -146,15 +137,15 @@ def run(words: list[str]) -> Result:
     return CliRunner().invoke(app, words)
 
 
-def test_the_best_is_the_best_of_the_journal_and_can_be_trained(
+def test_the_best_is_the_best_of_those_kept_and_can_be_trained(
     data: Dataset, uninterrupted: tuple[Path, list[FrozenTrial]], tmp_path: Path
 ) -> None:
     artifacts, trials = uninterrupted
-    assert outcomes(journal(artifacts)) == outcomes(trials)
-    written = (study_path(artifacts, "planted", "gru4rec") / "trials.log").read_bytes()
+    assert outcomes(kept(artifacts)) == outcomes(trials)
+    written = (study_path(artifacts, "planted", "gru4rec") / FILE).read_bytes()
     result = run(arguments(data, artifacts, "--json"))
     assert result.exit_code == 0, result.output
-    assert (study_path(artifacts, "planted", "gru4rec") / "trials.log").read_bytes() == written
+    assert (study_path(artifacts, "planted", "gru4rec") / FILE).read_bytes() == written
     told = json.loads(result.stdout)
     best = max((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: cast(float, t.value))
     assert told["best"]["trial"] == best.number
@@ -179,7 +170,7 @@ def test_the_models_own_settings_come_first(
         RunConfig("gru4rec", data.info.fingerprint, 3, "32", 1, recipe, hyper),
         model,
         data.train,
-        data.validation,
+        validation_on(data.validation),
         phase="select",
         file=tmp_path / "select.pt",
         resume=False,
@@ -205,9 +196,9 @@ def test_hopeless_trials_are_pruned(uninterrupted: tuple[Path, list[FrozenTrial]
     )
 
 
-def test_nothing_but_the_journal_is_kept(uninterrupted: tuple[Path, list[FrozenTrial]]) -> None:
+def test_nothing_but_finished_trials_is_kept(uninterrupted: tuple[Path, list[FrozenTrial]]) -> None:
     place = study_path(uninterrupted[0], "planted", "gru4rec")
-    assert [file.name for file in place.iterdir()] == ["trials.log"]
+    assert [file.name for file in place.iterdir()] == [FILE]
 
 
 def first_pruned(trials: list[FrozenTrial]) -> int:
@@ -223,10 +214,10 @@ def test_interrupted_and_gone_on(
     kind = "step" if moment == "step" else "epoch"
     with pytest.raises(KeyboardInterrupt):
         search(data, tmp_path, watch=Watch((kind, trial, 2)))
-    assert outcomes(journal(tmp_path)) == outcomes(uninterrupted[1][:trial])
+    assert outcomes(kept(tmp_path)) == outcomes(uninterrupted[1][:trial])
     resumed = Watch()
     trials = search(data, tmp_path, watch=resumed)
-    assert outcomes(trials) == outcomes(journal(tmp_path)) == outcomes(uninterrupted[1])
+    assert outcomes(trials) == outcomes(kept(tmp_path)) == outcomes(uninterrupted[1])
     if moment == "verdict":
         assert resumed.steps[0] == (trial + 1, 1), "its verdict was only to be read"
     else:
@@ -241,26 +232,39 @@ def test_struck_from_outside_and_gone_on(
     number: signal.Signals,
     code: int,
 ) -> None:
-    script = [sys.executable, "-c", STRUCK, str(int(number)), "1"]
-    words = [*script, *arguments(data, tmp_path)]
-    struck = subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=heed_interrupts)
-    assert struck.returncode == code, struck.stderr
-    assert ("the same command goes on" in struck.stdout) == (number == signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        search(data, tmp_path, watch=Watch(("epoch", 1, 2)))
+    (directory,) = study_path(tmp_path, "planted", "gru4rec").glob("1-*")
+    words = [sys.executable, "-m", "training", *arguments(data, tmp_path)]
+    with no_further_checkpoint(directory / "select.pt"):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+        try:
+            assert process.stdout is not None
+            assert any(line.startswith("trial 1:") for line in process.stdout), "it goes on with trial 1"
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == code
+    assert ("the same command goes on" in output) == (number == signal.SIGINT)
     result = run(arguments(data, tmp_path, "--json"))
     assert result.exit_code == 0, result.output
-    assert outcomes(journal(tmp_path)) == outcomes(uninterrupted[1])
+    assert outcomes(kept(tmp_path)) == outcomes(uninterrupted[1])
 
 
-def test_half_a_line_is_taken_off_the_journal(
+def test_half_a_trial_is_taken_back(
     data: Dataset, uninterrupted: tuple[Path, list[FrozenTrial]], tmp_path: Path
 ) -> None:
+    """As by a kill between the first byte of a trial that reaches the file and the last."""
     search(data, tmp_path, trials=2)
-    file = study_path(tmp_path, "planted", "gru4rec") / "trials.log"
-    whole = file.read_bytes()
-    search(data, tmp_path, trials=3)
-    file.write_bytes(file.read_bytes()[: len(whole) + 20])
-    search(data, tmp_path, trials=3)
-    assert outcomes(journal(tmp_path)) == outcomes(uninterrupted[1][:3])
+    place = study_path(tmp_path, "planted", "gru4rec")
+    whole = (place / FILE).read_bytes()
+    killed = subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(place / FILE)], check=False)
+    assert killed.returncode == -9
+    assert (place / FILE).read_bytes() != whole
+    assert [trial.number for trial in search(data, tmp_path, trials=3)] == [0, 1, 2]
+    assert outcomes(kept(tmp_path)) == outcomes(uninterrupted[1][:3])
 
 
 def test_more_trials_go_on_from_those_there_are(
@@ -313,19 +317,19 @@ def test_parameters_that_cannot_be_trained_fail_and_do_not_count(data: Dataset, 
 def test_trials_under_other_settings_are_not_mixed(
     data: Dataset, uninterrupted: tuple[Path, list[FrozenTrial]], more: list[str], difference: str
 ) -> None:
-    before = outcomes(journal(uninterrupted[0]))
+    before = outcomes(kept(uninterrupted[0]))
     result = run(arguments(data, uninterrupted[0], *more))
     assert result.exit_code == 2
     assert difference in result.output
     assert "to begin anew, remove" in result.output
-    assert outcomes(journal(uninterrupted[0])) == before
+    assert outcomes(kept(uninterrupted[0])) == before
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        open_journal(tmp_path / "trials.log", {}),
+        open_study(tmp_path, {}),
         pytest.raises(TuneError, match="another process"),
-        open_journal(tmp_path / "trials.log", {}),
+        open_study(tmp_path, {}),
     ):
         pass
 
