@@ -129,7 +129,7 @@ def schedule(
         str,
         typer.Option(
             metavar="'M H D M W'",
-            help="When: minute, hour, day of month, month, weekday. Weekdays by name: mon-fri.",
+            help="When: minute, hour, day of month, month, weekday, as in a crontab.",
         ),
     ],
     command: Annotated[
@@ -149,7 +149,8 @@ def schedule(
     """Run a command whenever it is due, one at a time, with low priority, until SIGTERM.
 
     A run that fails is told, and the schedule goes on. The last run is remembered in ARTIFACTS/schedule/.
-    A time that the clocks skip in spring comes right after; one that comes twice in autumn counts once.
+    Times are those of Unix's cron. One that the clocks skip in spring comes right after, and one that comes
+    twice in autumn counts once, unless minute or hour begins with *: then the clocks are taken as they are.
 
     [bold]Examples[/bold]
 

@@ -220,7 +220,7 @@ def test_a_command_has_one_schedule(artifacts: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cron", "0 3 * * 1"], "weekday '1': is a number"),
+        (["--cron", "0 3 * * 8"], "weekday '8': takes 0-7"),
         (["--cron", "0 3 * * *", "--timezone", "Mars"], "--timezone 'Mars'"),
         (["--cron", "0 3 * * *", "--", "recolect"], "'recolect': there is no such command"),
         (["--cron", "0 3 * * *", "--", "publish"], "Missing option '--bundle'"),
