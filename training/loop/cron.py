@@ -1,4 +1,4 @@
-"""When a cron expression comes due in a time zone: cronsim's reading of Unix's cron, in UTC, with clear errors.
+"""When a cron expression comes due in a time zone: cronsim reads it as Unix's cron does; errors are clear.
 
 As in Debian's cron, a time that the clocks jump over comes as soon as they have jumped, and a time that they
 show twice comes once; an expression whose minute or hour begins with `*` goes by the clocks as they stand.
