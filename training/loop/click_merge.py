@@ -20,7 +20,7 @@ from training.data.clicks import REJECTED, ClickFile, Commit, Gap, StoredFile, T
 from training.loop.click_files import CLICKS, NO_CLICKS, Generation, Kind
 from training.loop.click_log import Batch
 
-MAX_FILES_OF_A_DAY = 32  # beyond, they are merged into one
+MAX_FILES_OF_A_DAY = 32
 ROWS = 100_000  # of a file in memory at a time
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
@@ -61,9 +61,16 @@ File = TypeVar("File", bound=StoredFile)
 class Merge:
     """Writes batches to the files in `clicks`; joins them in a database of its own."""
 
-    def __init__(self, clicks: Path, database: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self,
+        clicks: Path,
+        database: duckdb.DuckDBPyConnection,
+        max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
+    ) -> None:
+        """A day with more files than that has them merged into one."""
         self._clicks = clicks
         self._database = database
+        self._max_files_of_a_day = max_files_of_a_day
 
     def commit(self, commit: Commit, batch: Batch) -> Commit:
         """Add a batch to what `commit` lists; the commit that is returned is on disk."""
@@ -119,7 +126,7 @@ class Merge:
         for file in sorted(files, key=lambda file: file.path):
             of_days[file.day].append(file)
         for day, of_day in of_days.items():
-            if len(of_day) > MAX_FILES_OF_A_DAY:
+            if len(of_day) > self._max_files_of_a_day:
                 of_days[day] = [_written_day(new, day, self._read(of_day, CLICKS))]
         return [file for of_day in of_days.values() for file in of_day]
 

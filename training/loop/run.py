@@ -7,7 +7,7 @@ What a step found is in run.json, beside its times, and why a run did not publis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -30,11 +30,17 @@ from training.loop.run_record import (
     run_paths,
     tidy,
 )
-from training.loop.run_steps import STEPS, Judged, Run, StoppedError
+from training.loop.run_steps import STEPS, Judged, Run, Step, StoppedError
 
 
 def run(
-    config: RetrainConfig, settings: Settings, source: ClickSource, watcher: Watcher, *, new: bool = False
+    config: RetrainConfig,
+    settings: Settings,
+    source: ClickSource,
+    watcher: Watcher,
+    *,
+    new: bool = False,
+    steps: Mapping[str, Step] = STEPS,
 ) -> RunRecord:
     """Make a run, or go on with the unfinished one unless `new`; returns its record, however it ended.
 
@@ -51,7 +57,7 @@ def run(
         this = Run(config, settings, source, watcher, paths, record)
         this.write({})
         watcher.on_step(f"{record.id}: makes {record.version}; {paths.record} tells how it goes")
-        for name, step in STEPS.items():
+        for name, step in steps.items():
             if this.record.status == "running" and not _is_done(this.record, name):
                 _take(this, name, step)
         if this.record.status in ("published", "refused"):
@@ -60,7 +66,7 @@ def run(
         return this.record
 
 
-def _take(run: Run, name: str, step: Callable[[Run], object]) -> None:
+def _take(run: Run, name: str, step: Step) -> None:
     """Make one step, and write down how it went."""
     run.watcher.on_step(name)
     started_at, began = datetime.now(UTC), perf_counter()

@@ -286,7 +286,8 @@ def publish(run: Run) -> Published:
     return Published(wanted.as_, share, deployed.previous, announce(run.settings, version))
 
 
-STEPS: dict[str, Callable[[Run], object]] = {
+Step = Callable[[Run], object]  # returns what there is to tell of it
+STEPS: Mapping[str, Step] = {
     "collect": collect,
     "prepare": prepare,
     "train": train,
