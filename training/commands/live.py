@@ -160,7 +160,13 @@ def schedule(
     """
     from training.loop.cron import Cron, ScheduleError
     from training.loop.runner import Runner
-    from training.loop.schedule import DEFAULT_COMMAND, AlreadyScheduledError, Schedule, place_of, utc_now
+    from training.loop.schedule import (
+        DEFAULT_COMMAND,
+        AlreadyScheduledError,
+        Schedule,
+        schedule_lock,
+        utc_now,
+    )
 
     words = tuple(command or DEFAULT_COMMAND)
     environment = {**os.environ, "NEXTCLICK_ARTIFACTS_DIR": str(artifacts)}
@@ -171,7 +177,7 @@ def schedule(
     try:
         times = Cron.parse(cron, timezone)
         _parse(context, words)
-        with place_of(artifacts, words) as file, Runner(environment, say) as runner:
+        with schedule_lock(artifacts, words) as file, Runner(environment, say) as runner:
             say(f"`{shlex.join(words)}` at {cron!r}, {timezone}")
             Schedule(times, words, file, utc_now, runner.wait, runner.run, say).follow(missed)
             say("stopped")

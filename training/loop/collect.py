@@ -89,12 +89,12 @@ def _collect(
     if not (clicks / COMMIT).exists():
         write_commit(clicks, commit)
     remove_unlisted(clicks, commit)
-    click_log.settle(commit.positions)  # in case a kill has kept the last collection from it
+    click_log.acknowledge(commit.positions)  # in case a kill has kept the last collection from it
     for entries in click_log.batches(commit.positions, ends, batch):
         commit = merge.commit(commit, entries)
         on_commit(commit)
         _report_gaps(entries.gaps)
-        click_log.settle(commit.positions)
+        click_log.acknowledge(commit.positions)
     return Collected(commit.totals - before.totals, commit.gaps[len(before.gaps) :], commit)
 
 

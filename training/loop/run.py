@@ -25,8 +25,8 @@ from training.loop.run_record import (
     RunRecord,
     StepRecord,
     StepStatus,
-    begin_or_continue,
-    only_run,
+    begin_or_resume,
+    run_lock,
     run_paths,
     tidy,
 )
@@ -50,8 +50,8 @@ def run(
     artifacts = settings.artifacts_dir
     if config.publish.as_ == "challenger" and read_deployment(artifacts).champion is None:
         raise RunError('[publish] as = "challenger": there is no champion yet: publish one first')
-    with only_run(artifacts):
-        record = begin_or_continue(artifacts, config, new=new)
+    with run_lock(artifacts):
+        record = begin_or_resume(artifacts, config, new=new)
         paths = run_paths(artifacts, record.id)
         paths.directory.mkdir(parents=True, exist_ok=True)
         this = Run(config, settings, source, watcher, paths, record)

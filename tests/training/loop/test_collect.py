@@ -107,13 +107,13 @@ app()
 """
 STEPS = [
     ("call", "Path.unlink", 1),  # of what the last collection has replaced
-    ("call", "ClickLog.settle", 1),
+    ("call", "ClickLog.acknowledge", 1),
     *[("call", "Path.replace", number) for number in range(1, 6)],  # of new files, and of commit.json
     ("return", "Path.replace", 3),
     ("return", "Generation.commit", 2),
     ("call", "ClickLog._make_room", 4),
     ("return", "ClickLog._make_room", 4),
-    ("return", "ClickLog.settle", 4),
+    ("return", "ClickLog.acknowledge", 4),
 ]
 
 

@@ -21,7 +21,7 @@ from tests.training.interrupts import heed_interrupts
 from tests.training.shop_clicks import DAYS, Files, read_clicks, write_shop
 from tests.waiting import DEADLINE_SECONDS, until
 from training.__main__ import app
-from training.loop.run_record import only_run, read_record
+from training.loop.run_record import read_record, run_lock
 
 SMALL = """
 [prepare]
@@ -109,7 +109,7 @@ def test_wrong_settings_are_exit_code_2(artifacts: Path, config: str, message: s
 
 
 def test_a_second_run_is_exit_code_1(artifacts: Path) -> None:
-    with only_run(artifacts):
+    with run_lock(artifacts):
         refused = run(artifacts, SMALL)
     assert (refused.exit_code, "another run is under way" in refused.output) == (1, True)
 

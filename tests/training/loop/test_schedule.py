@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 from tests.waiting import DEADLINE_SECONDS, until
 from training.__main__ import app
 from training.loop.cron import Cron, ScheduleError
-from training.loop.schedule import AlreadyScheduledError, LastRun, Missed, Schedule, place_of, read_last_run
+from training.loop.schedule import (
+    AlreadyScheduledError,
+    LastRun,
+    Missed,
+    Schedule,
+    read_last_run,
+    schedule_lock,
+)
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -210,11 +217,11 @@ def test_a_damaged_record_is_refused_by_name(file: Path, content: str, message: 
 
 
 def test_a_command_has_one_schedule(artifacts: Path) -> None:
-    with place_of(artifacts, COMMAND) as mine, place_of(artifacts, ("collect",)) as another:
+    with schedule_lock(artifacts, COMMAND) as mine, schedule_lock(artifacts, ("collect",)) as another:
         assert (mine.name, another.name) == ("demo-store.json", "collect.json")
         with pytest.raises(AlreadyScheduledError, match="`demo-store` is scheduled by another process"):
-            place_of(artifacts, COMMAND).__enter__()
-    with place_of(artifacts, COMMAND):
+            schedule_lock(artifacts, COMMAND).__enter__()
+    with schedule_lock(artifacts, COMMAND):
         pass
 
 
@@ -289,7 +296,7 @@ def test_an_idle_schedule_ends_when_it_is_told_to(artifacts: Path, number: signa
 
 
 def test_a_schedule_runs_its_command_remembers_and_is_alone(artifacts: Path) -> None:
-    with place_of(artifacts, COMMAND) as file:
+    with schedule_lock(artifacts, COMMAND) as file:
         remember(file, MIDNIGHT, None)
     clicks = artifacts / "clicks.csv"
     with Scheduler(artifacts, "demo-store", "--sessions", "20", "--output", str(clicks)) as scheduler:
@@ -308,7 +315,7 @@ def test_a_schedule_runs_its_command_remembers_and_is_alone(artifacts: Path) -> 
 
 
 def test_a_schedule_that_ends_in_mid_run_ends_the_run(artifacts: Path) -> None:
-    with place_of(artifacts, COMMAND) as file:
+    with schedule_lock(artifacts, COMMAND) as file:
         remember(file, MIDNIGHT, None)
     os.mkfifo(artifacts / "clicks.csv")
     endless = ("demo-store", "--sessions", "20", "--output", str(artifacts / "clicks.csv"))  # nobody reads it
