@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from starlette.types import Message
 
-from benchmarks.load.__main__ import clicks_for, live_bundle
+from benchmarks.load.__main__ import add_sessions_option, clicks_for, live_bundle
 from benchmarks.load.measure import Measure, measured
 from benchmarks.load.processes import service
 from benchmarks.load.report import hardware, middle
@@ -45,7 +45,6 @@ from service.ranking.served import Query
 from service.recommender import Options, Recommender
 from service.state.store import Click, SessionStore
 
-SESSIONS = 1000
 ROUNDS = 5  # of each part, all parts by turns; the middle one counts
 TOP = 20
 
@@ -125,16 +124,18 @@ class Copy:
         self.model.rank([Query(items, TOP, ()) for items in self.batches[number % len(self.batches)]])
 
 
-async def each(call: Callable[[int], Awaitable[None]], at_once: int, seconds: float) -> float:
-    """Microseconds of a call, with so many under way."""
-    numbers, done = itertools.cycle(range(SESSIONS)), 0
+async def each(call: Callable[[int], Awaitable[None]], sessions: int, at_once: int, seconds: float) -> float:
+    """Microseconds of a call for one of so many sessions, with so many under way."""
+    numbers, done = itertools.cycle(range(sessions)), 0
     began, until = time.process_time(), time.perf_counter() + seconds
 
     async def again() -> None:
         nonlocal done
-        while time.perf_counter() < until:
+        while True:  # once at least, however slow the machine is
             await call(next(numbers))
             done += 1
+            if time.perf_counter() >= until:
+                return
 
     await asyncio.gather(*(again() for _ in range(at_once)))
     return 1e6 * (time.process_time() - began) / done
@@ -143,7 +144,7 @@ async def each(call: Callable[[int], Awaitable[None]], at_once: int, seconds: fl
 def batched(call: Callable[[int], None], at_once: int, seconds: float) -> float:
     """Microseconds of one of the sessions that a call takes together."""
     done, began, until = 0, time.process_time(), time.perf_counter() + seconds
-    while time.perf_counter() < until:
+    while not done or time.perf_counter() < until:
         call(done)
         done += 1
     return 1e6 * (time.process_time() - began) / (done * at_once)
@@ -153,15 +154,17 @@ async def costs(settings: Settings, barrier: Barrier, options: argparse.Namespac
     """What one copy measures, all copies the same at a time."""
     app = create_app(settings)
     at_once = max(1, options.closed // options.workers)
-    clicks = itertools.islice(clicks_for(options.artifacts, options.data)(number), SESSIONS)
+    clicks = itertools.islice(clicks_for(options.artifacts, options.data)(number), options.sessions)
     async with app.router.lifespan_context(app):
-        copy = Copy(app, [f"copy-{number}-{session}" for session in range(SESSIONS)], at_once)
+        copy = Copy(app, [f"copy-{number}-{session}" for session in range(options.sessions)], at_once)
         await copy.fill(list(clicks))
         found: dict[str, list[float]] = {}
         for _ in range(1 + ROUNDS):
             for call in (copy.round_trip, copy.read, copy.recommend, copy.request):
                 barrier.wait()
-                found.setdefault(call.__name__, []).append(await each(call, at_once, options.seconds))
+                found.setdefault(call.__name__, []).append(
+                    await each(call, options.sessions, at_once, options.seconds)
+                )
             for work in (copy.encode, copy.search, copy.rank):
                 barrier.wait()
                 found.setdefault(work.__name__, []).append(batched(work, at_once, options.seconds))
@@ -202,7 +205,8 @@ def in_copies(options: argparse.Namespace) -> Costs:
 
 def over_http(options: argparse.Namespace) -> Costs:
     """The whole as `benchmarks.load` measures it, and HTTP alone."""
-    measure = Measure(clicks_for(options.artifacts, options.data), 3 * options.whole, 0, options.closed)
+    clicks = clicks_for(options.artifacts, options.data)
+    measure = Measure(clicks, 3 * options.whole, 0, options.closed, options.sessions)
     with service(options.artifacts, options.workers) as whole, ours(options.workers) as nothing:
         runs = measured([measure.recommendations("whole", whole), measure.same("http", nothing, get("/"))])
     if any(row.errors for rows in runs.values() for row in rows):
@@ -245,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--closed", type=int, default=16, help="requests under way, over all workers")
     parser.add_argument("--seconds", type=float, default=1, help="of each round of each part")
     parser.add_argument("--whole", type=float, default=10, help="seconds of each of the whole's three runs")
+    add_sessions_option(parser)
     options = parser.parse_args(arguments)
     found = over_http(options) | in_copies(options)
     manifest = read_manifest(live_bundle(options.artifacts))

@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.port is not None:
         settings = {"port": options.port, "workers": options.workers, "redis_url": "redis://nobody-asks"}
         return serve(Settings.model_validate(settings), APP)
-    measure = Measure(lambda seed: power_law_clicks(["none"], seed), 3 * options.seconds, 0, options.closed)
+    measure = Measure(
+        lambda seed: power_law_clicks(["none"], seed), 3 * options.seconds, 0, options.closed, 0
+    )
     with ExitStack() as stack:
         servers = {OURS: ours(options.workers), UVICORN: uvicorn(options.workers)}
         if options.granian:

@@ -27,7 +27,7 @@ from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.__main__ import clicks_for, live_bundle
+from benchmarks.load.__main__ import add_sessions_option, clicks_for, live_bundle
 from benchmarks.load.measure import Measure, measured
 from benchmarks.load.processes import service
 from benchmarks.load.report import Row, hardware, middle
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1000, help="recommendations a second")
     parser.add_argument("--seconds", type=float, default=20, help="of each of three runs, behind a ramp")
+    add_sessions_option(parser)
     options = parser.parse_args(arguments)
     live = Bundle.load(live_bundle(options.artifacts))
     clicks = clicks_for(options.artifacts, options.data)
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [live.index_of[item_id] for item_id in item_ids if item_id in live.index_of] for item_ids in clicks(0)
     )
     queries = live.encoder.encode(list(islice(filter(None, sessions), INDEX_SESSIONS)))
-    measure = Measure(clicks, options.seconds, options.rate, 16)
+    measure = Measure(clicks, options.seconds, options.rate, 16, options.sessions)
     machine = hardware()
     scored, indexes, lines = {}, {}, []
     with ExitStack() as stack:

@@ -17,6 +17,10 @@ COPY --from=requirements /requirements.txt /
 RUN pip --python /venv/bin/python install --no-cache-dir --constraint /constraints.txt --requirement /requirements.txt
 
 FROM python:3.11-slim-bookworm
+# Process 1: it passes signals on, and reaps what a killed run leaves behind.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends tini \
+ && rm -rf /var/lib/apt/lists/*
 # The service has the same uid: both write to the artifacts. A new volume takes its owner from this directory.
 RUN useradd --uid 10001 --create-home nextclick \
  && install --directory --owner=nextclick --group=nextclick /app/artifacts
@@ -31,5 +35,5 @@ COPY training training
 ARG SOURCE_COMMIT=unknown
 ENV SOURCE_COMMIT=$SOURCE_COMMIT
 USER 10001:10001
-ENTRYPOINT ["docker/trainer.sh"]
+ENTRYPOINT ["tini", "--", "docker/trainer.sh"]
 CMD ["schedule"]

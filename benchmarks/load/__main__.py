@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     bundle = live_bundle(options.artifacts)
     clicks = clicks_for(options.artifacts, options.data)
-    measure = Measure(clicks, options.seconds, options.rate, options.closed)
+    measure = Measure(clicks, options.seconds, options.rate, options.closed, options.sessions)
     machine = hardware()
     runs = _measured(measure, options, bundle)
     kept = {what: middle(rows) for what, rows in runs.items()}
@@ -109,6 +109,13 @@ def clicks_for(artifacts: Path, data: Path | None) -> Clicks:
     return lambda seed: real_clicks(dataset, seed)
 
 
+def add_sessions_option(parser: argparse.ArgumentParser) -> None:
+    """The same for every benchmark that measures recommendations alone."""
+    parser.add_argument(
+        "--sessions", type=int, default=1000, help="stored ones, that recommendations alone are asked for"
+    )
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -125,6 +132,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--closed", type=int, default=0, help="also closed loops of so many shoppers")
+    add_sessions_option(parser)
     parser.add_argument(
         "--yardsticks", action="store_true", help="closed loops of /health/live and the stub too"
     )

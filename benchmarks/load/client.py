@@ -10,9 +10,9 @@ import asyncio
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import perf_counter
 from typing import cast
 
+from benchmarks.load.clock import MACHINE, Clock
 from benchmarks.load.traffic import Request
 
 UNANSWERED, GOOD, SHED, FAILED = range(4)
@@ -37,13 +37,19 @@ class Client:
     """
 
     def __init__(
-        self, port: int, requests: Sequence[Request], then: Callable[[int], None], look: Look | None = None
+        self,
+        port: int,
+        requests: Sequence[Request],
+        then: Callable[[int], None],
+        look: Look | None = None,
+        clock: Clock = MACHINE,
     ) -> None:
         self.outcome = bytearray(len(requests))
-        self.sent = array("d", bytes(8 * len(requests)))  # by perf_counter, as `answered` is
+        self.sent = array("d", bytes(8 * len(requests)))  # by the clock, as `answered` is
         self.answered = array("d", bytes(8 * len(requests)))
         self.complaints: list[str] = []  # the first few failures
         self._port, self._requests, self._then, self._look = port, requests, then, look
+        self._now = clock.now
         self._open: set[Connection] = set()
         self._free: deque[Connection] = (
             deque()
@@ -77,7 +83,7 @@ class Client:
 
     def settle(self, connection: Connection, number: int, status: int, body: bytes) -> None:
         """An answer has come."""
-        self.answered[number] = perf_counter()
+        self.answered[number] = self._now()
         n_items = self._requests[number].n_items
         if status == 200 and (not n_items or (body.count(ITEM) == n_items and DEGRADED not in body)):
             self.outcome[number] = GOOD
@@ -101,7 +107,7 @@ class Client:
             return
         self._connect_soon()
         if number >= 0:
-            self.answered[number] = perf_counter()
+            self.answered[number] = self._now()
             self.outcome[number] = FAILED
             self._complain(number, why)
             self._then(number)
@@ -131,7 +137,7 @@ class Client:
             self._free.append(connection)
 
     def _send(self, connection: Connection, number: int) -> None:
-        self.sent[number] = perf_counter()
+        self.sent[number] = self._now()
         connection.send(number, self._requests[number].content)
 
     def _complain(self, number: int, why: str) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.load.client import Client, Look
+from benchmarks.load.clock import MACHINE, Clock
 from benchmarks.load.processes import Cpu
 from benchmarks.load.traffic import Plan, Request, Session
 
@@ -32,7 +32,7 @@ ReadCpu = Callable[[], Cpu]
 class Seen:
     """The requests that count, one row each in the arrays."""
 
-    start: float  # by perf_counter
+    start: float  # by the clock
     due: Times  # seconds after the start
     late: Times  # seconds from there until it went out
     took: Times  # seconds from when it was due until it was answered
@@ -43,13 +43,19 @@ class Seen:
 
 
 async def open_loop(
-    port: int, plan: Plan, due: Times, ramp_seconds: float, read_cpu: ReadCpu, look: Look | None = None
+    port: int,
+    plan: Plan,
+    due: Times,
+    ramp_seconds: float,
+    read_cpu: ReadCpu,
+    look: Look | None = None,
+    clock: Clock = MACHINE,
 ) -> Seen:
     """Send each of a plan's requests when it is due, but never before the session's last one was answered.
 
     A request's time counts from when it was due: one that a slow answer held up has waited since.
     """
-    loop, finished = asyncio.get_running_loop(), asyncio.Event()
+    finished = asyncio.Event()
     n_requests, n_due, n_left = len(due), 0, len(due)
     held = bytearray(n_requests)
     due_seconds = due.tolist()
@@ -65,7 +71,7 @@ async def open_loop(
 
     def tick() -> None:
         nonlocal n_due
-        now = perf_counter() - start
+        now = clock.now() - start
         while n_due < n_requests and due_seconds[n_due] <= now:
             before = plan.before[n_due]
             if before < 0 or client.outcome[before]:
@@ -74,17 +80,19 @@ async def open_loop(
                 held[n_due] = True
             n_due += 1
         if n_due < n_requests:
-            loop.call_later(max(TICK_SECONDS, due_seconds[n_due] - now), tick)
+            clock.call_later(max(TICK_SECONDS, due_seconds[n_due] - now), tick)
 
-    client = Client(port, plan.requests, answered, look)
+    client = Client(port, plan.requests, answered, look, clock)
     rate = (due >= ramp_seconds).sum() / (due[-1] - ramp_seconds + TICK_SECONDS)
     await client.connect(min(MAX_AT_START, max(MIN_AT_START, round(rate * CONNECTION_SECONDS))))
     with _undisturbed():
-        start = perf_counter()
-        reading = loop.create_task(_read_later(ramp_seconds, read_cpu))
+        start = clock.now()
+        reading = _read_later(ramp_seconds, read_cpu, clock)
         tick()
-        with suppress(TimeoutError):  # what is left unanswered will be counted
-            await asyncio.wait_for(finished.wait(), due[-1] + ANSWER_SECONDS)
+        clock.call_later(
+            float(due[-1]) + ANSWER_SECONDS, finished.set
+        )  # what is unanswered then will be counted
+        await finished.wait()
         cpu = read_cpu() - await reading
     return await _seen(client, start, start + due, due >= ramp_seconds, cpu)
 
@@ -96,12 +104,13 @@ async def closed_loop(
     seconds: float,
     ramp_seconds: float,
     read_cpu: ReadCpu,
+    clock: Clock = MACHINE,
 ) -> Seen:
     """Several shoppers who send a session's next request at the answer, and then go on with the next session.
 
     They arrive one by one during the ramp. When no session is left, the loop ends before its time.
     """
-    loop, finished = asyncio.get_running_loop(), asyncio.Event()
+    finished = asyncio.Event()
     requests: list[Request] = [request for session in sessions for request in session]
     ends = np.cumsum([len(session) for session in sessions]).tolist()
     last = bytearray(len(requests))
@@ -113,7 +122,7 @@ async def closed_loop(
     def answered(number: int) -> None:
         nonlocal n_shoppers
         following = -1
-        if perf_counter() < start + ramp_seconds + seconds:
+        if clock.now() < start + ramp_seconds + seconds:
             # Number -1 is nobody's: a shopper arrives.
             following = next(begins, -1) if number < 0 or last[number] else number + 1
         if following >= 0:
@@ -123,22 +132,22 @@ async def closed_loop(
         if not n_shoppers:
             finished.set()
 
-    client = Client(port, requests, answered)
+    client = Client(port, requests, answered, clock=clock)
     await client.connect(concurrency)
     with _undisturbed():
-        start = perf_counter()
-        reading = loop.create_task(_read_later(ramp_seconds, read_cpu))
+        start = clock.now()
+        reading = _read_later(ramp_seconds, read_cpu, clock)
         for shopper in range(concurrency):
-            loop.call_later(ramp_seconds * shopper / concurrency, answered, -1)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(finished.wait(), ramp_seconds + seconds + ANSWER_SECONDS)
+            clock.call_later(ramp_seconds * shopper / concurrency, answered, -1)
+        clock.call_later(ramp_seconds + seconds + ANSWER_SECONDS, finished.set)
+        await finished.wait()
         cpu = read_cpu() - await reading
     sent = np.array(client.sent)
     return await _seen(client, start, sent, sent >= start + ramp_seconds, cpu)
 
 
 async def _seen(client: Client, start: float, due: Times, counts: npt.NDArray[np.bool_], cpu: Cpu) -> Seen:
-    """All times are those of perf_counter."""
+    """All times are those of the clock."""
     outcome = np.frombuffer(bytes(client.outcome), np.uint8)[counts]
     sent, answered = np.array(client.sent)[counts], np.array(client.answered)[counts]
     await client.close()
@@ -147,9 +156,10 @@ async def _seen(client: Client, start: float, due: Times, counts: npt.NDArray[np
     return Seen(start, due - start, sent - due, answered - due, outcome, seconds, cpu, client.complaints)
 
 
-async def _read_later(seconds: float, read_cpu: ReadCpu) -> Cpu:
-    await asyncio.sleep(seconds)
-    return read_cpu()
+def _read_later(seconds: float, read_cpu: ReadCpu, clock: Clock) -> asyncio.Future[Cpu]:
+    read = asyncio.get_running_loop().create_future()
+    clock.call_later(seconds, lambda: read.set_result(read_cpu()))
+    return read
 
 
 @contextmanager

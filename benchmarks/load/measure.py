@@ -28,7 +28,6 @@ RUNS = 3
 RAMP_SHARE = 1 / 6  # of the time that is measured
 CLOSED_SHARE = 1 / 3  # of an open loop's time: a closed one has many more requests in a second
 MAX_PER_SECOND = 20_000  # more than this load generator can send
-STORED_SESSIONS = 1000  # that recommendations alone are asked for
 STORE_SECONDS = 60.0
 
 Clicks = Callable[[int], Iterator[list[str]]]  # sessions without end, by seed
@@ -50,6 +49,7 @@ class Measure:
     seconds: float  # of an open loop, behind its ramp
     rate: float
     shoppers: int  # in a closed loop
+    stored_sessions: int  # that recommendations alone are asked for
 
     def open_loop(self, what: str, running: Running) -> Line:
         """Clicks and recommendations, half and half, at a fixed rate."""
@@ -98,7 +98,7 @@ class Measure:
         return Line(what, run)
 
     async def _stored(self, what: str, running: Running, number: int) -> list[Session]:
-        names = [f"stored-{number}-{session}" for session in range(STORED_SESSIONS)]
+        names = [f"stored-{number}-{session}" for session in range(self.stored_sessions)]
         clicked = [
             [click(name, item_id) for item_id in item_ids]
             for name, item_ids in zip(names, self.clicks(number), strict=False)

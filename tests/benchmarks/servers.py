@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from tests.waiting import DEADLINE_SECONDS
+
 Answer = Callable[
     [str], Awaitable[bytes]
 ]  # from a path to all that is sent back; nothing closes the connection
@@ -36,7 +38,8 @@ async def server(answer: Answer) -> AsyncIterator[int]:
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:
-        yield listening.sockets[0].getsockname()[1]
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            yield listening.sockets[0].getsockname()[1]
     finally:
         listening.close()
-        await asyncio.wait_for(listening.wait_closed(), 5)
+        await asyncio.wait_for(listening.wait_closed(), DEADLINE_SECONDS)

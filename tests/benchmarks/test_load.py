@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.load import measure
 from benchmarks.load.__main__ import main
 from benchmarks.load.stub import create_app
 from service.live.deployment import publish
@@ -55,15 +54,14 @@ async def test_the_stub_answers_what_the_service_answers(
 
 
 def test_one_command_measures_the_service_and_its_yardsticks(
-    artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    artifacts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     SHOP.write(artifacts, "v1")
     publish(artifacts, "v1")
-    monkeypatch.setattr(measure, "STORED_SESSIONS", 20)
     status = main(
         [
             *("--artifacts", str(artifacts), "--rate", "60", "--seconds", "0.6"),
-            *("--workers", "1", "--closed", "2", "--yardsticks"),
+            *("--workers", "1", "--closed", "2", "--sessions", "20", "--yardsticks"),
         ]
     )
     printed = capsys.readouterr()
@@ -78,7 +76,8 @@ def test_one_command_measures_the_service_and_its_yardsticks(
         assert row["requests"] > 0
         assert (row["errors"], row["shed"], row["complaints"]) == (0, 0, [])
         assert len(row["runs"]) == 3
-        assert row["cpu_microseconds"]["service"] > 0
+        # The kernel counts in hundredths of a second, and the open loop's few requests may take less.
+        assert row["cpu_microseconds"]["service"] > 0 or row["what"] == "service, open loop"
     assert report["rows"][0]["requests"] == 36
     assert report["machine"]["cores"] >= 1
     assert report["bundle"]["version"] == "v1"

@@ -1,23 +1,26 @@
-"""The load generator against a server that stalls, sheds, lies and breaks off."""
+"""The load generator against a server that stalls, sheds, lies and breaks off; tests move the clock on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from benchmarks.load import loops
-from benchmarks.load.loops import Seen, closed_loop, open_loop
+from benchmarks.load.loops import ANSWER_SECONDS, Seen, closed_loop, open_loop
 from benchmarks.load.processes import CpuMeter
 from benchmarks.load.report import Row
 from benchmarks.load.traffic import Plan, Request, due_times, get, interleave, recommend
+from tests.benchmarks.clock import FakeClock
 from tests.benchmarks.servers import response, server
 
 pytestmark = pytest.mark.anyio
 
 TWENTY = b"[" + b'{"item_id":"i"},' * 20 + b"]"
+STEP = 1 / 128  # seconds
 read_cpu = CpuMeter().read
 
 
@@ -26,57 +29,86 @@ def alone(requests: list[Request]) -> Plan:
     return Plan(requests, [-1] * len(requests), [-1] * len(requests))
 
 
-async def ask(port: int, *requests: Request) -> Seen:
-    """Each request once, a hundredth of a second apart."""
-    return await open_loop(port, alone(list(requests)), np.arange(len(requests)) / 100, 0, read_cpu)
+def every_step(n: int) -> npt.NDArray[np.float64]:
+    """When so many requests are due."""
+    return np.array([number * STEP for number in range(n)])
+
+
+async def ask(answer: Callable[[str], Awaitable[bytes]], *requests: Request, never_answered: int = 0) -> Seen:
+    """Each request once. A step of time passes when one arrives, and so the next one falls due.
+
+    Of those that are `never_answered`, the clock runs out once all others are.
+    """
+    clock = FakeClock()
+    left = len(requests) - never_answered
+
+    async def arrived(path: str) -> bytes:
+        clock.pass_by(STEP)
+        return await answer(path)
+
+    def look(number: int, body: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if not left and never_answered:
+            clock.pass_by(ANSWER_SECONDS + STEP)
+
+    due = every_step(len(requests))
+    async with server(arrived) as port:
+        return await open_loop(port, alone(list(requests)), due, 0, read_cpu, look, clock)
 
 
 async def test_a_stall_is_seen_by_every_request_that_was_due_meanwhile() -> None:
-    due = due_times(rate=200, seconds=0.6, ramp_seconds=0)
-    n, sessions = len(due), 10  # in turn, so that most of what is due in the stall cannot even be sent
+    n, sessions, stall, stall_seconds = 100, 10, 40, 30 * STEP
+    due = every_step(n)
+    # Sessions in turn, so that most of what is due in the stall cannot even be sent.
     before, after = [max(-1, i - sessions) for i in range(n)], [*range(sessions, n), *[-1] * sessions]
     plan = Plan([get(f"/{i}") for i in range(n)], before, after)
-    stall, over = 40, asyncio.Event()
+    clock, over = FakeClock(), asyncio.Event()
 
     async def answer(path: str) -> bytes:
-        if int(path[1:]) >= stall and not stalling:
-            stalling.append(path)
-            asyncio.get_running_loop().call_later(0.3, over.set)
-        if stalling:
+        if path == f"/{stall}":
+            clock.pass_by(stall_seconds)
+            over.set()
+        if int(path[1:]) >= stall:
             await over.wait()
         return response()
 
-    stalling: list[str] = []
+    def look(number: int, body: bytes) -> None:
+        """Time passes with the answers."""
+        if number + 1 < n:
+            clock.pass_until(due[number + 1])
+
     async with server(answer) as port:
-        seen = await open_loop(port, plan, due, 0, read_cpu)
+        seen = await open_loop(port, plan, due, 0, read_cpu, look, clock)
     assert Row.of("stall", seen).errors == 0
-    waited = seen.took[stall:] - (0.3 - (due[stall:] - due[stall]))  # beyond the rest of the stall
-    assert (waited >= -0.001).all()
+    assert (seen.took[:stall] == 0).all()
+    assert seen.took[stall] == stall_seconds
+    assert (seen.took[stall:] >= stall_seconds - (due[stall:] - due[stall])).all(), "the rest of the stall"
 
 
 async def test_a_session_goes_on_only_after_its_last_answer() -> None:
     sessions = iter([[get(f"/{session}/{n}") for n in range(12)] for session in range(100)])
-    due = due_times(rate=2000, seconds=0.2, ramp_seconds=0)
+    due = every_step(400)
+    plan = interleave(sessions, len(due), seed=1)
     arrived: dict[str, list[int]] = defaultdict(list)
-    busy: Counter[str] = Counter()
+    clock = FakeClock()
 
     async def answer(path: str) -> bytes:
         _, session, number = path.split("/")
         arrived[session].append(int(number))
-        busy[session] += 1
-        at_once.append(busy[session])
-        await asyncio.sleep(0.01)
-        busy[session] -= 1
+        clock.pass_by(2 * STEP)  # and so two more fall due before it is answered
         return response()
 
-    at_once: list[int] = []
     async with server(answer) as port:
-        seen = await open_loop(port, interleave(sessions, len(due), seed=1), due, 0, read_cpu)
+        seen = await open_loop(port, plan, due, 0, read_cpu, clock=clock)
     assert Row.of("order", seen).errors == 0
-    assert max(at_once) == 1
     assert sum(map(len, arrived.values())) == len(due)
     assert all(numbers == list(range(len(numbers))) for numbers in arrived.values())
-    assert seen.took.max() > 0.02, "a request that was held up has waited since it was due"
+    followers = [number for number in range(len(due)) if plan.before[number] >= 0]
+    sent, answered = seen.due + seen.late, seen.due + seen.took
+    assert all(sent[number] >= answered[plan.before[number]] for number in followers)
+    assert any(seen.late[number] > 0 for number in followers), "some were held up"
+    assert (seen.took >= seen.late).all(), "and have waited since they were due"
 
 
 async def test_what_is_shed_is_no_error() -> None:
@@ -87,10 +119,8 @@ async def test_what_is_shed_is_no_error() -> None:
         headers = "connection: close\r\n" if status == 503 else ""
         return response(status, TWENTY if status == 200 else b"busy", headers)
 
-    async with server(answer) as port:
-        row = Row.of("shed", await ask(port, *[recommend("s")] * 20))
+    row = Row.of("shed", await ask(answer, *[recommend("s")] * 20))
     assert (row.requests, row.shed, row.errors) == (20, 10, 0)
-    assert row.per_second == pytest.approx(10 / 0.2, rel=0.5)
     assert row.milliseconds
     assert row.shed_milliseconds
 
@@ -118,32 +148,24 @@ async def test_what_is_shed_is_no_error() -> None:
         "too long",
     ],
 )
-async def test_a_wrong_answer_is_an_error_and_the_others_go_on(
-    content: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loops, "ANSWER_SECONDS", 0.5)
-
+async def test_a_wrong_answer_is_an_error_and_the_others_go_on(content: bytes, complaint: str) -> None:
     async def answer(path: str) -> bytes:
         return content if "bad" in path else response(200, TWENTY)
 
-    async with server(answer) as port:
-        row = Row.of("wrong", await ask(port, recommend("s"), recommend("bad"), *[recommend("s")] * 9))
+    requests = [recommend("s"), recommend("bad"), *[recommend("s")] * 9]
+    seen = await ask(answer, *requests, never_answered=int(complaint == "no answer"))
+    row = Row.of("wrong", seen)
     assert (row.requests, row.errors, row.shed) == (11, 1, 0)
     assert complaint in str(row.complaints)
 
 
-async def test_what_is_never_answered_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "ANSWER_SECONDS", 0.2)
-    released = asyncio.Event()
-
+async def test_what_is_never_answered_is_an_error() -> None:
     async def answer(path: str) -> bytes:
         if path == "/never":
-            await released.wait()
+            await asyncio.Event().wait()
         return response()
 
-    async with server(answer) as port:
-        row = Row.of("never", await ask(port, get("/a"), get("/never"), get("/b")))
-        released.set()
+    row = Row.of("never", await ask(answer, get("/a"), get("/never"), get("/b"), never_answered=1))
     assert (row.requests, row.errors) == (3, 1)
 
 
@@ -157,30 +179,35 @@ async def test_requests_go_out_however_many_are_not_answered_yet() -> None:
         await everyone.wait()
         return response()
 
-    async with server(answer) as port:
-        row = Row.of("waiting", await ask(port, *[get("/")] * 50))
-    assert (len(arrived), row.errors) == (50, 0), "five times as many as there are connections at the start"
+    row = Row.of("waiting", await ask(answer, *[get("/")] * 50))
+    assert (len(arrived), row.errors) == (50, 0), "more than there are connections at the start"
 
 
 async def test_a_closed_loop_keeps_so_many_requests_on_their_way() -> None:
     sessions = [[get(f"/{session}/{n}") for n in range(3)] for session in range(20)]
     arrived: list[str] = []
-    on_their_way: list[int] = []
-    now = 0
+    waiting: list[asyncio.Event] = []
+    clock = FakeClock()
 
     async def answer(path: str) -> bytes:
-        nonlocal now
         arrived.append(path)
-        now += 1
-        on_their_way.append(now)
-        await asyncio.sleep(0.005)
-        now -= 1
+        answered = asyncio.Event()
+        waiting.append(answered)
+        if len(waiting) == 4:
+            clock.pass_by(STEP)
+            for event in waiting:
+                event.set()
+            waiting.clear()
+        await answered.wait()
         return response()
 
     async with server(answer) as port:
-        seen = await closed_loop(port, sessions, 4, seconds=30, ramp_seconds=0, read_cpu=read_cpu)
+        seen = await closed_loop(
+            port, sessions, 4, seconds=30, ramp_seconds=0, read_cpu=read_cpu, clock=clock
+        )
     assert (seen.outcome == 1).sum() == 60, "it ends when no session is left"
-    assert max(on_their_way) == 4
+    on_their_way = [((seen.due <= sent) & (sent < seen.due + seen.took)).sum() for sent in seen.due]
+    assert set(on_their_way) == {4}
     assert sorted(arrived) == sorted(f"/{session}/{n}" for session in range(20) for n in range(3))
     for session in range(20):
         assert [path for path in arrived if path.startswith(f"/{session}/")] == [
@@ -188,14 +215,51 @@ async def test_a_closed_loop_keeps_so_many_requests_on_their_way() -> None:
         ]
 
 
-async def test_a_ramp_is_not_counted() -> None:
+async def test_the_ramp_of_an_open_loop_is_not_counted() -> None:
     async def answer(_: str) -> bytes:
+        clock.pass_by(8 * STEP)
         return response()
 
-    due = due_times(rate=100, seconds=0.2, ramp_seconds=0.2)
+    clock = FakeClock()
+    due = due_times(rate=128, seconds=0.25, ramp_seconds=0.25)
     async with server(answer) as port:
-        opened = await open_loop(port, alone([get("/")] * len(due)), due, 0.2, read_cpu)
-        closed = await closed_loop(port, [[get("/")]] * 5000, 2, 0.1, ramp_seconds=0.1, read_cpu=read_cpu)
-    assert (len(due), len(opened.due)) == (30, 20)
-    assert opened.due.min() >= 0.2 - 1e-6, "due is a difference of large times"
-    assert closed.due.min() >= 0.1 - 1e-6
+        seen = await open_loop(port, alone([get("/")] * len(due)), due, 0.25, read_cpu, clock=clock)
+    assert (len(due), len(seen.due)) == (48, 32)
+    assert seen.due.min() == 0.25
+
+
+async def test_the_ramp_of_a_closed_loop_is_not_counted() -> None:
+    """Each request takes a step of time: that many are sent by the only shopper in the ramp, and after."""
+    arrived = []
+
+    async def answer(path: str) -> bytes:
+        arrived.append(path)
+        clock.pass_by(STEP)
+        return response()
+
+    clock = FakeClock()
+    async with server(answer) as port:
+        seen = await closed_loop(
+            port, [[get("/")]] * 100, 1, 16 * STEP, ramp_seconds=8 * STEP, read_cpu=read_cpu, clock=clock
+        )
+    assert (len(arrived), len(seen.due)) == (24, 16), "it ends when its time is over"
+    assert seen.due.min() == 8 * STEP
+
+
+async def test_shoppers_arrive_one_by_one_during_the_ramp() -> None:
+    clock, arrived_at = FakeClock(), list[float]()
+    everyone = asyncio.Event()
+
+    async def answer(_: str) -> bytes:
+        arrived_at.append(clock.now())
+        clock.pass_by(4 * STEP)
+        if len(arrived_at) == 4:
+            everyone.set()
+        await everyone.wait()
+        return response()
+
+    async with server(answer) as port:
+        await closed_loop(
+            port, [[get("/")]] * 4, 4, STEP, ramp_seconds=16 * STEP, read_cpu=read_cpu, clock=clock
+        )
+    assert arrived_at == [0, 4 * STEP, 8 * STEP, 12 * STEP]

@@ -25,6 +25,6 @@ def test_several_workers_answer_what_is_measured(
 ) -> None:
     with (
         server(2) as running,
-        urllib.request.urlopen(f"http://127.0.0.1:{running.port}/", timeout=10) as answer,
+        urllib.request.urlopen(f"http://127.0.0.1:{running.port}/", timeout=60) as answer,
     ):
         assert answer.read() == BODY

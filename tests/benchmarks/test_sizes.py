@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import measure
 from benchmarks.sizes import main
 from service.live.deployment import publish
 from service.ranking.bundle import Bundle
@@ -15,13 +14,13 @@ from tests.service.bundles import Shop
 
 
 def test_one_command_measures_smaller_and_larger_catalogues(
-    artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    artifacts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop = Shop.make()
     shop.write(artifacts, "v1")
     publish(artifacts, "v1")
-    monkeypatch.setattr(measure, "STORED_SESSIONS", 20)
     arguments = ["--sizes", "25", "500", "--workers", "1", "--rate", "50", "--seconds", "0.4"]
+    arguments += ["--sessions", "20"]
     for _ in range(2):  # the second time with the bundles that are there
         assert main(["--artifacts", str(artifacts), *arguments]) == 0, capsys.readouterr().err
     rows = json.loads((artifacts / "benchmarks" / "sizes.json").read_text())["rows"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from service.state import keys
 from service.state.store import Click, SessionStore
 from training.__main__ import app
 from training.data.clicks import Commit, read_commit
+from training.loop.click_merge import MAX_FILES_OF_A_DAY
 from training.loop.collect import BATCH, Collected, collect
 
 DAY = 86_400
@@ -93,8 +94,13 @@ class Shop:
         """Add an entry that the service has not made."""
         self.client.execute_command("XADD", stream, id_, *chain(*entry.items()))  # type: ignore[no-untyped-call]
 
-    def collect(self, batch: int = BATCH) -> Collected:
-        return collect(self.settings, batch=batch)
+    def collect(
+        self,
+        batch: int = BATCH,
+        max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
+        on_commit: Callable[[Commit], object] = lambda _: None,
+    ) -> Collected:
+        return collect(self.settings, batch=batch, max_files_of_a_day=max_files_of_a_day, on_commit=on_commit)
 
     def run(self, *arguments: str) -> Result:
         """`python -m training collect`, in this process."""

@@ -129,7 +129,7 @@ def schedule(
         str,
         typer.Option(
             metavar="'M H D M W'",
-            help="When: minute, hour, day of month, month, weekday. Weekdays by name: mon-fri.",
+            help="When: minute, hour, day of month, month, weekday, as in a crontab.",
         ),
     ],
     command: Annotated[
@@ -149,7 +149,8 @@ def schedule(
     """Run a command whenever it is due, one at a time, with low priority, until SIGTERM.
 
     A run that fails is told, and the schedule goes on. The last run is remembered in ARTIFACTS/schedule/.
-    A time that the clocks skip in spring comes right after; one that comes twice in autumn counts once.
+    Times are those of Unix's cron. One that the clocks skip in spring comes right after, and one that comes
+    twice in autumn counts once, unless minute or hour begins with *: then the clocks are taken as they are.
 
     [bold]Examples[/bold]
 
@@ -159,7 +160,13 @@ def schedule(
     """
     from training.loop.cron import Cron, ScheduleError
     from training.loop.runner import Runner
-    from training.loop.schedule import DEFAULT_COMMAND, AlreadyScheduledError, Schedule, place_of, utc_now
+    from training.loop.schedule import (
+        DEFAULT_COMMAND,
+        AlreadyScheduledError,
+        Schedule,
+        schedule_lock,
+        utc_now,
+    )
 
     words = tuple(command or DEFAULT_COMMAND)
     environment = {**os.environ, "NEXTCLICK_ARTIFACTS_DIR": str(artifacts)}
@@ -170,7 +177,7 @@ def schedule(
     try:
         times = Cron.parse(cron, timezone)
         _parse(context, words)
-        with place_of(artifacts, words) as file, Runner(environment, say) as runner:
+        with schedule_lock(artifacts, words) as file, Runner(environment, say) as runner:
             say(f"`{shlex.join(words)}` at {cron!r}, {timezone}")
             Schedule(times, words, file, utc_now, runner.wait, runner.run, say).follow(missed)
             say("stopped")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,10 +117,29 @@ def detect_format(file: Path) -> FormatName:
 
 
 def check_file(file: Path) -> None:
-    """Raises `PrepareError` if there is nothing to read."""
-    if not file.is_file():
-        raise PrepareError(f"{file}: there is no such file")
-    if not file.stat().st_size:
+    """Raises `PrepareError` that says why there is nothing to read."""
+    try:
+        status = file.stat()
+        if stat.S_ISDIR(status.st_mode):
+            empty_name = ", which an empty name stands for, too" if file == Path() else ""
+            raise PrepareError(
+                f"{file}: is a directory{empty_name}: name the files in it; what `collect` wrote is read "
+                "with --format clicks"
+            )
+        if not stat.S_ISREG(status.st_mode):
+            raise PrepareError(f"{file}: is a pipe or a device, and a log is read twice: write it to a file")
+        with file.open("rb"):
+            pass
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise PrepareError(f"{file}: is a link to {file.readlink()}, which does not exist") from None
+        raise PrepareError(f"{file}: there is no such file") from None
+    except NotADirectoryError:
+        above = next(parent for parent in file.parents if parent.is_file())
+        raise PrepareError(f"{file}: there is no such file: {above} is a file, not a directory") from None
+    except OSError as error:
+        raise PrepareError(f"{file}: cannot be read: {error.strerror}") from error
+    if not status.st_size:
         raise PrepareError(f"{file}: the file is empty")
 
 

@@ -17,14 +17,14 @@ from training.data.clicks import COMMIT, REJECTED, ClicksError, Commit, StoredFi
 
 
 @dataclass(frozen=True)
-class Kind:
+class Layout:
     """What a file holds: its columns, and the order of its rows in SQL."""
 
     schema: pa.Schema
     order: str
 
 
-CLICKS = Kind(
+CLICKS = Layout(
     pa.schema(
         [
             pa.field("session_id", pa.string(), nullable=False),
@@ -39,7 +39,7 @@ CLICKS = Kind(
     ),
     "timestamp, shard, seq",
 )
-NO_CLICKS = Kind(
+REJECTS = Layout(
     pa.schema(
         [
             pa.field("session_id", pa.string()),
@@ -64,7 +64,7 @@ class Generation:
         self._written = 0
         self._folders = {clicks}
 
-    def write(self, folder: str, kind: Kind, batches: Iterable[pa.RecordBatch]) -> StoredFile:
+    def write(self, folder: str, layout: Layout, batches: Iterable[pa.RecordBatch]) -> StoredFile:
         """Write one file; without any rows, there is none afterwards."""
         name = f"{self.number:08}-{self._written:03}.parquet"
         final, temporary = self._clicks / folder / name, self._clicks / folder / f".{name}.tmp"
@@ -73,9 +73,9 @@ class Generation:
         self._folders.add(final.parent)
         rows = 0
         with temporary.open("wb") as stream:
-            with pq.ParquetWriter(stream, kind.schema, compression="zstd") as writer:
+            with pq.ParquetWriter(stream, layout.schema, compression="zstd") as writer:
                 for batch in batches:
-                    writer.write_batch(batch.cast(kind.schema))
+                    writer.write_batch(batch.cast(layout.schema))
                     rows += len(batch)
             stream.flush()
             os.fsync(stream.fileno())

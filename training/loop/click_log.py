@@ -23,8 +23,8 @@ START = Position(id="0-0", seq=0)
 
 _FIELDS = ("id", "seq", "session", "item", "ts", "type", "event", "rec", "erased")
 _YEAR_10000 = 253_402_300_800  # epoch seconds; a day is written with four digits of its year
-# What an entry means; one with a `reason` is no click. Numbers are judged as text: a cast would round 1.5.
-_JUDGE = rf"""
+# What an entry means; one with a `reason` is no click. Numbers are validated as text: a cast would round 1.5.
+_VALIDATE = rf"""
 SELECT
     id,
     CASE WHEN regexp_full_match(seq, '\d{{1,18}}') THEN CAST(seq AS BIGINT) END AS seq,
@@ -107,7 +107,7 @@ class ClickLog:
         rows = 0
         for shard, end in ends.items():
             while page := self._page(shard, reached.get(shard, START), end, min(PAGE, size - rows)):
-                tables.append(self._judged(page, shard, first_place=rows))
+                tables.append(self._validated(page, shard, first_place=rows))
                 reached[shard], found = _followed(shard, reached.get(shard, START), tables[-1])
                 gaps += found
                 rows += len(page)
@@ -117,7 +117,7 @@ class ClickLog:
         if rows:
             yield Batch(pa.concat_tables(tables), dict(reached), tuple(gaps))
 
-    def settle(self, positions: Mapping[int, Position]) -> None:
+    def acknowledge(self, positions: Mapping[int, Position]) -> None:
         """Tell the service what is collected, and take from the log what of that is old, or in the way.
 
         Nothing behind a position is touched. Up to it, entries go at `click_log_max_age_seconds`, or, oldest
@@ -153,17 +153,17 @@ class ClickLog:
     def _range(self, stream: str, first: str, last: str, count: int) -> list[Entry]:
         return cast("list[Entry]", self._client.xrange(stream, first, last, count=count))
 
-    def _judged(self, page: list[Entry], shard: int, first_place: int) -> pa.Table:
+    def _validated(self, page: list[Entry], shard: int, first_place: int) -> pa.Table:
         """A page as entries of a batch."""
         texts = [{**fields, "id": id_} for id_, fields in page]
         schema = pa.schema([(field, pa.string()) for field in _FIELDS])
         self._database.register("page", pa.Table.from_pylist(texts, schema=schema))
-        judged = self._database.execute(_JUDGE).to_arrow_table()
+        validated = self._database.execute(_VALIDATE).to_arrow_table()
         self._database.unregister("page")
-        reasons = judged["reason"].to_pylist()
+        reasons = validated["reason"].to_pylist()
         raw = [json.dumps(page[i][1]) if reason else None for i, reason in enumerate(reasons)]
         return (
-            judged.append_column("entry", pa.array(raw, pa.string()))
+            validated.append_column("entry", pa.array(raw, pa.string()))
             .append_column("shard", pa.array(np.full(len(page), shard, np.int32)))
             .append_column("place", pa.array(np.arange(first_place, first_place + len(page))))
         )

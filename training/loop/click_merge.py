@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from training.data.clicks import REJECTED, ClickFile, Commit, Gap, StoredFile, Totals
-from training.loop.click_files import CLICKS, NO_CLICKS, Generation, Kind
+from training.loop.click_files import CLICKS, REJECTS, Generation, Layout
 from training.loop.click_log import Batch
 
-MAX_FILES_OF_A_DAY = 32  # beyond, they are merged into one
+MAX_FILES_OF_A_DAY = 32
 ROWS = 100_000  # of a file in memory at a time
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
@@ -61,9 +61,16 @@ File = TypeVar("File", bound=StoredFile)
 class Merge:
     """Writes batches to the files in `clicks`; joins them in a database of its own."""
 
-    def __init__(self, clicks: Path, database: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self,
+        clicks: Path,
+        database: duckdb.DuckDBPyConnection,
+        max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
+    ) -> None:
+        """A day with more files than that has them merged into one."""
         self._clicks = clicks
         self._database = database
+        self._max_files_of_a_day = max_files_of_a_day
 
     def commit(self, commit: Commit, batch: Batch) -> Commit:
         """Add a batch to what `commit` lists; the commit that is returned is on disk."""
@@ -71,7 +78,7 @@ class Merge:
         self._database.register("entries", batch.entries)
         self._database.execute(_TABLES)
         files = self._without_erased(new, commit.files, CLICKS)
-        rejected = self._without_erased(new, commit.rejected, NO_CLICKS)
+        rejected = self._without_erased(new, commit.rejected, REJECTS)
         if files:
             self._database.execute(_KNOWN, [self._paths(files)])
         clicks = self._database.execute(_NEW).to_arrow_table()
@@ -92,7 +99,7 @@ class Merge:
         new.commit(merged)
         return merged
 
-    def _without_erased(self, new: Generation, files: Sequence[File], kind: Kind) -> list[File]:
+    def _without_erased(self, new: Generation, files: Sequence[File], layout: Layout) -> list[File]:
         """The files; those that hold an erased session are written anew without it."""
         holding = self._holding_erased(files)
         kept: list[File] = []
@@ -100,8 +107,8 @@ class Merge:
             if file.path not in holding:
                 kept.append(file)
                 continue
-            rest = self._read([file], kind, "ANTI JOIN erased USING (session_id)")
-            stored = new.write(str(Path(file.path).parent), kind, rest)
+            rest = self._read([file], layout, "ANTI JOIN erased USING (session_id)")
+            stored = new.write(str(Path(file.path).parent), layout, rest)
             if stored.rows:
                 kept.append(file.model_copy(update=stored.model_dump()))
         return kept
@@ -119,15 +126,15 @@ class Merge:
         for file in sorted(files, key=lambda file: file.path):
             of_days[file.day].append(file)
         for day, of_day in of_days.items():
-            if len(of_day) > MAX_FILES_OF_A_DAY:
+            if len(of_day) > self._max_files_of_a_day:
                 of_days[day] = [_written_day(new, day, self._read(of_day, CLICKS))]
         return [file for of_day in of_days.values() for file in of_day]
 
     def _written_rejected(self, new: Generation) -> list[StoredFile]:
-        columns = ", ".join(NO_CLICKS.schema.names)
-        query = f"SELECT {columns} FROM kept WHERE reason IS NOT NULL ORDER BY {NO_CLICKS.order}"
+        columns = ", ".join(REJECTS.schema.names)
+        query = f"SELECT {columns} FROM kept WHERE reason IS NOT NULL ORDER BY {REJECTS.order}"
         rejected = self._database.execute(query).to_arrow_table()
-        return [new.write(REJECTED, NO_CLICKS, rejected.to_batches())] if len(rejected) else []
+        return [new.write(REJECTED, REJECTS, rejected.to_batches())] if len(rejected) else []
 
     def _totals(self, new_clicks: int, erased_from_files: int, gaps: Sequence[Gap]) -> Totals:
         found = self._database.execute(_COUNTS).fetchone()
@@ -143,9 +150,9 @@ class Merge:
             missing=sum(gap.missing for gap in gaps),
         )
 
-    def _read(self, files: Sequence[StoredFile], kind: Kind, filtered: str = "") -> pa.RecordBatchReader:
-        columns = ", ".join(kind.schema.names)
-        query = f"SELECT {columns} FROM {_SCAN} {filtered} ORDER BY {kind.order}"
+    def _read(self, files: Sequence[StoredFile], layout: Layout, filtered: str = "") -> pa.RecordBatchReader:
+        columns = ", ".join(layout.schema.names)
+        query = f"SELECT {columns} FROM {_SCAN} {filtered} ORDER BY {layout.order}"
         return self._database.execute(query, [self._paths(files)]).to_arrow_reader(ROWS)
 
     def _paths(self, files: Sequence[StoredFile]) -> list[str]:

@@ -8,7 +8,7 @@ but files that nothing lists.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from service.process.settings import Settings, without_password
 from training.data.clicks import COMMIT, DIRECTORY, Commit, Gap, Totals
 from training.loop.click_files import SPILL, checked_commit, remove_unlisted, write_commit
 from training.loop.click_log import ClickLog
-from training.loop.click_merge import Merge
+from training.loop.click_merge import MAX_FILES_OF_A_DAY, Merge
 
 BATCH = 200_000  # entries of the log in memory at a time
 TIMEOUT_SECONDS = 10.0  # for one answer of Redis
@@ -46,9 +46,16 @@ class Collected:
     commit: Commit
 
 
-def collect(settings: Settings, *, batch: int = BATCH) -> Collected:
+def collect(
+    settings: Settings,
+    *,
+    batch: int = BATCH,
+    max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
+    on_commit: Callable[[Commit], object] = lambda _: None,
+) -> Collected:
     """Collect all that is in the click log now, by `batch` entries at a time.
 
+    `on_commit` is told of every commit that is on disk, before the log is trimmed behind it.
     Raises `CollectError`, and `ClicksError` when what is collected cannot be added to: then nothing was.
     """
     clicks = settings.artifacts_dir / DIRECTORY
@@ -58,14 +65,22 @@ def collect(settings: Settings, *, batch: int = BATCH) -> Collected:
             commit = checked_commit(clicks)
             with redis_at_hand(settings) as url, _connected(url) as client, _database(clicks) as database:
                 click_log = ClickLog(client, settings, database)
-                return _collect(clicks, commit, click_log, Merge(clicks, database), batch)
+                merge = Merge(clicks, database, max_files_of_a_day)
+                return _collect(clicks, commit, click_log, merge, batch, on_commit)
     except EmbeddedRedisError as error:
         raise CollectError(str(error)) from error
     except (duckdb.Error, OSError) as error:
         raise CollectError(f"{clicks}: {str(error).splitlines()[0]}; what is committed stays") from error
 
 
-def _collect(clicks: Path, commit: Commit, click_log: ClickLog, merge: Merge, batch: int) -> Collected:
+def _collect(
+    clicks: Path,
+    commit: Commit,
+    click_log: ClickLog,
+    merge: Merge,
+    batch: int,
+    on_commit: Callable[[Commit], object],
+) -> Collected:
     ends = click_log.ends(commit)
     if not ends:
         log.warning("this Redis holds no click log: no service has used it yet")
@@ -74,11 +89,12 @@ def _collect(clicks: Path, commit: Commit, click_log: ClickLog, merge: Merge, ba
     if not (clicks / COMMIT).exists():
         write_commit(clicks, commit)
     remove_unlisted(clicks, commit)
-    click_log.settle(commit.positions)  # in case a kill has kept the last collection from it
+    click_log.acknowledge(commit.positions)  # in case a kill has kept the last collection from it
     for entries in click_log.batches(commit.positions, ends, batch):
         commit = merge.commit(commit, entries)
+        on_commit(commit)
         _report_gaps(entries.gaps)
-        click_log.settle(commit.positions)
+        click_log.acknowledge(commit.positions)
     return Collected(commit.totals - before.totals, commit.gaps[len(before.gaps) :], commit)
 
 

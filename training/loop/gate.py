@@ -44,7 +44,7 @@ class Check:
     detail: str = ""
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The check in one line."""
         measured, limit = (
             f"{each:.4g}" if isinstance(each, float) else each for each in (self.measured, self.limit)

@@ -7,7 +7,7 @@ What a step found is in run.json, beside its times, and why a run did not publis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -25,16 +25,22 @@ from training.loop.run_record import (
     RunRecord,
     StepRecord,
     StepStatus,
-    begin_or_continue,
-    only_run,
+    begin_or_resume,
+    run_lock,
     run_paths,
     tidy,
 )
-from training.loop.run_steps import STEPS, Judged, Run, StoppedError
+from training.loop.run_steps import STEPS, Judged, Run, Step, StoppedError
 
 
 def run(
-    config: RetrainConfig, settings: Settings, source: ClickSource, watcher: Watcher, *, new: bool = False
+    config: RetrainConfig,
+    settings: Settings,
+    source: ClickSource,
+    watcher: Watcher,
+    *,
+    new: bool = False,
+    steps: Mapping[str, Step] = STEPS,
 ) -> RunRecord:
     """Make a run, or go on with the unfinished one unless `new`; returns its record, however it ended.
 
@@ -44,14 +50,14 @@ def run(
     artifacts = settings.artifacts_dir
     if config.publish.as_ == "challenger" and read_deployment(artifacts).champion is None:
         raise RunError('[publish] as = "challenger": there is no champion yet: publish one first')
-    with only_run(artifacts):
-        record = begin_or_continue(artifacts, config, new=new)
+    with run_lock(artifacts):
+        record = begin_or_resume(artifacts, config, new=new)
         paths = run_paths(artifacts, record.id)
         paths.directory.mkdir(parents=True, exist_ok=True)
         this = Run(config, settings, source, watcher, paths, record)
         this.write({})
         watcher.on_step(f"{record.id}: makes {record.version}; {paths.record} tells how it goes")
-        for name, step in STEPS.items():
+        for name, step in steps.items():
             if this.record.status == "running" and not _is_done(this.record, name):
                 _take(this, name, step)
         if this.record.status in ("published", "refused"):
@@ -60,7 +66,7 @@ def run(
         return this.record
 
 
-def _take(run: Run, name: str, step: Callable[[Run], object]) -> None:
+def _take(run: Run, name: str, step: Step) -> None:
     """Make one step, and write down how it went."""
     run.watcher.on_step(name)
     started_at, began = datetime.now(UTC), perf_counter()

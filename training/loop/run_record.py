@@ -125,7 +125,7 @@ def read_record(file: Path) -> RunRecord:
         raise RunError(f"{file}: {error.errors()[0]['msg']}: move its directory away") from error
 
 
-def begin_or_continue(artifacts: Path, config: RetrainConfig, *, new: bool) -> RunRecord:
+def begin_or_resume(artifacts: Path, config: RetrainConfig, *, new: bool) -> RunRecord:
     """The newest run with this config if it is unfinished and of the last 12 hours, else a new one."""
     now = datetime.now(UTC)
     for file in _newest_first(artifacts):
@@ -163,7 +163,7 @@ def tidy(artifacts: Path) -> None:
 
 
 @contextmanager
-def only_run(artifacts: Path) -> Iterator[None]:
+def run_lock(artifacts: Path) -> Iterator[None]:
     """Hold the lock on runs; the kernel frees it whatever happens to us. Raises `RunLockedError`."""
     artifacts.mkdir(parents=True, exist_ok=True)
     with (artifacts / LOCK).open("w") as lock:

@@ -76,7 +76,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Learned:
+class Trained:
     version: str
     items: int
     started_from: str | None
@@ -102,7 +102,7 @@ class Judged:
     @property
     def reason(self) -> str:
         """What has failed."""
-        return "; ".join(check.told for check in self.checks if not check.passed)
+        return "; ".join(check.summary for check in self.checks if not check.passed)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def prepare(run: Run) -> Prepared:
     return Prepared(len(data.train_all), len(data.test), info.n_items, info.fingerprint)
 
 
-def train(run: Run) -> Learned:
+def train(run: Run) -> Trained:
     """Make the bundle; a checkpoint is gone on with, and a bundle that is there is taken."""
     wanted, data, version = run.config.train, Dataset.load(run.paths.data), run.record.version
     recipe, hyper = wanted.resolved()
@@ -181,7 +181,7 @@ def train(run: Run) -> Learned:
     manifest = read_manifest(place)
     if manifest.data_fingerprint != data.info.fingerprint:
         raise RunError(f"{place}: was made of other clicks than {run.paths.data}: move it away")
-    return Learned(
+    return Trained(
         version,
         manifest.n_items,
         start.version if start else None,
@@ -274,7 +274,8 @@ def publish(run: Run) -> Published:
     return Published(wanted.as_, share, deployed.previous, announce(run.settings, version))
 
 
-STEPS: dict[str, Callable[[Run], object]] = {
+Step = Callable[[Run], object]  # returns what there is to tell of it
+STEPS: Mapping[str, Step] = {
     "collect": collect,
     "prepare": prepare,
     "train": train,

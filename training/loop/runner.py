@@ -1,7 +1,7 @@
-"""Waits, and runs one command at a time, until SIGTERM or SIGINT: also as process 1 of a container.
+"""Waits, and runs one command at a time, until SIGTERM or SIGINT.
 
 Each command is a child process with low priority. A signal is passed on to it, and it gets a while to end.
-Process 1 gets no signal that it has no handler for, and has to reap every orphan of its container.
+Orphans are not ours to reap: in a container, process 1 is tini.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from training.loop.cron import ScheduleError
 
 NICENESS = 10
 TRAINING = (sys.executable, "-m", "training")
-LOOK_SECONDS = 60.0  # at the child, should the news of its end be lost
 
 
 class Runner:
-    """A context manager that owns its process's signals and children; for the main thread.
+    """A context manager that owns its process's signals; for the main thread.
 
     Not `threading.Event`: a handler that sets one deadlocks when it interrupts its wait at the wrong moment.
     Here every signal leaves a byte in a pipe, and waiting is reading from that.
@@ -48,7 +47,6 @@ class Runner:
         self._environment = dict(environment)
         self._say = say
         self._grace_seconds = grace_seconds
-        self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self.killed = False  # whether the last command had to be
 
@@ -59,7 +57,7 @@ class Runner:
         self._handlers_before = {
             signal.SIGTERM: signal.signal(signal.SIGTERM, self._stop),
             signal.SIGINT: signal.signal(signal.SIGINT, self._stop),
-            signal.SIGCHLD: signal.signal(signal.SIGCHLD, _only_wake),
+            signal.SIGCHLD: signal.signal(signal.SIGCHLD, _wake),
         }
         return self
 
@@ -89,13 +87,10 @@ class Runner:
             # Ctrl-C in a terminal would reach it directly, as SIGINT, and once more from us.
             start_new_session=True,
         )
-        self._child = child
-        while child.poll() is None and not self.wait(LOOK_SECONDS):
-            pass
+        while child.poll() is None and not self._stopping:
+            self._sleep(None)
         if child.poll() is None:
             self._end(child)
-        self._child = None
-        self._reap_orphans()
         return None if self._stopping and child.returncode != 0 else child.returncode
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
@@ -112,24 +107,11 @@ class Runner:
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopping = True
 
-    def _sleep(self, seconds: float) -> None:
-        """Until a signal comes, or came since the last sleep."""
+    def _sleep(self, seconds: float | None) -> None:
+        """Until a signal comes, or came since the last sleep; the end of a child is one, too."""
         if select.select([self._signalled], [], [], seconds)[0]:
             os.read(self._signalled, 4096)
-        self._reap_orphans()
-
-    def _reap_orphans(self) -> None:
-        """All dead children but our own command, whose end `subprocess` wants to see itself."""
-        if sys.platform != "linux":
-            return  # nor is there anybody else's process 1 to be
-        try:
-            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if self._child is not None and dead.si_pid == self._child.pid:
-                    return
-                os.waitpid(dead.si_pid, 0)
-        except ChildProcessError:
-            return  # there are no children
 
 
-def _only_wake(number: int, _: FrameType | None) -> None:
+def _wake(number: int, _: FrameType | None) -> None:
     """The byte in the pipe is all that is wanted."""

@@ -135,7 +135,7 @@ def utc_now() -> datetime:
 
 
 @contextmanager
-def place_of(artifacts: Path, command: Sequence[str]) -> Iterator[Path]:
+def schedule_lock(artifacts: Path, command: Sequence[str]) -> Iterator[Path]:
     """The file for the last run of a command, which is ours alone for the while.
 
     Raises `AlreadyScheduledError`, or `ScheduleError` when it cannot be made.

@@ -18,7 +18,6 @@ from training.__main__ import app
 from training.data.clicks import ClickFile, ClicksError, Commit, Gap, files_of_newest_days, read_commit
 from training.data.dataset import Dataset
 from training.loop.click_files import write_commit
-from training.loop.click_merge import MAX_FILES_OF_A_DAY
 
 
 def commit_of(clicks: Path, *days: str) -> None:
@@ -114,11 +113,11 @@ def test_a_data_set_is_prepared_of_the_collected_clicks(shop: Shop, tmp_path: Pa
 
 def test_clicks_at_the_same_time_keep_the_order_of_their_arrival(shop: Shop, tmp_path: Path) -> None:
     """In one file, in many, and in one that was made of many."""
-    order = [f"item-{number}" for number in range(MAX_FILES_OF_A_DAY + 4, 0, -1)]
+    order = [*"lkjihgfedcba"]
     for item in order:
         for day in (0, 2, 4):
             shop.send(*[(f"v{visitor}", click(item, NOON + DAY * day)) for visitor in range(6)])
-        shop.collect()
+        shop.collect(max_files_of_a_day=3)
     prepared(shop, tmp_path / "data")
     data = Dataset.load(tmp_path / "data")
     assert sessions_of(data.train_all, data.items) == 12 * [order]

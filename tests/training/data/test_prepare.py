@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from tests.training import protocol
 from training.__main__ import app
-from training.data.formats import LogFormat, PrepareError
+from training.data.formats import LogFormat, PrepareError, check_file
 from training.data.prepare import Rules, prepare
 
 DATASETS = Path(__file__).parents[3].parent / "shared" / "datasets"
@@ -306,6 +307,76 @@ def test_a_log_that_cannot_be_prepared_is_refused(tmp_path: Path, content: str |
     assert message in stderr
     assert "Traceback" not in stderr
     assert set(os.listdir(tmp_path)) <= {"log.csv"}
+
+
+def _a_directory(place: Path) -> Path:
+    (place / "logs").mkdir()
+    return place / "logs"
+
+
+def _a_path_below_a_file(place: Path) -> Path:
+    (place / "log.csv").write_text(HEADER)
+    return place / "log.csv" / "day" / "clicks.csv"
+
+
+def _a_broken_link(place: Path) -> Path:
+    (place / "newest.csv").symlink_to("gone.csv")
+    return place / "newest.csv"
+
+
+def _a_link_to_itself(place: Path) -> Path:
+    (place / "log.csv").symlink_to("log.csv")
+    return place / "log.csv"
+
+
+def _a_pipe(place: Path) -> Path:
+    os.mkfifo(place / "pipe")
+    return place / "pipe"
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "csv")])
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            _a_directory,
+            "logs: is a directory: name the files in it; what `collect` wrote is read with --format",
+        ),
+        (
+            _a_path_below_a_file,
+            "clicks.csv: there is no such file: {place}/log.csv is a file, not a directory",
+        ),
+        (_a_broken_link, "newest.csv: is a link to gone.csv, which does not exist"),
+        (_a_link_to_itself, "log.csv: cannot be read: Too many levels of symbolic links"),
+        (_a_pipe, "pipe: is a pipe or a device, and a log is read twice: write it to a file"),
+        (lambda place: place / ("x" * 300), "xxx: cannot be read: File name too long"),
+        (lambda _: "", ".: is a directory, which an empty name stands for, too: name the files"),
+    ],
+)
+def test_an_input_that_is_no_readable_file_is_told_for_what_it_is(
+    tmp_path: Path, made: Callable[[Path], Path | str], message: str, options: Sequence[str]
+) -> None:
+    code, stdout, stderr = run("--input", made(tmp_path), "--output", tmp_path / "data", *options)
+    assert (code, stdout) == (2, "")
+    assert message.format(place=tmp_path) in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_file_that_may_not_be_read_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own places are closed to others altogether
+        file = Path(directory) / "log.csv"
+        file.write_text(HEADER)
+        file.chmod(0)
+        Path(directory).chmod(0o755)
+        user = os.geteuid()
+        try:
+            if user == 0:  # who may read anything
+                os.seteuid(65534)
+            with pytest.raises(PrepareError, match=r"log\.csv: cannot be read: Permission denied"):
+                check_file(file)
+        finally:
+            os.seteuid(user)
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_nothing_is_trimmed_beyond_the_committed_position(
     stream = keys.click_log(0)
     position = Position(id=shop.logged(stream)[seq - 1][0], seq=seq)
     with duckdb.connect() as database:
-        ClickLog(shop.client, shop.configured(**changed).settings, database).settle({0: position})
+        ClickLog(shop.client, shop.configured(**changed).settings, database).acknowledge({0: position})
     assert seqs(shop, stream) == list(range(seq + 1, 21))
     assert shop.client.get(keys.collected(0)) == f"{position.id} {seq}"
 

@@ -11,7 +11,6 @@ import pytest
 from service.state.store import Click
 from tests.training.shop import DAY, NOON, Shop, click
 from training.data.clicks import Totals
-from training.loop import click_merge
 
 
 def test_clicks_are_collected_exactly_as_they_were_acknowledged(shop: Shop) -> None:
@@ -114,13 +113,12 @@ def test_a_session_that_is_erased_twice_keeps_what_comes_last(shop: Shop) -> Non
     assert shop.items() == ["c"]
 
 
-def test_a_day_of_many_files_becomes_one(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(click_merge, "MAX_FILES_OF_A_DAY", 3)
+def test_a_day_of_many_files_becomes_one(shop: Shop) -> None:
     shop.send(("s", click("another day", NOON - DAY)))
     shop.collect()
     for i in range(4):
         assert len(shop.commit.files) == 1 + i
         shop.send(("s", click(f"i{i}", NOON - i)))
-        shop.collect()
+        shop.collect(max_files_of_a_day=3)
     assert [file.rows for file in shop.commit.files] == [1, 4]
     assert [clicked.item_id for _, clicked in shop.collected()] == ["another day", "i3", "i2", "i1", "i0"]

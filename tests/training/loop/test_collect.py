@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,9 @@ from structlog.testing import capture_logs
 from service.process.embedded_redis import EmbeddedRedis
 from service.state.store import Arrival, Click, SessionStore
 from tests.training.shop import DAY, NOON, Shop, click
+from tests.waiting import until
 from training.data.clicks import ClicksError, Commit, Totals
-from training.loop.click_merge import Merge
 from training.loop.collect import CollectError
-
-DEADLINE_SECONDS = 60.0
 
 
 def test_the_command_says_what_it_did(shop: Shop) -> None:
@@ -70,68 +68,69 @@ def test_errors_have_types_of_their_own(shop: Shop) -> None:
         shop.collect()
 
 
-def test_a_second_collector_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_collector_is_refused(shop: Shop) -> None:
     shop.send(("s", click("a")), ("s", click("b")))
-    commit, seconds = Merge.commit, []
+    seconds = []
 
-    def disturbed(*arguments: object) -> object:
+    def disturb(_: Commit) -> None:
         before = shop.contents()
         seconds.append(shop.run())
         assert shop.contents() == before
-        return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Merge, "commit", disturbed)
-    assert shop.collect(batch=1).totals.clicks == 2
+    assert shop.collect(batch=1, on_commit=disturb).totals.clicks == 2
     assert [second.exit_code for second in seconds] == [1, 1]
     assert f"{shop.clicks}: another collection is running" in seconds[0].stderr
 
 
-# Runs the command line it is given, and is gone without a word before or after the n-th call of a function.
+# Runs the command line that it is given, and kills itself at the n-th call of a function, or return from it.
+# "any" are all functions, counted from the first commit on.
 DYING = """
-import os, sys
-from pathlib import Path
-from training.loop import click_files, click_log
+import os, signal, sys
+import training.loop.collect  # before calls are counted
 from training.__main__ import app
 
-name, when, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+wanted_event, wanted, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 del sys.argv[1:4]
-owner, attribute = {
-    "rename": (Path, "replace"),
-    "commit": (click_files.Generation, "commit"),
-    "remove": (Path, "unlink"),
-    "settle": (click_log.ClickLog, "settle"),
-    "make room": (click_log.ClickLog, "_make_room"),
-}[name]
-original, calls = getattr(owner, attribute), 0
+count, committed = 0, False
 
-def dying(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == number and when == "before":
-        os._exit(99)
-    result = original(*arguments, **options)
-    if calls == number and when == "after":
-        os._exit(99)
-    return result
+def profile(frame, event, _):
+    global count, committed
+    name = frame.f_code.co_qualname
+    committed = committed or (event, name) == ("return", "Merge.commit")
+    if event == wanted_event and (committed if wanted == "any" else name == wanted):
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(owner, attribute, dying)
+sys.setprofile(profile)
 app()
 """
 STEPS = [
-    ("before", "remove", 1),  # what the last collection has replaced
-    ("before", "settle", 1),
-    *[("before", "rename", number) for number in range(1, 6)],  # of new files, and of commit.json
-    ("after", "rename", 3),
-    ("after", "commit", 2),
-    ("before", "make room", 4),
-    ("after", "make room", 4),
-    ("after", "settle", 4),
+    ("call", "Path.unlink", 1),  # of what the last collection has replaced
+    ("call", "ClickLog.acknowledge", 1),
+    *[("call", "Path.replace", number) for number in range(1, 6)],  # of new files, and of commit.json
+    ("return", "Path.replace", 3),
+    ("return", "Generation.commit", 2),
+    ("call", "ClickLog._make_room", 4),
+    ("return", "ClickLog._make_room", 4),
+    ("return", "ClickLog.acknowledge", 4),
 ]
 
 
-@pytest.mark.parametrize(("when", "name", "number"), STEPS)
+def die(shop: Shop, event: str, name: str, number: int, *, batch: int) -> None:
+    """Collect, and be killed at that moment."""
+    dying = subprocess.run(
+        [sys.executable, "-c", DYING, event, name, str(number), "collect", "--batch", str(batch)],
+        env=os.environ | shop.environment,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    assert dying.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("event", "name", "number"), STEPS)
 def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
-    shop: Shop, when: str, name: str, number: int
+    shop: Shop, event: str, name: str, number: int
 ) -> None:
     shop = shop.configured(click_log_max_entries_per_shard=40)
     shop.send(*[("old", click(f"o{i}", event_id=f"o{i}")) for i in range(5)], ("t", click("t0")))
@@ -143,13 +142,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
     shop.send(("t", click("t1", NOON + DAY, "t1")), ("old", None))
     shop.send(*[("s", click("twice", NOON + DAY, f"e{i}")) for i in range(0, 20, 3)])
 
-    dying = subprocess.run(
-        [sys.executable, "-c", DYING, name, when, str(number), "collect", "--batch", "9"],
-        env=os.environ | shop.environment,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-    assert dying.returncode == 99
+    die(shop, event, name, number, batch=9)
     shop.collect(batch=9)
     assert shop.items() == sorted(["t0", "t1", *(f"i{i}" for i in range(20))])
     assert not shop.commit.gaps
@@ -165,19 +158,40 @@ class Shoppers(threading.Thread):
         super().__init__(daemon=True)
         self.acknowledged: list[tuple[str, Click]] = []
         self._shop = shop
-        self._enough = threading.Event()
+        self._wanted = 0
+        self._may_go_on = threading.Condition()
+        self._closed = False
+
+    def want(self, clicks: int) -> None:
+        """Have them click until so many are acknowledged."""
+        with self._may_go_on:
+            self._wanted = clicks
+            self._may_go_on.notify()
+
+    def have_clicked(self, clicks: int) -> bool:
+        """Whether so many are acknowledged."""
+        assert self.is_alive(), "they failed"
+        return len(self.acknowledged) >= clicks
+
+    def close(self) -> None:
+        with self._may_go_on:
+            self._closed = True
+            self._may_go_on.notify()
+        self.join()
 
     def run(self) -> None:
         asyncio.run(self._click())
 
-    def stop(self) -> None:
-        self._enough.set()
-        self.join(DEADLINE_SECONDS)
+    def _is_wanted(self) -> bool:
+        """Whether another click is; waits for that, or for the end."""
+        with self._may_go_on:
+            self._may_go_on.wait_for(lambda: self._closed or len(self.acknowledged) < self._wanted)
+            return not self._closed
 
     async def _click(self) -> None:
         store = SessionStore(self._shop.settings, str(self._shop.settings.redis_url))
         numbers = random.Random(3)
-        while not self._enough.is_set():
+        while self._is_wanted():
             made = len(self.acknowledged)
             sent = [
                 (f"s{numbers.randrange(40)}", click(f"i{i}", NOON + numbers.uniform(0, DAY), f"e{i}"))
@@ -188,32 +202,21 @@ class Shoppers(threading.Thread):
             if numbers.random() < 0.1:
                 self._shop.forget_events()
                 await store.append_many([Arrival(*each) for each in sent[:7]])
-            await asyncio.sleep(0.005)
         await store.close()
 
 
 def test_random_kills_lose_nothing_and_double_nothing(shop: Shop) -> None:
+    """At some call of some function, while shoppers go on clicking."""
     numbers = random.Random(5)
     shoppers = Shoppers(shop)
     shoppers.start()
-    kills = 0
     for _ in range(8):
-        generation = shop.commit.generation
-        with subprocess.Popen(
-            [sys.executable, "-m", "training", "collect", "--batch", "40"],
-            env=os.environ | shop.environment,
-            stdout=subprocess.DEVNULL,
-        ) as process:
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while process.poll() is None and shop.commit.generation == generation:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-            time.sleep(numbers.uniform(0, 0.3))
-            process.kill()
-            kills += process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
-    shoppers.stop()
-    assert not shoppers.is_alive()
-    assert kills >= 4, "most collections ended before they were killed: the test says little"
+        there = len(shoppers.acknowledged) + 400  # ten batches for the collection at least
+        shoppers.want(there + 400)
+        until(partial(shoppers.have_clicked, there))
+        die(shop, "call", "any", numbers.randint(1, 3000), batch=40)
+        until(partial(shoppers.have_clicked, there + 400))
+    shoppers.close()
     last = shop.collect()
     assert last.totals.clicks > 0
     assert sorted(map(repr, shop.collected())) == sorted(map(repr, shoppers.acknowledged))
@@ -222,32 +225,27 @@ def test_random_kills_lose_nothing_and_double_nothing(shop: Shop) -> None:
 
 
 def test_a_redis_that_dies_stops_the_collection_and_the_next_one_goes_on(
-    artifacts: Path, redis_client: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: Path, redis_client: Redis, tmp_path: Path
 ) -> None:
     with EmbeddedRedis(tmp_path / "redis", strict=True) as server:
         shop = Shop.at(artifacts, server.url, redis_client)
         sent = [(f"s{i}", click(f"i{i}", event_id=f"e{i}")) for i in range(300)]
         shop.send(*sent)
-        pid, commit = server.pid, Merge.commit
+        pid = server.pid
 
-        def killing(*arguments: object) -> object:
-            done = commit(*arguments)  # type: ignore[arg-type]
-            if done.generation == 3:
+        def kill_redis(commit: Commit) -> None:
+            if commit.generation == 3:
                 os.kill(pid, signal.SIGKILL)
-            return done
 
-        with monkeypatch.context() as patch:
-            patch.setattr(Merge, "commit", killing)
-            result = shop.run("--batch", "50")
-        assert result.exit_code == 1
-        assert result.stderr.count("\n") == 1
-        assert "what is committed stays" in result.stderr
+        with pytest.raises(CollectError, match="what is committed stays"):
+            shop.collect(batch=50, on_commit=kill_redis)
         assert shop.commit.generation == 3
 
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while server.pid == pid:
-            assert time.monotonic() < deadline
+        def is_back() -> bool:
             server.restart_if_dead()
+            return server.pid != pid
+
+        until(is_back)
         sent.append(("s", click("after the restart")))
         shop.send(sent[-1])
         assert shop.collect().totals.clicks == 151

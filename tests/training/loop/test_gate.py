@@ -124,8 +124,8 @@ def test_without_a_champion_nothing_is_compared() -> None:
 
 
 def test_a_check_in_one_line() -> None:
-    assert Check("item coverage", False, 1 / 3, 0.5).told == "item coverage: 0.3333, limit 0.5"
-    assert Check("loads", False, "no", "yes", "why").told == "loads: no, limit yes (why)"
+    assert Check("item coverage", False, 1 / 3, 0.5).summary == "item coverage: 0.3333, limit 0.5"
+    assert Check("loads", False, "no", "yes", "why").summary == "loads: no, limit yes (why)"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,10 @@ from service.state import keys
 from service.state.keys import DEPLOYMENT_CHANNEL
 from tests.training.interrupts import heed_interrupts
 from tests.training.shop_clicks import DAYS, Files, read_clicks, write_shop
+from tests.waiting import DEADLINE_SECONDS, until
 from training.__main__ import app
-from training.loop.run_record import only_run, read_record
+from training.loop.run_record import read_record, run_lock
 
-PATIENCE_SECONDS = 60.0
 SMALL = """
 [prepare]
 min_sessions = 100
@@ -109,7 +109,7 @@ def test_wrong_settings_are_exit_code_2(artifacts: Path, config: str, message: s
 
 
 def test_a_second_run_is_exit_code_1(artifacts: Path) -> None:
-    with only_run(artifacts):
+    with run_lock(artifacts):
         refused = run(artifacts, SMALL)
     assert (refused.exit_code, "another run is under way" in refused.output) == (1, True)
 
@@ -128,12 +128,24 @@ def test_no_redis_is_exit_code_1_and_the_run_goes_on_later(
     assert read_record(file).status == "published"
 
 
+def checkpoint(artifacts: Path) -> list[int]:
+    """When the run's checkpoint was written; empty when there is none yet."""
+    return [file.stat().st_mtime_ns for file in artifacts.glob("runs/run-*/checkpoints/select.pt")]
+
+
+def has_trained(process: subprocess.Popen[bytes], artifacts: Path, before: list[int]) -> bool:
+    """Whether it has written another checkpoint than `before`."""
+    assert process.poll() is None, "it ended by itself"
+    return checkpoint(artifacts) not in ([], before)
+
+
 def test_signals_leave_a_run_that_goes_on(artifacts: Path, logged: Redis, tmp_path: Path) -> None:
     long = SMALL + 'set = ["dim=8", "batch_size=64", "epochs=5000", "patience=5000"]\n'
     (tmp_path / "retrain.toml").write_text(long)
     words = [sys.executable, "-m", "training", "run", "--config", str(tmp_path / "retrain.toml")]
     records = []
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        before = checkpoint(artifacts)
         process = subprocess.Popen(
             [*words, "--artifacts", str(artifacts)],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
@@ -142,26 +154,15 @@ def test_signals_leave_a_run_that_goes_on(artifacts: Path, logged: Redis, tmp_pa
             stdout=subprocess.DEVNULL,
         )
         try:
-            checkpoint = _newer(artifacts, process)
+            until(partial(has_trained, process, artifacts, before))
             process.send_signal(number)
-            assert process.wait(timeout=PATIENCE_SECONDS) == code
+            assert process.wait(DEADLINE_SECONDS) == code
         finally:
             process.kill()
             process.wait()
-        records.append(read_record(checkpoint.parents[1] / "run.json"))
+        (record,) = artifacts.glob("runs/run-*/run.json")
+        records.append(read_record(record))
     first, second = records
     assert (first.status, second.status, second.id) == ("running", "running", first.id)
     assert second.steps["prepare"] == first.steps["prepare"]
     assert read_deployment(artifacts).champion is None
-
-
-def _newer(artifacts: Path, process: subprocess.Popen[bytes]) -> Path:
-    """The run's checkpoint, once this process has written it."""
-    began, deadline = time.time_ns(), time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "it ended by itself"
-        for file in artifacts.glob("runs/run-*/checkpoints/select.pt"):
-            if file.stat().st_mtime_ns > began:
-                return file
-        time.sleep(0.05)
-    raise TimeoutError("no checkpoint was written")

@@ -17,10 +17,10 @@ from training.loop.run_record import (
     RunPaths,
     RunRecord,
     Status,
-    begin_or_continue,
-    only_run,
+    begin_or_resume,
     paths_of_version,
     read_record,
+    run_lock,
     run_paths,
     tidy,
 )
@@ -28,7 +28,7 @@ from training.loop.run_record import (
 
 def begun(artifacts: Path, status: Status = "running", *, hours_ago: float = 0) -> RunRecord:
     """A new run of the default config, as it was left."""
-    new = begin_or_continue(artifacts, config(), new=True)
+    new = begin_or_resume(artifacts, config(), new=True)
     started_at = new.started_at - timedelta(hours=hours_ago)
     record = new.model_copy(update={"status": status, "reason": "why", "started_at": started_at})
     written(artifacts, record)
@@ -48,7 +48,7 @@ def test_a_new_run_has_a_name_of_its_own(artifacts: Path) -> None:
     stamp = datetime.strptime(first.id, "run-%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     taken = f"vmis_knn-{stamp + timedelta(seconds=1):%Y%m%dT%H%M%S}"
     bundle_path(artifacts, taken).mkdir(parents=True)
-    second = begin_or_continue(artifacts, config(), new=True)
+    second = begin_or_resume(artifacts, config(), new=True)
     assert len({first.version, second.version, taken}) == 3
     assert second.version == f"vmis_knn-{second.id.removeprefix('run-')}"
     assert paths_of_version(artifacts, first.version, "vmis_knn") == run_paths(artifacts, first.id)
@@ -57,35 +57,35 @@ def test_a_new_run_has_a_name_of_its_own(artifacts: Path) -> None:
 @pytest.mark.parametrize("status", ["running", "failed"])
 def test_an_unfinished_run_goes_on(artifacts: Path, status: Status) -> None:
     left = begun(artifacts, status, hours_ago=11.9)
-    again = begin_or_continue(artifacts, config(), new=False)
+    again = begin_or_resume(artifacts, config(), new=False)
     assert again == left.model_copy(update={"status": "running", "reason": None})
 
 
 @pytest.mark.parametrize("status", ["published", "refused", "stopped"])
 def test_a_finished_run_does_not(artifacts: Path, status: Status) -> None:
     left = begun(artifacts, status)
-    assert begin_or_continue(artifacts, config(), new=False).id != left.id
+    assert begin_or_resume(artifacts, config(), new=False).id != left.id
 
 
 def test_what_else_is_not_gone_on_with(artifacts: Path) -> None:
     left = begun(artifacts)
-    assert begin_or_continue(artifacts, config(), new=True).id != left.id
-    assert begin_or_continue(artifacts, config(publish={"keep": 9}), new=False).id != left.id
+    assert begin_or_resume(artifacts, config(), new=True).id != left.id
+    assert begin_or_resume(artifacts, config(publish={"keep": 9}), new=False).id != left.id
     finished = begun(artifacts, "published")
-    newer = begin_or_continue(artifacts, config(), new=False)
+    newer = begin_or_resume(artifacts, config(), new=False)
     assert newer.id not in (left.id, finished.id), "its clicks are older than those of a finished run"
 
 
 def test_a_run_of_yesterday_is_left(artifacts: Path) -> None:
     left = begun(artifacts, hours_ago=12.1)
-    assert begin_or_continue(artifacts, config(), new=False).id != left.id
+    assert begin_or_resume(artifacts, config(), new=False).id != left.id
 
 
 def test_an_unfinished_run_of_another_config_is_no_hindrance(artifacts: Path) -> None:
     left = begun(artifacts)
-    other = begin_or_continue(artifacts, config(publish={"keep": 9}), new=False)
+    other = begin_or_resume(artifacts, config(publish={"keep": 9}), new=False)
     written(artifacts, other)
-    assert begin_or_continue(artifacts, config(), new=False).id == left.id
+    assert begin_or_resume(artifacts, config(), new=False).id == left.id
 
 
 def test_what_it_starts_from_is_decided_when_it_begins(artifacts: Path) -> None:
@@ -94,29 +94,29 @@ def test_what_it_starts_from_is_decided_when_it_begins(artifacts: Path) -> None:
     publish(artifacts, "v1")
     left = begun(artifacts)
     publish(artifacts, "v2")
-    assert begin_or_continue(artifacts, config(), new=False).warm_start_from == left.warm_start_from == "v1"
+    assert begin_or_resume(artifacts, config(), new=False).warm_start_from == left.warm_start_from == "v1"
     cold = config(train={"warm_start": False, "model": "gru4rec"})
-    assert begin_or_continue(artifacts, cold, new=True).warm_start_from is None
+    assert begin_or_resume(artifacts, cold, new=True).warm_start_from is None
 
 
 def test_a_damaged_record_is_named(artifacts: Path) -> None:
     file = run_paths(artifacts, begun(artifacts).id).record
     file.write_text("{")
     with pytest.raises(RunError, match=r"run\.json: .*move its directory away"):
-        begin_or_continue(artifacts, config(), new=False)
+        begin_or_resume(artifacts, config(), new=False)
 
 
 def test_one_at_a_time(artifacts: Path) -> None:
     with (
-        only_run(artifacts),
+        run_lock(artifacts),
         pytest.raises(RunLockedError, match=r"another run is under way.*\.run\.lock"),
-        only_run(artifacts),
+        run_lock(artifacts),
     ):
         pass
     refused = pytest.raises(RunLockedError, match=r"another run is under way.*\.run\.lock")
-    with only_run(artifacts), refused, only_run(artifacts):
+    with run_lock(artifacts), refused, run_lock(artifacts):
         pass
-    with only_run(artifacts):
+    with run_lock(artifacts):
         assert (artifacts / ".run.lock").exists()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +13,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.waiting import DEADLINE_SECONDS, until
 from training.__main__ import app
 from training.loop.cron import Cron, ScheduleError
-from training.loop.schedule import AlreadyScheduledError, LastRun, Missed, Schedule, place_of, read_last_run
+from training.loop.schedule import (
+    AlreadyScheduledError,
+    LastRun,
+    Missed,
+    Schedule,
+    read_last_run,
+    schedule_lock,
+)
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -209,18 +217,18 @@ def test_a_damaged_record_is_refused_by_name(file: Path, content: str, message: 
 
 
 def test_a_command_has_one_schedule(artifacts: Path) -> None:
-    with place_of(artifacts, COMMAND) as mine, place_of(artifacts, ("collect",)) as another:
+    with schedule_lock(artifacts, COMMAND) as mine, schedule_lock(artifacts, ("collect",)) as another:
         assert (mine.name, another.name) == ("demo-store.json", "collect.json")
         with pytest.raises(AlreadyScheduledError, match="`demo-store` is scheduled by another process"):
-            place_of(artifacts, COMMAND).__enter__()
-    with place_of(artifacts, COMMAND):
+            schedule_lock(artifacts, COMMAND).__enter__()
+    with schedule_lock(artifacts, COMMAND):
         pass
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cron", "0 3 * * 1"], "weekday '1': is a number"),
+        (["--cron", "0 3 * * 8"], "weekday '8': takes 0-7"),
         (["--cron", "0 3 * * *", "--timezone", "Mars"], "--timezone 'Mars'"),
         (["--cron", "0 3 * * *", "--", "recolect"], "'recolect': there is no such command"),
         (["--cron", "0 3 * * *", "--", "publish"], "Missing option '--bundle'"),
@@ -259,26 +267,24 @@ class Scheduler:
 
     def says(self, text: str) -> str:
         """All it said, once that contains `text`."""
-        for _ in range(600):
-            if text in (said := self._log.read_text()):
-                return said
-            assert self.process.poll() is None, said
-            time.sleep(0.1)
-        raise AssertionError(f"does not say {text!r}: {said}")
+        until(
+            lambda: text in self._log.read_text() or self.process.poll() is not None,
+            lambda: f"does not say {text!r}: {self._log.read_text()}",
+        )
+        said = self._log.read_text()
+        assert text in said, said
+        return said
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Its exit code, told to end."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(DEADLINE_SECONDS)
 
     def child(self) -> int:
         """The process that it started."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        for _ in range(200):
-            if found := children.read_text().split():
-                return int(found[0])
-            time.sleep(0.05)
-        raise AssertionError("no child was started")
+        until(lambda: bool(children.read_text()), lambda: "no child was started")
+        return int(children.read_text().split()[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -290,7 +296,7 @@ def test_an_idle_schedule_ends_when_it_is_told_to(artifacts: Path, number: signa
 
 
 def test_a_schedule_runs_its_command_remembers_and_is_alone(artifacts: Path) -> None:
-    with place_of(artifacts, COMMAND) as file:
+    with schedule_lock(artifacts, COMMAND) as file:
         remember(file, MIDNIGHT, None)
     clicks = artifacts / "clicks.csv"
     with Scheduler(artifacts, "demo-store", "--sessions", "20", "--output", str(clicks)) as scheduler:
@@ -309,9 +315,10 @@ def test_a_schedule_runs_its_command_remembers_and_is_alone(artifacts: Path) -> 
 
 
 def test_a_schedule_that_ends_in_mid_run_ends_the_run(artifacts: Path) -> None:
-    with place_of(artifacts, COMMAND) as file:
+    with schedule_lock(artifacts, COMMAND) as file:
         remember(file, MIDNIGHT, None)
-    endless = ("demo-store", "--sessions", "50000000", "--output", str(artifacts / "clicks.csv"))
+    os.mkfifo(artifacts / "clicks.csv")
+    endless = ("demo-store", "--sessions", "20", "--output", str(artifacts / "clicks.csv"))  # nobody reads it
     with Scheduler(artifacts, *endless) as scheduler:
         scheduler.says("started")
         child = scheduler.child()
