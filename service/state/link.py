@@ -29,11 +29,12 @@ RECONNECT_SECONDS = 1
 READ_SECONDS = 0.002  # a loop has certainly read once by then; uvloop's clock ticks once a millisecond
 SILENCE_SECONDS = 1.0  # a connection that owes an answer for so long is given up
 
-# Its stub knows commands of one word only.
-_pack = cast("Callable[[tuple[str | int | float, ...]], bytes]", hiredis.pack_command)
-
-Command = tuple[str | int | float, ...]
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
 Reply = Any  # whatever the command answers, or the `ResponseError` Redis answered instead
+
+# Its stub knows commands of one word only.
+_pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 log = structlog.get_logger()
 
@@ -51,13 +52,14 @@ class ClickLogFull(StoreUnavailable):
 
 
 class Script:
-    """A Lua script under `scripts`, called by its hash."""
+    """A Lua script, called by its hash: files under `scripts`, joined in this order."""
 
-    def __init__(self, name: str) -> None:
-        self.source = Path(__file__).with_name("scripts").joinpath(name).read_text(encoding="utf-8")
+    def __init__(self, *names: str) -> None:
+        scripts = Path(__file__).with_name("scripts")
+        self.source = "\n".join(scripts.joinpath(name).read_text(encoding="utf-8") for name in names)
         self._sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def call(self, keys: Sequence[str], *arguments: str | int | float) -> Command:
+    def call(self, keys: Sequence[str], *arguments: Argument) -> Command:
         """The command that runs it."""
         return ("EVALSHA", self._sha, len(keys), *keys, *arguments)
 
