@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
-    follower = DeploymentFollower(settings.artifacts_dir, settings.deployment_poll_seconds, store.announce)
+    follower = DeploymentFollower(settings.artifacts_dir, settings.deployment_poll_seconds)
     trending = Trending(store)
     recommender = Recommender(
         store, follower, trending, QualityMonitor(store, settings.quality_share), settings
@@ -58,7 +58,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc.freeze()
         followers = (
             follower.follow(),
-            store.follow_announcements(follower.look),
             trending.follow(settings.trending_refresh_seconds),
         )
         tasks = [asyncio.create_task(follow) for follow in followers]

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
-import structlog
 
 from service.process.settings import Settings
 from service.state import keys
-from service.state.link import Command, RedisLink, Reply, Script, StoreUnavailable, refusal, value
-
-log = structlog.get_logger()
+from service.state.connection import Clock, Command, Reply
+from service.state.link import RedisLink, StoreUnavailable, refusal, value
+from service.state.script import Script
 
 _pack = msgspec.msgpack.Encoder().encode  # Redis reads it faster than JSON, and with every bit of a float
 
@@ -126,9 +125,9 @@ class SessionStore:
     Every method raises `StoreUnavailable`, but `close` and those that say otherwise.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, *, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._link = RedisLink(settings, url, SCRIPTS)
+        self._link = RedisLink(settings, url, SCRIPTS, clock=clock)
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
         """Store one click and log it, once per event id."""
@@ -262,24 +261,12 @@ class SessionStore:
             lag_seconds=max(0, *(age for *_, age in shards)) / 1000,
         )
 
-    async def announce(self) -> None:
-        """Tell every worker that deployment.json has changed; raises nothing: they look by themselves too."""
-        try:
-            (reply,) = await self._link.run(lambda: [("PUBLISH", keys.DEPLOYMENT_CHANNEL, "changed")])
-            value(reply)
-        except StoreUnavailable as error:
-            log.warning("a change of deployment.json is not announced", reason=str(error))
-
-    async def follow_announcements(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` whenever somebody announces a change, for ever; raises nothing."""
-        await self._link.follow(keys.DEPLOYMENT_CHANNEL, on_change)
-
     async def take_token(self, client: str, limit_per_minute: int) -> float:
         """Count one request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
 
         A burst of `limit_per_minute` may pass at once; the allowance comes back evenly over a minute.
         """
-        (reply,) = await self._link.run(lambda: [TAKE_TOKEN.call([f"rate:{client}"], limit_per_minute)])
+        (reply,) = await self._link.run(lambda: [TAKE_TOKEN.call([keys.rate(client)], limit_per_minute)])
         return float(value(reply))
 
     async def ping(self) -> None:

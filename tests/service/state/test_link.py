@@ -158,25 +158,6 @@ async def test_a_greeting_without_an_answer_leaves_no_connection_behind(own_redi
     await link.close()
 
 
-async def test_a_channel_that_may_not_be_heard_is_tried_again_without_end_and_without_a_trace(
-    own_redis: EmbeddedRedis,
-) -> None:
-    with Redis.from_url(own_redis.url) as client:
-        client.acl_setuser("deaf", enabled=True, nopass=True, commands=["+@all", "-subscribe"], keys=["*"])
-        link = RedisLink(Settings(), f"{own_redis.url}?username=deaf&password=x", ())
-        heard: list[None] = []
-        following = asyncio.create_task(link.follow("channel", lambda: heard.append(None)))
-        async with asyncio.timeout(PATIENT):
-            while "cmdstat_subscribe" not in client.info("commandstats"):
-                await asyncio.sleep(0.02)
-            while client.info("clients")["connected_clients"] > 1:
-                await asyncio.sleep(0.02)
-        assert heard == []
-        assert not following.done()
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-
-
 def test_tls_follows_from_the_url() -> None:
     assert redis_link._tls(parse_url("redis://host:1/2")) is None
     strict = redis_link._tls(parse_url("rediss://:secret@host:1/2"))
