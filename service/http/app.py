@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http import admin, api, problems
 from service.http.front import Front, seconds_of
 from service.http.security import BodyLimit, Gate
+from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
 from service.live.trending import Trending
@@ -59,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         followers = (
             follower.follow(),
             trending.follow(settings.trending_refresh_seconds),
+            follow_click_log(store, settings.trending_refresh_seconds),
         )
         tasks = [asyncio.create_task(follow) for follow in followers]
         try:
