@@ -51,6 +51,7 @@ class RedisLink:
     ) -> None:
         """`clock` is the running event loop's, if not given."""
         self.shards = settings.shards
+        self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
         self._scripts = scripts
         self._url = without_password(url)
@@ -73,8 +74,7 @@ class RedisLink:
         Raises `StoreUnavailable`; what Redis refuses is a reply: see `value`.
         """
         clock = self._clock or asyncio.get_running_loop()
-        timeout_seconds = self._settings.redis_timeout_seconds
-        deadline = clock.time() + timeout_seconds
+        deadline = clock.time() + self.timeout_seconds
         try:
             connection = self._connection
             if connection is None or not connection.is_open or not self._prepared:
@@ -96,7 +96,7 @@ class RedisLink:
         except TimeoutError:
             if self._connection is not None:
                 self._connection.close_if_silent(SILENCE_SECONDS)
-            raise StoreUnavailable(f"no answer from {self._url} within {timeout_seconds} s") from None
+            raise StoreUnavailable(f"no answer from {self._url} within {self.timeout_seconds} s") from None
         except (ReplyError, RedisError, OSError) as error:
             raise StoreUnavailable(f"{self._url}: {error}") from error
 
