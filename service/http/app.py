@@ -18,6 +18,7 @@ from service.http.in_flight import InFlight
 from service.http.operations import Guard, operations_of
 from service.http.rate_limit import RateLimit
 from service.http.request_metrics import RequestMetrics
+from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
 from service.live.trending import Trending
@@ -42,7 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
-    follower = DeploymentFollower(settings.artifacts_dir, settings.deployment_poll_seconds, store.announce)
+    follower = DeploymentFollower(settings.artifacts_dir, settings.deployment_poll_seconds)
     trending = Trending(store)
     recommender = Recommender(
         store, follower, trending, QualityMonitor(store, settings.quality_share), settings
@@ -61,8 +62,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc.freeze()
         followers = (
             follower.follow(),
-            store.follow_announcements(follower.look),
             trending.follow(settings.trending_refresh_seconds),
+            follow_click_log(store, settings.trending_refresh_seconds),
             in_flight.tell(),
         )
         tasks = [asyncio.create_task(follow) for follow in followers]

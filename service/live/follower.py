@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -39,15 +39,11 @@ log = structlog.get_logger()
 class DeploymentFollower:
     """What this worker serves now (`current`), and what was `refused`: reasons by version."""
 
-    def __init__(
-        self, artifacts: Path, poll_seconds: float, announce: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        """`announce` tells the other workers that deployment.json has changed."""
+    def __init__(self, artifacts: Path, poll_seconds: float) -> None:
         self.current = Snapshot()
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
-        self._announce = announce
         self._bundles: dict[str, Bundle] = {}
         self._unreadable: str | None = None
         self._seen: tuple[int, int] | None = None  # of deployment.json, when it was last read
@@ -123,8 +119,6 @@ class DeploymentFollower:
         # In a thread: it may have to wait for another publisher's lock.
         await asyncio.to_thread(write, self._artifacts, *arguments)
         self.look()
-        if self._announce is not None:
-            await self._announce()
 
     async def _load(self) -> None:
         """Load one version after the other, the champion first, until each is there or refused."""

@@ -8,7 +8,7 @@ from itertools import islice
 
 import structlog
 
-from service.process.metrics import LOG_ENTRIES, LOG_FILL, LOG_LAG_SECONDS, LOG_UNCOLLECTED, REDIS_ERRORS
+from service.process.metrics import REDIS_ERRORS
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -38,19 +38,11 @@ class Trending:
         self._scores = {item_id: round(score, 6) for item_id, score in found}
 
     async def follow(self, refresh_seconds: float) -> None:
-        """Copy it again and again, and tell /metrics how far the click log is; raises nothing."""
+        """Copy it again and again; raises nothing."""
         while True:
             await asyncio.sleep(refresh_seconds)
             try:
                 await self.refresh()
-                await self._measure_click_log()
             except StoreUnavailable as error:
                 REDIS_ERRORS.labels("trending").inc()
                 log.warning("redis unavailable: sessions are not read, clicks are refused", reason=str(error))
-
-    async def _measure_click_log(self) -> None:
-        state = await self._store.click_log()
-        LOG_ENTRIES.set(state.entries)
-        LOG_FILL.set(state.fill_ratio)
-        LOG_UNCOLLECTED.set(state.uncollected)
-        LOG_LAG_SECONDS.set(state.lag_seconds)

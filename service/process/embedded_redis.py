@@ -26,7 +26,6 @@ MINIMUM_VERSION = (6, 2)
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a final NUL included
 ADDRESS = "address"  # a file beside the data: where the running server is, for the other commands
 SILENCE_TIMEOUT_SECONDS = 10.0  # a Redis that loads its data says so, however long that takes
-STOP_TIMEOUT_SECONDS = 30.0
 
 log = structlog.get_logger()
 
@@ -42,10 +41,21 @@ class EmbeddedRedis:
     so not even a `kill -9` of the service leaves it behind. The next start reads the same data.
     """
 
-    def __init__(self, data: Path, *, strict: bool = False, lock_timeout_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        strict: bool = False,
+        lock_timeout_seconds: float = 5.0,
+        silence_timeout_seconds: float = SILENCE_TIMEOUT_SECONDS,
+        stop_timeout_seconds: float = 30.0,
+    ) -> None:
+        """Start within `silence_timeout_seconds`, but for loading the data; stop within another."""
         self._data = data
-        self._lock_timeout_seconds = lock_timeout_seconds
         self._strict = strict
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._silence_timeout_seconds = silence_timeout_seconds
+        self._stop_timeout_seconds = stop_timeout_seconds
         self._executable = find_redis_server()
         self._directory: str | None = None
         self._lock_fd = -1
@@ -118,7 +128,7 @@ class EmbeddedRedis:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_TIMEOUT_SECONDS)
+                self._process.wait(self._stop_timeout_seconds)
             except subprocess.TimeoutExpired:
                 log.error("embedded redis does not stop: killed", pid=self.pid)
                 self._process.kill()
@@ -133,10 +143,11 @@ class EmbeddedRedis:
 
     def _wait_until_it_answers(self, log_file: Path) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + SILENCE_TIMEOUT_SECONDS
-        while (answer := _ping(self.socket_path)) != b"+PONG":
+        timeout_seconds = self._silence_timeout_seconds
+        deadline = time.monotonic() + timeout_seconds
+        while (answer := _ping(self.socket_path, timeout_seconds)) != b"+PONG":
             if answer.startswith(b"-LOADING"):
-                deadline = time.monotonic() + SILENCE_TIMEOUT_SECONDS
+                deadline = time.monotonic() + timeout_seconds
             if self._process.poll() is not None:
                 raise EmbeddedRedisError(
                     f"{self._executable} ended at start, status {self._process.returncode}: see {log_file}"
@@ -154,7 +165,8 @@ def running_redis_url(settings: Settings) -> str | None:
         url = (_data(settings) / ADDRESS).read_text()
     except FileNotFoundError:
         return None
-    return url if _ping(url.removeprefix("unix://")) else None  # what a killed service left answers nothing
+    # What a killed service left refuses at once; a Redis that is only slow is waited for.
+    return url if _ping(url.removeprefix("unix://"), SILENCE_TIMEOUT_SECONDS) else None
 
 
 @contextmanager
@@ -233,10 +245,10 @@ def _short_temporary_directory() -> str:
     return tempfile.mkdtemp(prefix="nextclick-", dir="/tmp")
 
 
-def _ping(path: str) -> bytes:
+def _ping(path: str, timeout_seconds: float) -> bytes:
     """The first line of the answer to PING, or nothing."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(0.5)
+        client.settimeout(timeout_seconds)
         try:
             client.connect(path)
             client.sendall(b"PING\r\n")

@@ -1,14 +1,25 @@
-"""The names of everything in Redis. Keys of a shard share its hash tag: one Lua call may touch them all.
+"""The names of everything in Redis; no key is made elsewhere, but by the script of `append`.
 
-s:{17}:<session>             sorted set of the newest clicks, by timestamp, then by arrival
-e:{17}:<session>             set of the event ids seen; lives as long as the session
-clicks:{17}                  stream, the click log: seq, session, item, ts, type, event, rec (both '' when
-                             none); or a tombstone: seq, session, erased
-seq:{17}                     the last sequence number given in this shard's log: a gap is a lost entry
-collected:{17}               what is collected of the log for good: '<stream id> <sequence number>'
-trending:{17}, trending_t0:{17}  time-decayed click counts, and the origin and half-life they refer to
-shards                       how many shards there are; set once
-rate:<client>                one client's bucket of tokens
+s:{17}:<session>       sorted set of the newest clicks, by timestamp, then by arrival
+e:{17}:<session>       set of the event ids seen; lives as long as the session
+clicks:{17}            stream, the click log: seq, session, item, ts, type, event, rec (both '' when none);
+                       or a tombstone: seq, session, erased
+seq:{17}               the last sequence number given in this shard's log: a gap is a lost entry
+collected:{17}         what is collected of the log for good: '<stream id> <sequence number>'
+trending:{17}          sorted set of items by time-decayed clicks
+trending_t0:{17}       '<origin> <half-life>' that these counts refer to, in seconds
+shown:{17}:<session>   hash of what the session was shown last: items by version, the answer's id at ':id';
+                       lives until the next click judges it, or for quality_window_seconds
+quality:{17}:<version> hash of how a version's answers did: judged, hits, reciprocal_ranks, feedback
+cold:{17}              sorted set of clicked items that no bundle knows, by their last click
+co:{17}:<item>         sorted set of what sessions clicked beside such an item
+shards                 how many shards there are; set once
+rate:<client>          when one client's bucket of tokens is full again, in microseconds
+
+Keys of a shard share its hash tag, and so lie in one slot of a cluster: one script may touch them all. A
+cluster wants the keys of a call declared, to send the call where they are. `append` declares all but those of
+`quality` and `co`: whose they are it reads itself, from `shown` and from the session. It declares what they
+begin with, which has the same tag, and adds the version or the item.
 """
 
 from __future__ import annotations
@@ -16,7 +27,6 @@ from __future__ import annotations
 import zlib
 
 SHARDS = "shards"
-DEPLOYMENT_CHANNEL = "nextclick:deployment"  # a message here says: read deployment.json again
 
 
 def shard_of(session_id: str, shards: int) -> int:
@@ -65,3 +75,7 @@ def co_clicks(shard: int, item_id: str = "") -> str:
 def trending(shard: int) -> list[str]:
     """The counts, and what they refer to."""
     return [f"trending:{{{shard}}}", f"trending_t0:{{{shard}}}"]
+
+
+def rate(client: str) -> str:
+    return f"rate:{client}"

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import structlog
+import msgspec
 
 from service.process.settings import Settings
 from service.state import keys
-from service.state.link import Command, RedisLink, Reply, Script, StoreUnavailable, refusal, value
+from service.state.connection import Clock, Command, Reply
+from service.state.link import RedisLink, StoreUnavailable, refusal, value
+from service.state.script import Script
 
-log = structlog.get_logger()
+_pack = msgspec.msgpack.Encoder().encode  # Redis reads it faster than JSON, and with every bit of a float
 
 SEPARATOR = "\x1f"  # ids hold no control characters: the API refuses them
 
@@ -78,7 +80,37 @@ class LogState:
     lag_seconds: float  # age of the oldest entry that is not collected; 0 when there is none
 
 
-APPEND = Script("append.lua")
+class Appending(msgspec.Struct, array_like=True):
+    """What `append` is told, in this order: the click, and the limits that hold; '' is not known."""
+
+    session_id: str
+    item_id: str
+    timestamp: str  # the shortest text that reads back as exactly this number
+    type: str
+    event_id: str
+    recommendation_id: str
+    version: str
+    is_cold: bool
+    with_session: bool
+    session_max_clicks: int
+    session_ttl_seconds: int
+    log_max_entries: int
+    trending_half_life_seconds: float
+    trending_max_items: int
+    cold_max_items: int
+    cold_max_neighbours: int
+
+
+APPEND = Script(
+    "append/click.lua",
+    "append/dedupe.lua",
+    "append/place.lua",
+    "append/log.lua",
+    "append/judge.lua",
+    "append/co_click.lua",
+    "append/trend.lua",
+    "append/answer.lua",
+)
 ERASE = Script("erase.lua")
 REMEMBER = Script("remember.lua")
 TRENDING = Script("trending.lua")
@@ -93,9 +125,9 @@ class SessionStore:
     Every method raises `StoreUnavailable`, but `close` and those that say otherwise.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, *, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._link = RedisLink(settings, url, SCRIPTS)
+        self._link = RedisLink(settings, url, SCRIPTS, clock=clock)
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
         """Store one click and log it, once per event id."""
@@ -229,24 +261,12 @@ class SessionStore:
             lag_seconds=max(0, *(age for *_, age in shards)) / 1000,
         )
 
-    async def announce(self) -> None:
-        """Tell every worker that deployment.json has changed; raises nothing: they look by themselves too."""
-        try:
-            (reply,) = await self._link.run(lambda: [("PUBLISH", keys.DEPLOYMENT_CHANNEL, "changed")])
-            value(reply)
-        except StoreUnavailable as error:
-            log.warning("a change of deployment.json is not announced", reason=str(error))
-
-    async def follow_announcements(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` whenever somebody announces a change, for ever; raises nothing."""
-        await self._link.follow(keys.DEPLOYMENT_CHANNEL, on_change)
-
     async def take_token(self, client: str, limit_per_minute: int) -> float:
         """Count one request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
 
         A burst of `limit_per_minute` may pass at once; the allowance comes back evenly over a minute.
         """
-        (reply,) = await self._link.run(lambda: [TAKE_TOKEN.call([f"rate:{client}"], limit_per_minute)])
+        (reply,) = await self._link.run(lambda: [TAKE_TOKEN.call([keys.rate(client)], limit_per_minute)])
         return float(value(reply))
 
     async def ping(self) -> None:
@@ -270,22 +290,26 @@ class SessionStore:
                 keys.cold(shard),
                 keys.co_clicks(shard),
             ],
-            session_id,
-            click.item_id,
-            repr(float(click.timestamp)),  # the shortest text that reads back as exactly this number
-            click.type,
-            click.event_id or "",
-            recommendation_id or "",
-            version or "",
-            settings.session_max_clicks,
-            settings.session_ttl_seconds,
-            settings.click_log_max_entries_per_shard,
-            settings.trending_half_life_seconds,
-            settings.trending_max_items,
-            settings.cold_max_items,
-            settings.cold_max_neighbours,
-            int(is_cold),
-            int(with_session),
+            _pack(
+                Appending(
+                    session_id,
+                    click.item_id,
+                    repr(float(click.timestamp)),
+                    click.type,
+                    click.event_id or "",
+                    recommendation_id or "",
+                    version or "",
+                    is_cold,
+                    with_session,
+                    settings.session_max_clicks,
+                    settings.session_ttl_seconds,
+                    settings.click_log_max_entries_per_shard,
+                    settings.trending_half_life_seconds,
+                    settings.trending_max_items,
+                    settings.cold_max_items,
+                    settings.cold_max_neighbours,
+                )
+            ),
         )
 
     def _shard(self, session_id: str) -> int:

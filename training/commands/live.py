@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from training.commands.data import fail
 from training.commands.models import INTERRUPTED, ArtifactsOption, JsonOption, reported
+
+if TYPE_CHECKING:
+    from service.process.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
 TERMINATED = 143
@@ -40,15 +43,14 @@ def collect(
     service runs or not. Exit code 1: another collection runs, Redis fails, or entries of the log are missing,
     which is said once, when everything else is collected.
     """
-    from service.process.settings import SettingsError, load_settings
+    from service.process.settings import SettingsError
     from training.data.clicks import ClicksError
     from training.loop.collect import CollectError
     from training.loop.collect import collect as collect_clicks
 
     log_to_stderr()
     try:
-        settings = load_settings().model_copy(update={"artifacts_dir": artifacts})
-        collected = collect_clicks(settings, batch=batch)
+        collected = collect_clicks(_service_settings(artifacts), batch=batch)
     except (ClicksError, SettingsError) as error:
         fail(str(error), code=2)
     except CollectError as error:
@@ -91,14 +93,13 @@ def run(
     the live bundle stays until another is published.
     """
     from training.commands.watch import TerminalWatcher
-    from training.loop.announce import settings_for
     from training.loop.click_source import CollectedClicks
     from training.loop.retrain import load_config
     from training.loop.run import run as make_run
 
     log_to_stderr()
     with reported(json_) as console, _terminated():
-        wanted, settings = load_config(config), settings_for(artifacts)
+        wanted, settings = load_config(config), _service_settings(artifacts)
         try:
             with TerminalWatcher(console) as watcher:
                 record = make_run(wanted, settings, CollectedClicks(settings), watcher, new=new)
@@ -239,3 +240,10 @@ def _terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _service_settings(artifacts: Path) -> Settings:
+    """The service's settings, over these artifacts. Raises `SettingsError`."""
+    from service.process.settings import load_settings
+
+    return load_settings().model_copy(update={"artifacts_dir": artifacts})

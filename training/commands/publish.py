@@ -15,7 +15,6 @@ from training.commands.models import ArtifactsOption, JsonOption, reported
 
 if TYPE_CHECKING:
     from service.live.deployment import Deployment
-    from service.process.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
 SHARE = 0.1  # of the sessions, for a trial
@@ -53,10 +52,8 @@ def publish(
     from service.live import deployment
     from service.live.deployment import DeploymentError, bundle_path
     from service.ranking.bundle import Bundle, BundleError
-    from training.loop.announce import settings_for
 
     with reported(json_) as console:
-        settings = settings_for(artifacts)
         role = _role(challenger, shadow)
         if role is None and share is not None:
             raise DeploymentError("--share is for --challenger and --shadow: the live bundle has the rest")
@@ -71,14 +68,14 @@ def publish(
             raise BundleError(f"{place}: its manifest says version {found}")
         if role is None:
             deployed = deployment.publish(artifacts, version, exclude_seen=exclude_seen)
-            _report(settings, deployed, version, f"{version} is live", json_, console)
+            _report(deployed, f"{version} is live", json_, console)
             return
         share = SHARE if share is None else share
         if role == "challenger":
             deployed = deployment.challenge(artifacts, version, share)
         else:
             deployed = deployment.shadow(artifacts, version, share)
-        _report(settings, deployed, version, f"{version} is the {role} of {share:.0%}", json_, console)
+        _report(deployed, f"{version} is the {role} of {share:.0%}", json_, console)
 
 
 @app.command()
@@ -91,17 +88,15 @@ def withdraw(
     """End the trial of the challenger or of the shadow."""
     from service.live import deployment
     from service.live.deployment import DeploymentError, read_deployment
-    from training.loop.announce import settings_for
 
     with reported(json_) as console:
-        settings = settings_for(artifacts)
         role = _role(challenger, shadow)
         if role is None:
             raise DeploymentError("say which to withdraw: --challenger or --shadow")
         old = read_deployment(artifacts)
         version = old.challenger if role == "challenger" else old.shadow
         deployed = deployment.withdraw(artifacts, role)
-        _report(settings, deployed, str(version), f"{version} is the {role} no longer", json_, console)
+        _report(deployed, f"{version} is the {role} no longer", json_, console)
 
 
 @app.command()
@@ -110,15 +105,13 @@ def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption =
     from service.live import deployment
     from service.live.deployment import bundle_path, read_deployment
     from service.ranking.bundle import Bundle
-    from training.loop.announce import settings_for
 
     with reported(json_) as console:
-        settings = settings_for(artifacts)
         previous = read_deployment(artifacts).previous
         if previous is not None:
             Bundle.load(bundle_path(artifacts, previous))  # a bundle that cannot be served stays where it is
         deployed = deployment.rollback(artifacts)
-        _report(settings, deployed, str(previous), f"{previous} is live", json_, console)
+        _report(deployed, f"{previous} is live", json_, console)
 
 
 def _role(challenger: bool, shadow: bool) -> Literal["challenger", "shadow"] | None:
@@ -129,15 +122,9 @@ def _role(challenger: bool, shadow: bool) -> Literal["challenger", "shadow"] | N
     return "challenger" if challenger else "shadow" if shadow else None
 
 
-def _report(
-    settings: Settings, deployed: Deployment, version: str, headline: str, json_: bool, console: Console
-) -> None:
-    """Tell the workers, and the user what holds now."""
-    from training.loop.announce import announce
-
-    announced = announce(settings, version)
+def _report(deployed: Deployment, headline: str, json_: bool, console: Console) -> None:
+    """Tell the user what holds now."""
     if json_:
-        print(json.dumps({**deployed.model_dump(), "announced": announced}))
-        return
-    waits = "" if announced else " (no Redis to announce it in: workers look by themselves)"
-    console.print(f"{headline}{waits}", markup=False)
+        print(json.dumps(deployed.model_dump()))
+    else:
+        console.print(headline, markup=False)

@@ -27,7 +27,6 @@ from training.data.prepare import prepare as prepare_dataset
 from training.fit import FitOptions, fit
 from training.learn.train import Watcher, default_precision
 from training.learn.warm_start import ColdStart, WarmStart, warm_start
-from training.loop.announce import announce
 from training.loop.click_source import ClickSource
 from training.loop.gate import CaseRanks, Check, Measured, judge
 from training.loop.retrain import RetrainConfig
@@ -110,7 +109,6 @@ class Published:
     role: str
     share: float
     previous: str | None
-    announced: bool  # else workers notice by themselves, within a second or so
 
 
 def collect(run: Run) -> Mapping[str, JsonValue]:
@@ -258,7 +256,7 @@ def gate(run: Run) -> Judged:
 
 
 def publish(run: Run) -> Published:
-    """Deploy the bundle in its role, and say so to the workers."""
+    """Deploy the bundle in its role; workers follow by themselves."""
     wanted, version = run.config.publish, run.record.version
     now = read_deployment(run.artifacts)
     champion = _evaluated(run).champion
@@ -271,7 +269,7 @@ def publish(run: Run) -> Published:
     else:
         deployed = challenge(run.artifacts, version, wanted.share)
     share = deployed.challenger_share if wanted.as_ == "challenger" else 1.0
-    return Published(wanted.as_, share, deployed.previous, announce(run.settings, version))
+    return Published(wanted.as_, share, deployed.previous)
 
 
 Step = Callable[[Run], object]  # returns what there is to tell of it

@@ -1,4 +1,4 @@
-"""Several versions at once: who answers whom, how each is judged, and swaps that are announced."""
+"""Several versions at once: who answers whom, how each is judged, and that every worker follows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis import Redis
 
 from service.live.deployment import challenge, hide, publish, rollback, shadow, withdraw
 from service.live.snapshot import bucket
-from service.state.keys import DEPLOYMENT_CHANNEL
+from service.process.settings import Settings
 from tests.service.bundles import Shop
 from tests.service.serving import ADMIN, Serving, item_ids, serving
 
@@ -270,29 +270,18 @@ async def test_an_erased_session_is_judged_no_more(
         assert list(redis_client.scan_iter("shown:*")) == []
 
 
-async def test_an_announcement_is_faster_than_polling(
-    published: Path, redis_url: str, redis_client: Redis
-) -> None:
-    async with serving(published, redis_url, deployment_poll_seconds=3600) as service:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not redis_client.pubsub_numsub(DEPLOYMENT_CHANNEL)[0][1]:
-                await asyncio.sleep(0.01)
-        publish(published, "v2")
-        await asyncio.sleep(0.1)
-        assert service.follower.current.deployment.champion == "v1"
-        redis_client.publish(DEPLOYMENT_CHANNEL, "v2")
-        await loaded(service, "v2")
+async def test_a_change_by_one_worker_is_followed_by_the_others(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url) as one, serving(published, redis_url) as other:
+        for change, version in (("activate", "v2"), ("rollback", "v1")):
+            answer = await one.client.post(f"/admin/{change}", json={"version": version}, headers=ADMIN)
+            assert answer.status_code == 200
+            await loaded(other, version)
+        assert (await one.client.put("/admin/hidden/i7", headers=ADMIN)).is_success
+        await until(lambda: other.follower.current.hidden == {"i7"})
 
 
-async def test_a_change_by_one_worker_is_announced_to_the_others(published: Path, redis_url: str) -> None:
-    async with (
-        serving(published, redis_url, deployment_poll_seconds=3600) as one,
-        serving(published, redis_url, deployment_poll_seconds=3600) as other,
-    ):
-        await one.client.get("/health/ready")
-        answer = await one.client.post("/admin/activate", json={"version": "v2"}, headers=ADMIN)
-        assert answer.status_code == 200
-        await loaded(other, "v2")
+def test_by_default_workers_follow_well_within_five_seconds() -> None:
+    assert Settings().deployment_poll_seconds <= 1
 
 
 async def test_the_click_log_tells_how_far_it_is_collected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,9 +13,17 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_redis_server
+from service.process.embedded_redis import (
+    EmbeddedRedis,
+    EmbeddedRedisError,
+    find_redis_server,
+    redis_at_hand,
+    running_redis_url,
+)
+from service.process.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+PATIENT = 60.0  # seconds, that only a failure reaches
 
 
 def connect(server: EmbeddedRedis) -> Redis:
@@ -81,15 +90,19 @@ def test_a_second_service_on_the_same_data_is_told_so(tmp_path: Path) -> None:
 
 def test_a_killed_parent_takes_it_along_and_the_next_start_has_the_data(tmp_path: Path) -> None:
     program = """
-import sys, time
+import sys
 from pathlib import Path
 from service.process.embedded_redis import EmbeddedRedis
 with EmbeddedRedis(Path(sys.argv[1])) as server:
     print(server.pid, server.socket_path, flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
     parent = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "redis")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(tmp_path / "redis")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert parent.stdout is not None
     with parent, parent.stdout:
@@ -99,9 +112,11 @@ with EmbeddedRedis(Path(sys.argv[1])) as server:
             client.set("key", "value")
         parent.kill()
     with (
-        EmbeddedRedis(tmp_path / "redis") as server,
+        EmbeddedRedis(
+            tmp_path / "redis", lock_timeout_seconds=PATIENT
+        ) as server,  # until the old one is gone
         connect(server) as client,
-    ):  # waits for the old one to go
+    ):
         assert not alive(int(pid))
         assert client.get("key") == "value"
     Path(socket_path).parent.rmdir()
@@ -129,9 +144,45 @@ def test_data_that_cannot_be_read_is_an_error_that_names_the_log(tmp_path: Path)
     assert (data / "appendonly.aof").read_bytes().startswith(b"*nonsense")
 
 
-def fake_redis_server(directory: Path, says: str) -> str:
+def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis", stop_timeout_seconds=0) as server:
+        pid = server.pid
+        os.kill(pid, signal.SIGSTOP)  # SIGTERM waits until it goes on
+    assert not alive(pid)
+
+
+def test_one_that_never_answers_is_an_error_that_names_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_redis_server(tmp_path, "Redis server v=7.0.0", then="exec sleep 3600")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with (
+        pytest.raises(EmbeddedRedisError, match=r"started but does not answer: see .*redis\.log"),
+        EmbeddedRedis(tmp_path / "redis", silence_timeout_seconds=0),
+    ):
+        pass
+    with (tmp_path / "redis" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is gone, and nothing holds the data
+
+
+def test_other_commands_find_a_private_redis_while_it_runs(artifacts: Path) -> None:
+    settings = Settings(artifacts_dir=artifacts)
+    assert running_redis_url(settings) is None
+    with EmbeddedRedis(artifacts / "redis") as server:
+        assert running_redis_url(settings) == server.url
+        with redis_at_hand(settings) as url:
+            assert url == server.url
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        assert running_redis_url(settings) is None, "its address is there, and nobody answers"
+    assert running_redis_url(settings) is None
+    configured = settings.model_copy(update={"redis_url": "redis://elsewhere"})
+    assert running_redis_url(configured) == "redis://elsewhere"
+
+
+def fake_redis_server(directory: Path, says: str, then: str = "") -> str:
     executable = directory / "redis-server"
-    executable.write_text(f"#!/bin/sh\necho '{says}'\n")
+    executable.write_text(f"#!/bin/sh\nif [ \"$1\" = --version ]; then echo '{says}'; exit; fi\n{then}\n")
     executable.chmod(0o755)
     return str(executable)
 

@@ -16,11 +16,15 @@ from redis.asyncio.connection import parse_url
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.state import link as redis_link
-from service.state.link import RedisLink, StoreUnavailable, value
+from service.state.connection import READ_SECONDS
+from service.state.link import SILENCE_SECONDS, RedisLink, StoreUnavailable, value
 from tests.service.processes import stopped
-from tests.service.serving import PATIENT
+from tests.service.state.clock import StillClock
 
 pytestmark = pytest.mark.anyio
+
+PATIENT = 60.0  # seconds, that only a failure reaches
+PING = [("PING",)]
 
 
 @pytest.fixture
@@ -37,48 +41,129 @@ async def link(redis_url: str) -> AsyncIterator[RedisLink]:
     await link.close()
 
 
+async def turns() -> None:
+    """Long enough for a call to be made and sent, or to end; no time passes."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def connections(server: EmbeddedRedis) -> set[str]:
+    """The ids of all connections but the one that asks."""
+    with Redis.from_url(server.url) as client:
+        return {found["id"] for found in client.client_list()} - {str(client.client_id())}
+
+
 async def test_every_caller_gets_its_own_replies(link: RedisLink) -> None:
     rng = random.Random(1)
 
     async def echo(number: int) -> None:
-        await asyncio.sleep(rng.random() / 100)
+        for _ in range(rng.randint(0, 20)):
+            await asyncio.sleep(0)
         words = [f"{number}.{i}" for i in range(rng.randint(1, 5))]
         assert await link.run(lambda: [("ECHO", word) for word in words]) == words
 
     await asyncio.gather(*(echo(number) for number in range(500)))
 
 
-async def test_callers_share_one_connection(link: RedisLink, redis_client: Redis) -> None:
-    before = redis_client.info("clients")["connected_clients"]
-    await asyncio.gather(*(link.run(lambda: [("PING",)]) for _ in range(50)))
-    assert redis_client.info("clients")["connected_clients"] == before + 1
+async def test_callers_share_one_connection(own_redis: EmbeddedRedis) -> None:
+    link = RedisLink(Settings(redis_timeout_seconds=PATIENT), own_redis.url, ())
+    await asyncio.gather(*(link.run(lambda: list(PING)) for _ in range(50)))
+    assert len(connections(own_redis)) == 1
+    await link.close()
 
 
-async def test_callers_of_one_turn_share_one_packet(link: RedisLink, redis_client: Redis) -> None:
-    await link.run(lambda: [("PING",)])
-    redis_client.config_resetstat()
-    assert await asyncio.gather(*(link.run(lambda: [("PING",)]) for _ in range(50))) == [["PONG"]] * 50
-    stats = redis_client.info("stats")
+async def test_callers_of_one_turn_share_one_packet(own_redis: EmbeddedRedis) -> None:
+    link = RedisLink(Settings(redis_timeout_seconds=PATIENT), own_redis.url, ())
+    await link.run(lambda: list(PING))
+    with Redis.from_url(own_redis.url) as client:
+        client.config_resetstat()
+        assert await asyncio.gather(*(link.run(lambda: list(PING)) for _ in range(50))) == [["PONG"]] * 50
+        stats = client.info("stats")
     assert stats["total_reads_processed"] <= 1 + 2, "ours, and those of this client"
+    await link.close()
 
 
 async def test_each_call_has_a_deadline_of_its_own(own_redis: EmbeddedRedis) -> None:
-    link = RedisLink(Settings(redis_timeout_seconds=0.2), own_redis.url, ())
-    await link.run(lambda: [("PING",)])
-    loop = asyncio.get_running_loop()
+    clock = StillClock()
+    link = RedisLink(Settings(redis_timeout_seconds=0.2), own_redis.url, (), clock=clock)
+    await link.run(lambda: list(PING))
+    ended: dict[int, int] = {}
+
+    async def call(begin: int) -> None:
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            await link.run(lambda: list(PING))
+        ended[begin] = millisecond
+
     with stopped(own_redis.pid):
-        took = []
+        calls = []
+        for millisecond in range(600):
+            clock.move_to(millisecond / 1000)
+            if millisecond in (0, 50, 100, 300):
+                calls.append(asyncio.create_task(call(millisecond)))
+            await turns()
+        await asyncio.gather(*calls)
+    assert list(ended) == [0, 50, 100, 300]
+    for begin, end in ended.items():
+        assert 200 <= end - begin <= 200 + 4, "the deadline, and the time that is given to read once more"
+    await link.close()
 
-        async def call(delay_seconds: float) -> None:
-            await asyncio.sleep(delay_seconds)
-            began = loop.time()
-            with pytest.raises(StoreUnavailable, match="no answer"):
-                await link.run(lambda: [("PING",)])
-            took.append(loop.time() - began)
 
-        await asyncio.gather(*(call(delay) for delay in (0, 0.05, 0.1, 0.3)))
-    assert min(took) >= 0.2
-    assert max(took) < 0.2 + PATIENT
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_a_hanging_redis_costs_each_call_its_timeout_and_no_more(
+    own_redis: EmbeddedRedis, is_connected: bool
+) -> None:
+    clock = StillClock()
+    link = RedisLink(Settings(redis_timeout_seconds=0.05), own_redis.url, (), clock=clock)
+    if is_connected:
+        await link.run(lambda: list(PING))
+    with stopped(own_redis.pid):
+        calls = [asyncio.create_task(link.run(lambda: list(PING))) for _ in range(40)]
+        await turns()
+        clock.move_to(0.049)
+        await turns()
+        assert not any(call.done() for call in calls)
+        clock.move_to(0.05)
+        clock.move_to(0.05 + READ_SECONDS)
+        async with asyncio.timeout(PATIENT):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    await link.close()
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_a_busy_loop_is_not_taken_for_a_hanging_redis(redis_url: str, is_connected: bool) -> None:
+    """An answer that arrived in time counts, however late the loop comes to read it."""
+    clock = StillClock()
+    link = RedisLink(Settings(redis_timeout_seconds=0.05), redis_url, (), clock=clock)
+    if is_connected:
+        await link.run(lambda: list(PING))
+    calling = asyncio.create_task(link.run(lambda: [("ECHO", "late")]))
+    await asyncio.sleep(0)
+    clock.move_to(10)  # the loop had other things to do
+    async with asyncio.timeout(PATIENT):
+        assert await calling == ["late"]
+    await link.close()
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_a_late_loop_waits_once_more_for_as_long_as_it_was_late(
+    own_redis: EmbeddedRedis, is_connected: bool
+) -> None:
+    clock = StillClock()
+    link = RedisLink(Settings(redis_timeout_seconds=1), own_redis.url, (), clock=clock)
+    if is_connected:
+        await link.run(lambda: list(PING))
+    with stopped(own_redis.pid):
+        calling = asyncio.create_task(link.run(lambda: list(PING)))
+        await turns()
+        clock.move_to(10)
+        clock.move_to(18.9)
+        await turns()
+        assert not calling.done()
+        clock.move_to(19)
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            async with asyncio.timeout(PATIENT):
+                await calling
     await link.close()
 
 
@@ -90,37 +175,46 @@ async def test_a_refusal_is_the_reply_of_its_own_command(link: RedisLink) -> Non
 
 
 async def test_a_call_that_gave_up_leaves_its_reply_to_nobody(own_redis: EmbeddedRedis) -> None:
-    link = RedisLink(Settings(redis_timeout_seconds=0.1), own_redis.url, ())
+    clock = StillClock()
+    link = RedisLink(Settings(redis_timeout_seconds=0.1), own_redis.url, (), clock=clock)
     assert await link.run(lambda: [("ECHO", "first")]) == ["first"]
-    with stopped(own_redis.pid), pytest.raises(StoreUnavailable, match=r"no answer from .* within 0.1 s"):
-        await link.run(lambda: [("ECHO", "late")])
-    assert await link.run(lambda: [("ECHO", "next")]) == ["next"]
-    await link.close()
-
-
-async def test_a_connection_that_stays_silent_is_given_up(
-    own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_link, "SILENCE_SECONDS", 0.2)
-    link = RedisLink(Settings(redis_timeout_seconds=0.15), own_redis.url, ())
-    await link.run(lambda: [("PING",)])
-    with Redis.from_url(own_redis.url) as client:
-        (first,) = {c["id"] for c in client.client_list()} - {str(client.client_id())}
     with stopped(own_redis.pid):
-        for _ in range(3):
-            with pytest.raises(StoreUnavailable):
-                await link.run(lambda: [("PING",)])
-    async with asyncio.timeout(PATIENT):
-        while True:
-            try:
-                assert await link.run(lambda: [("PING",)]) == ["PONG"]
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(0.05)
-    with Redis.from_url(own_redis.url) as client:
-        now = {c["id"] for c in client.client_list()} - {str(client.client_id())}
-    assert first not in now
+        await give_up(link, clock)
+    assert await link.run(lambda: [("ECHO", "next")]) == ["next"]
+    assert len(connections(own_redis)) == 1
     await link.close()
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "is_given_up"), [(SILENCE_SECONDS - 0.1, False), (SILENCE_SECONDS + 0.1, True)]
+)
+async def test_a_connection_that_stays_silent_is_given_up(
+    own_redis: EmbeddedRedis, silent_seconds: float, is_given_up: bool
+) -> None:
+    clock = StillClock()
+    link = RedisLink(Settings(redis_timeout_seconds=0.15), own_redis.url, (), clock=clock)
+    await link.run(lambda: list(PING))
+    first = connections(own_redis)
+    with stopped(own_redis.pid):
+        await give_up(link, clock)
+        clock.move_to(silent_seconds - 0.15 - READ_SECONDS)
+        await give_up(link, clock)
+    assert await link.run(lambda: list(PING)) == ["PONG"]
+    async with asyncio.timeout(PATIENT):
+        while (now := connections(own_redis)) & first and is_given_up:  # until Redis has noticed
+            await asyncio.sleep(0.01)
+    assert (now == first) is not is_given_up
+    await link.close()
+
+
+async def give_up(link: RedisLink, clock: StillClock) -> None:
+    """A call that gets no answer."""
+    calling = asyncio.create_task(link.run(lambda: [("ECHO", "late")]))
+    await turns()
+    clock.move_to(clock.time() + link.timeout_seconds)
+    clock.move_to(clock.time() + READ_SECONDS)
+    with pytest.raises(StoreUnavailable, match=r"no answer from .* within 0.1\d* s"):
+        await calling
 
 
 async def test_it_says_who_it_is_and_which_database_it_wants(own_redis: EmbeddedRedis) -> None:
@@ -141,7 +235,7 @@ async def test_it_says_who_it_is_and_which_database_it_wants(own_redis: Embedded
     await link.close()
 
 
-async def test_a_greeting_without_an_answer_leaves_no_connection_behind(own_redis: EmbeddedRedis) -> None:
+async def test_a_handshake_without_an_answer_leaves_no_connection_behind(own_redis: EmbeddedRedis) -> None:
     with Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
     url = f"{own_redis.url}?password=secret"
@@ -156,25 +250,6 @@ async def test_a_greeting_without_an_answer_leaves_no_connection_behind(own_redi
                 await asyncio.sleep(0.02)
         assert client.info("clients")["connected_clients"] == 1
     await link.close()
-
-
-async def test_a_channel_that_may_not_be_heard_is_tried_again_without_end_and_without_a_trace(
-    own_redis: EmbeddedRedis,
-) -> None:
-    with Redis.from_url(own_redis.url) as client:
-        client.acl_setuser("deaf", enabled=True, nopass=True, commands=["+@all", "-subscribe"], keys=["*"])
-        link = RedisLink(Settings(), f"{own_redis.url}?username=deaf&password=x", ())
-        heard: list[None] = []
-        following = asyncio.create_task(link.follow("channel", lambda: heard.append(None)))
-        async with asyncio.timeout(PATIENT):
-            while "cmdstat_subscribe" not in client.info("commandstats"):
-                await asyncio.sleep(0.02)
-            while client.info("clients")["connected_clients"] > 1:
-                await asyncio.sleep(0.02)
-        assert heard == []
-        assert not following.done()
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
 
 
 def test_tls_follows_from_the_url() -> None:

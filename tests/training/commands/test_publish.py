@@ -1,4 +1,4 @@
-"""publish, withdraw, rollback and prune, as a user types them, and how running workers are told."""
+"""publish, withdraw, rollback and prune, as a user types them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from redis import Redis
 from typer.testing import CliRunner, Result
 
 from service.live.deployment import publish, read_deployment
-from service.process.embedded_redis import EmbeddedRedis
-from service.process.settings import Settings
-from service.state.keys import DEPLOYMENT_CHANNEL
 from tests.service.bundles import Shop
 from training.__main__ import app
-from training.loop.announce import announce
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def run(artifacts: Path, *arguments: str) -> Result:
 
 def test_a_trial_begins_and_ends(bundles: Path) -> None:
     told = run(bundles, "publish", "--bundle", "v2", "--challenger", "--share", "0.25", "--json")
-    assert json.loads(told.stdout) == {**read_deployment(bundles).model_dump(mode="json"), "announced": False}
+    assert json.loads(told.stdout) == read_deployment(bundles).model_dump(mode="json")
     assert run(bundles, "publish", "--bundle", "v3", "--shadow").exit_code == 0
     deployed = read_deployment(bundles)
     assert (deployed.champion, deployed.previous) == ("v1", None)
@@ -73,41 +68,8 @@ def test_prune_leaves_what_is_deployed(bundles: Path) -> None:
     assert sorted(path.name for path in (bundles / "bundles").iterdir()) == ["v1", "v2"]
 
 
-def test_workers_are_told(
-    bundles: Path, redis_url: str, redis_client: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEXTCLICK_REDIS_URL", redis_url)
-    with redis_client.pubsub() as listening:  # type: ignore[no-untyped-call]
-        listening.subscribe(DEPLOYMENT_CHANNEL)
-        assert listening.get_message(timeout=5)["type"] == "subscribe"
-        told = run(bundles, "publish", "--bundle", "v2", "--json")
-        assert json.loads(told.stdout)["announced"] is True
-        assert listening.get_message(timeout=5)["data"] == "v2"
-        assert run(bundles, "rollback").output == "v1 is live\n"
-        assert listening.get_message(timeout=5)["data"] == "v1"
-
-
-def test_a_redis_that_runs_privately_is_found(artifacts: Path) -> None:
-    settings = Settings(artifacts_dir=artifacts)
-    assert not announce(settings, "v1"), "none runs"
-    with EmbeddedRedis(artifacts / "redis"):
-        assert announce(settings, "v1")
-    assert not announce(settings, "v1"), "it is gone"
-
-
-def test_a_redis_that_does_not_answer_is_no_reason_to_fail(
-    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEXTCLICK_REDIS_URL", f"unix://{tmp_path}/nothing.sock")
-    told = run(bundles, "publish", "--bundle", "v2")
-    assert (told.exit_code, "workers look by themselves" in told.output) == (0, True)
+def test_it_says_what_is_live(bundles: Path) -> None:
+    assert run(bundles, "publish", "--bundle", "v2").output == "v2 is live\n"
+    assert run(bundles, "rollback").output == "v1 is live\n"
+    assert json.loads(run(bundles, "rollback", "--json").stdout)["champion"] == "v2"
     assert read_deployment(bundles).champion == "v2"
-
-
-def test_wrong_settings_are_noticed_before_anything_changes(
-    bundles: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEXTCLICK_PORT", "much")
-    refused = run(bundles, "publish", "--bundle", "v2")
-    assert (refused.exit_code, "NEXTCLICK_PORT" in refused.output) == (2, True)
-    assert read_deployment(bundles).champion == "v1"

@@ -133,7 +133,6 @@ def test_a_run_publishes_and_says_what_it_did(artifacts: Path, clicks: Files) ->
         "role": "champion",
         "share": 1.0,
         "previous": None,
-        "announced": False,
     }
 
 

@@ -1,0 +1,29 @@
+"""How full the click log is and how far its collector is behind, told to /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from service.process.metrics import LOG_ENTRIES, LOG_FILL, LOG_LAG_SECONDS, LOG_UNCOLLECTED, REDIS_ERRORS
+from service.state.link import StoreUnavailable
+from service.state.store import SessionStore
+
+log = structlog.get_logger()
+
+
+async def follow_click_log(store: SessionStore, refresh_seconds: float) -> None:
+    """Measure it again and again; raises nothing."""
+    while True:
+        await asyncio.sleep(refresh_seconds)
+        try:
+            state = await store.click_log()
+        except StoreUnavailable as error:
+            REDIS_ERRORS.labels("click_log").inc()
+            log.warning("redis unavailable: the click log is not measured", reason=str(error))
+        else:
+            LOG_ENTRIES.set(state.entries)
+            LOG_FILL.set(state.fill_ratio)
+            LOG_UNCOLLECTED.set(state.uncollected)
+            LOG_LAG_SECONDS.set(state.lag_seconds)

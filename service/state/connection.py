@@ -1,0 +1,186 @@
+"""One connection to Redis that all calls of a worker share: its protocol, its deadlines, late replies."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+import hiredis
+import structlog
+
+READ_SECONDS = 0.002  # a loop has certainly read once by then; uvloop's clock ticks once a millisecond
+
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+Reply = Any  # whatever the command answers, or the `hiredis.ReplyError` Redis answered instead
+
+# Its stub knows commands of one word only.
+_pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
+
+log = structlog.get_logger()
+
+
+class Timer(Protocol):
+    """What is to happen later, and may be cancelled."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """What time it is, and what is to happen later: an event loop, but for tests."""
+
+    def time(self) -> float: ...
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer: ...
+
+
+class Deadline:
+    """`asyncio.timeout_at` that does not blame Redis for a busy loop.
+
+    A loop that comes late to a deadline has not yet read what arrived meanwhile, and may not have sent what
+    it was to send. So it gets once more the time by which it was late: see `grace_from`.
+    """
+
+    def __init__(self, clock: Clock, at: float) -> None:
+        self._clock = clock
+        self._at = at
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._timer = self._clock.call_at(self._at, self._passed)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def _passed(self) -> None:
+        self._timer = self._clock.call_at(grace_from(self._clock.time(), self._at), self._expire)
+
+    def _expire(self) -> None:
+        self._timeout.reschedule(-math.inf)
+
+
+def grace_from(now: float, deadline: float) -> float:
+    """Until when a deadline that was noticed `now` is stretched."""
+    return now + max(now - deadline, READ_SECONDS)
+
+
+class _Call:
+    """Commands that were sent together, and the replies so far."""
+
+    __slots__ = ("deadline", "future", "missing", "replies", "sent_at")
+
+    def __init__(self, future: asyncio.Future[list[Reply]], count: int, now: float, deadline: float) -> None:
+        self.future = future
+        self.missing = count
+        self.replies: list[Reply] = []
+        self.sent_at = now
+        self.deadline = deadline
+
+
+class Connection(asyncio.Protocol):
+    """One connection for all calls: those of one turn of the loop leave together, replies keep their order.
+
+    A call that nobody waits for any more keeps its place, so that its replies are taken for no other's.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.is_open = False
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(encoding="utf-8")
+        self._calls: deque[_Call] = deque()
+        self._outgoing: list[bytes] = []
+        self._earliest = math.inf  # deadline of all calls, and the one timer for it
+        self._timer: Timer | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._calls:
+            future = self._calls.popleft().future
+            if not future.done():
+                future.set_exception(exc or ConnectionError("Redis closed the connection"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._take(reply)
+        except (hiredis.ProtocolError, UnicodeDecodeError) as error:
+            log.error("Redis does not speak its protocol", reason=str(error))
+            self._transport.abort()
+
+    def _take(self, reply: Reply) -> None:
+        call = self._calls[0]
+        call.replies.append(reply)
+        call.missing -= 1
+        if not call.missing:
+            self._calls.popleft()
+            if not call.future.done():
+                call.future.set_result(call.replies)
+
+    def call(self, commands: Sequence[Command], deadline: float = math.inf) -> asyncio.Future[list[Reply]]:
+        """Send commands; one reply each, or `TimeoutError` at the deadline, which is in the clock's time.
+
+        Raises `OSError` when the connection is closed.
+        """
+        if not self.is_open:
+            raise ConnectionError("Redis closed the connection")
+        call = _Call(self._loop.create_future(), len(commands), self._clock.time(), deadline)
+        if not commands:
+            call.future.set_result([])
+            return call.future
+        self._calls.append(call)
+        if not self._outgoing:
+            self._loop.call_soon(self._send)
+        self._outgoing += map(_pack, commands)
+        if deadline < self._earliest:
+            self._set_timer(deadline)
+        return call.future
+
+    def _send(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if self.is_open:
+            self._transport.write(b"".join(outgoing))
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._earliest = deadline
+        self._timer = self._clock.call_at(deadline, self._passed) if deadline < math.inf else None
+
+    def _passed(self) -> None:
+        now = self._clock.time()
+        self._timer = self._clock.call_at(grace_from(now, self._earliest), self._expire, now)
+
+    def _expire(self, until: float) -> None:
+        """End the calls whose deadline passed by then."""
+        waiting = [call for call in self._calls if not call.future.done()]
+        for call in waiting:
+            if call.deadline <= until:
+                call.future.set_exception(TimeoutError())
+        self._set_timer(min((call.deadline for call in waiting if call.deadline > until), default=math.inf))
+
+    def close_if_silent(self, for_seconds: float) -> None:
+        """Give up a connection that has left a call without an answer for longer."""
+        if self._calls and self._clock.time() - self._calls[0].sent_at > for_seconds:
+            self.close()
+
+    def close(self) -> None:
+        """Close it at once: what is under way fails."""
+        if self.is_open:
+            self._transport.abort()
+            self.connection_lost(None)

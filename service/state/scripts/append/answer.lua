@@ -1,0 +1,2 @@
+-- Answer: the click is stored.
+return answer(0, judged)

@@ -1,0 +1,36 @@
+-- Judge: the click tells how good the last answer was, once, and which version's answer it came from.
+-- Leaves `judged`: {version, rank of the item among those shown or 0, version, ...}.
+local judged = {}
+do
+  local KEPT_SECONDS = 90 * 86400 -- a version's figures outlive it by this
+  local answered = redis.call('HGETALL', shown)
+  for i = 1, #answered, 2 do
+    local of, items = answered[i], answered[i + 1]
+    if of ~= ':id' then
+      local rank, hit = 0, 0
+      for shown_item in string.gmatch(items, '[^\31]+') do
+        rank = rank + 1
+        if shown_item == item then
+          hit = rank
+          break
+        end
+      end
+      local key = quality .. of
+      redis.call('HINCRBY', key, 'judged', 1)
+      if hit > 0 then
+        redis.call('HINCRBY', key, 'hits', 1)
+        redis.call('HINCRBYFLOAT', key, 'reciprocal_ranks', string.format('%.17g', 1 / hit))
+      end
+      redis.call('EXPIRE', key, KEPT_SECONDS)
+      judged[#judged + 1] = of
+      judged[#judged + 1] = hit
+    end
+  end
+  if #answered > 0 then
+    redis.call('DEL', shown)
+  end
+  if version ~= '' then
+    redis.call('HINCRBY', quality .. version, 'feedback', 1)
+    redis.call('EXPIRE', quality .. version, KEPT_SECONDS)
+  end
+end
