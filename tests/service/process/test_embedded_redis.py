@@ -13,20 +13,11 @@ import pytest
 from redis import Redis
 
 from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_redis_server
-
-ROOT = Path(__file__).parents[3]
+from tests.service.processes import DEADLINE_SECONDS, ROOT, alive
 
 
 def connect(server: EmbeddedRedis) -> Redis:
     return Redis(unix_socket_path=server.socket_path, decode_responses=True)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_it_is_private_durable_and_never_evicts(tmp_path: Path) -> None:
@@ -86,7 +77,7 @@ from pathlib import Path
 from service.process.embedded_redis import EmbeddedRedis
 with EmbeddedRedis(Path(sys.argv[1])) as server:
     print(server.pid, server.socket_path, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "redis")], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -98,10 +89,11 @@ with EmbeddedRedis(Path(sys.argv[1])) as server:
         with Redis(unix_socket_path=socket_path) as client:
             client.set("key", "value")
         parent.kill()
+    # Waits for the old one to go.
     with (
-        EmbeddedRedis(tmp_path / "redis") as server,
+        EmbeddedRedis(tmp_path / "redis", lock_timeout_seconds=DEADLINE_SECONDS) as server,
         connect(server) as client,
-    ):  # waits for the old one to go
+    ):
         assert not alive(int(pid))
         assert client.get("key") == "value"
     Path(socket_path).parent.rmdir()
