@@ -33,8 +33,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     artifacts = tmp_path_factory.mktemp("readme")
     Shop.make().write(artifacts, "v1")
     publish(artifacts, "v1")
-    environment = {"NEXTCLICK_ARTIFACTS_DIR": str(artifacts), "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "60"}
-    with running(tmp_path_factory.mktemp("service"), **environment) as service:
+    with running(
+        tmp_path_factory.mktemp("service"),
+        NEXTCLICK_ARTIFACTS_DIR=str(artifacts),
+        NEXTCLICK_REDIS_TIMEOUT_SECONDS="60",
+    ) as service:
         until(lambda: service.ask("GET", "/health/ready").status == 200)
         yield service.url
         assert service.end() == 0
