@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -26,12 +25,12 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from service.live.deployment import read_deployment
+from tests.service.processes import DEADLINE_SECONDS, Service, running, until
 from training.data.clicks import read_commit
 from training.data.demo_store import write_demo_store
 
-START_SECONDS = 60
-SWAP_SECONDS = 30
-RUN_SECONDS = 240
+RUN_SECONDS = 600
 BATCH = 10
 RETRAIN = """
 [prepare]
@@ -40,10 +39,10 @@ min_sessions = 100
 model = "gru4rec"
 set = ["epochs=1", "dim=16"]
 threads = 1
-[gate]  # whether one epoch makes a better model is not the question here
+[gate]  # whether one epoch makes a better model, or a quick one, is not the question here
 margin_recall = 100
 margin_mrr = 100
-max_answer_ms = 1000
+max_answer_ms = 100_000
 """
 
 
@@ -85,7 +84,7 @@ class Visitors:
 
     def keep(self, what: Callable[[httpx.Client], None], per_second: float) -> None:
         """Do it again and again; whatever goes wrong is a failure."""
-        with httpx.Client(base_url=self.url, timeout=30) as client:
+        with httpx.Client(base_url=self.url, timeout=DEADLINE_SECONDS) as client:
             while not self.stop.wait(1 / per_second):
                 try:
                     what(client)
@@ -106,7 +105,7 @@ class Visitors:
         finally:
             self.stop.set()
             for thread in threads:
-                thread.join(60)
+                thread.join()
 
 
 def traffic(log: Path) -> Iterator[dict[str, Any]]:
@@ -139,83 +138,61 @@ def training(artifacts: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def url(artifacts: Path, tmp_path: Path) -> Iterator[str]:
+def service(artifacts: Path, tmp_path: Path) -> Iterator[Service]:
     """The service as it is by default: a Redis of its own, here with two workers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings = {
         "NEXTCLICK_ARTIFACTS_DIR": str(artifacts),
         # This machine may be busy with other tests: a shopper would get a 503 that says nothing of the loop.
-        "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "10",
+        "NEXTCLICK_REDIS_TIMEOUT_SECONDS": str(DEADLINE_SECONDS),
     }
-    with (tmp_path / "service.log").open("wb") as log:
-        service = subprocess.Popen(
-            [sys.executable, "-m", "service", "--workers", "2", "--port", str(port)],
-            env={**os.environ, **settings},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        until(lambda: httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200, START_SECONDS)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        service.terminate()
-        assert service.wait(60) == 0
-        print((tmp_path / "service.log").read_text())
+    with running(tmp_path, workers=2, **settings) as service:
+        service.each("/health/live")
+        yield service
+        assert service.end() == 0
 
 
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except httpx.TransportError:
-            pass  # it is not listening yet
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
-
-
-def test_a_whole_day(url: str, artifacts: Path, tmp_path: Path) -> None:
+def test_a_whole_day(service: Service, artifacts: Path, tmp_path: Path) -> None:
     write_demo_store(tmp_path / "clicks.csv", sessions=1500, days=4, seed=3)
     config = tmp_path / "retrain.toml"
     config.write_text(RETRAIN)
-    visitors = Visitors(url, traffic(tmp_path / "clicks.csv"))
-    with httpx.Client(base_url=url, timeout=30) as client:
+    visitors = Visitors(service.url, traffic(tmp_path / "clicks.csv"))
+    with httpx.Client(base_url=service.url, timeout=DEADLINE_SECONDS) as client:
         while len(visitors.acknowledged) < 6000:  # the days so far; before the first model, nobody asks
             visitors.click(client)
-        until(lambda: len(client.get("/trending").json()["items"]) == 20, START_SECONDS)
+        until(lambda: all(len(answer.json()["items"]) == 20 for answer in service.each("/trending")))
         for item in ("first", "second"):
             client.post("/sessions/me/click", json={"item_id": item, "event_id": item}).raise_for_status()
             visitors.acknowledged.append(("me", item))
 
-        def mine() -> dict[str, Any]:
-            answer: dict[str, Any] = client.get("/recommend", params={"session_id": "me"}).json()
-            return answer
-
         def live_everywhere(version: str) -> bool:
-            """Both workers have it when so many in a row have been answered by it."""
-            return all(mine()["version"] == version for _ in range(20))
+            answers = service.each("/recommend?session_id=me")
+            return all(answer.json()["version"] == version for answer in answers)
+
+        def met(version: str) -> bool:
+            """Visitors were answered by it, many times."""
+            return visitors.versions[version] > 100
 
         versions, answers = [], []
         with visitors.visiting():
             for _ in range(2):
                 run = json.loads(training(artifacts, "run", "--config", str(config), "--json"))
                 assert run["status"] == "published", run
-                versions.append(client.get("/models").json()["champion"])
-                until(lambda: live_everywhere(versions[-1]), SWAP_SECONDS)
-                known = [item["item_id"] for item in mine()["items"]][:2]
-                session = {"items": known, "k": 20, "model": versions[-1]}
+                version = read_deployment(artifacts).champion
+                assert version is not None
+                versions.append(version)
+                until(lambda: live_everywhere(versions[-1]))
+                until(lambda: met(versions[-1]))
+                known = client.get("/recommend", params={"session_id": "me", "k": 2}).json()["items"]
+                session = {"items": [item["item_id"] for item in known], "k": 20, "model": version}
                 answers.append((session, client.post("/recommend", json=session).json()["items"]))
             training(artifacts, "rollback")
-            until(lambda: live_everywhere(versions[0]), SWAP_SECONDS)
+            until(lambda: live_everywhere(versions[0]))
             session, before = answers[0]
             assert client.post("/recommend", json=session).json()["items"] == before
         training(artifacts, "collect")
 
     assert visitors.failures == []
     assert versions[0] != versions[1]
-    assert set(versions) <= set(visitors.versions), "visitors met both"
     commit = read_commit(artifacts / "clicks")
     collected = Counter(
         (session, event)
@@ -228,5 +205,4 @@ def test_a_whole_day(url: str, artifacts: Path, tmp_path: Path) -> None:
         )
     )
     assert collected == Counter(visitors.acknowledged), "each acknowledged click, once"
-    assert visitors.requests > 1000
     print(f"{visitors.requests} requests, {len(visitors.acknowledged)} clicks, answers: {visitors.versions}")

@@ -7,10 +7,8 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 from service.live.deployment import bundle_path, publish, read_deployment
 from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
+from tests.service.processes import running, until
 from training.report.write import known_models
 
 ROOT = Path(__file__).parents[1]
@@ -34,26 +33,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     artifacts = tmp_path_factory.mktemp("readme")
     Shop.make().write(artifacts, "v1")
     publish(artifacts, "v1")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", str(port)],
-        env={**os.environ, "NEXTCLICK_ARTIFACTS_DIR": str(artifacts), "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "5"},
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            assert process.poll() is None, "the service left"
-            try:
-                if httpx.get(f"{url}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        assert process.wait(timeout=30) == 0
+    with running(
+        tmp_path_factory.mktemp("service"),
+        NEXTCLICK_ARTIFACTS_DIR=str(artifacts),
+        NEXTCLICK_REDIS_TIMEOUT_SECONDS="60",
+    ) as service:
+        until(lambda: service.ask("GET", "/health/ready").status == 200)
+        yield service.url
+        assert service.end() == 0
 
 
 def curl(command: str, address: str) -> httpx.Response:

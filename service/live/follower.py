@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -177,10 +178,17 @@ class DeploymentFollower:
 
 def load_in_turn(artifacts: Path, version: str) -> Bundle:
     """`load_bundle`, one worker after the other: the rest keep the processor for their visitors."""
+    with turn_to_load(artifacts):
+        return load_bundle(artifacts, version)
+
+
+@contextmanager
+def turn_to_load(artifacts: Path) -> Iterator[None]:
+    """Held by one process of this machine at a time."""
     turn = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)  # let go by closing, or by the end of a process that is killed
-        return load_bundle(artifacts, version)
+        yield
     finally:
         os.close(turn)
 

@@ -1,11 +1,35 @@
-"""What tests do to running processes."""
+"""Running processes: the service as its users start it, and what tests do to it and to its Redis."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, TypeVar
+
+DEADLINE_SECONDS = 60.0  # only what will never come to pass takes so long
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+
+def until(probe: Callable[[], T | None]) -> T:
+    """What `probe` finds, once it finds something; a server that is not there yet is asked again."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        with suppress(ConnectionError, HTTPException):
+            if found := probe():
+                return found
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -16,3 +40,135 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def peer(connection: socket.socket) -> int | None:
+    """Who has accepted a connection within this machine: the process id; None before anybody has."""
+    ours, theirs = connection.getsockname()[1], connection.getpeername()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *rest = line.split()
+        if [int(address.rpartition(":")[2], 16) for address in (local, remote)] == [theirs, ours]:
+            inode = rest[6]
+            for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+                with suppress(OSError):  # it was closed, or is not ours to look at
+                    if descriptor.readlink() == Path(f"socket:[{inode}]"):
+                        return int(descriptor.parts[2])
+    return None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and the worker that gave it; None if that has left the connection by then."""
+
+    pid: int | None
+    status: int
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program that serves, in its own process, and what it has logged so far."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    workers: int = 1
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The entries of an event; the last line may be half written."""
+        lines = [line for line in self.log.read_text().split("\n")[:-1] if line.startswith("{")]
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    @property
+    def port(self) -> int:
+        """The port that it has taken."""
+        return int(until(self._listening)[0]["port"])
+
+    def _listening(self) -> list[dict[str, Any]]:
+        assert self.process.poll() is None, self.log.read_text()
+        return self.logged("listening")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        """Ask the worker that the kernel gives a new connection to."""
+        content = None if body is None else json.dumps(body)
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)) as connection:
+            connection.request(method, path, content, {"Content-Type": "application/json", **headers})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            pid = peer(connection.sock) if connection.sock else None
+        return Answer(pid, answer.status, text)
+
+    def each(self, path: str) -> list[Answer]:
+        """GET a path from every worker: new connections until each has answered one; each must say 200."""
+        answers: dict[int, Answer] = {}
+
+        def all_have_answered() -> bool:
+            answer = self.ask("GET", path)
+            assert answer.status == 200, answer
+            if answer.pid is not None:
+                answers[answer.pid] = answer
+            return len(answers) == self.workers
+
+        until(all_have_answered)
+        return list(answers.values())
+
+    def refuses_connections(self) -> bool:
+        """Whether nobody listens any more: what every worker does first when it is told to leave."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_SECONDS).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_SECONDS)
+
+
+@contextmanager
+def running(directory: Path, *command: str, workers: int = 1, **environment: str) -> Iterator[Service]:
+    """Run a program that serves, by default `python -m service`, on a free port, and stop it at the end."""
+    log = directory / "service.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *(command or ("-m", "service"))],
+            cwd=directory,
+            env=clean_environment()
+            | {"NEXTCLICK_PORT": "0", "NEXTCLICK_WORKERS": str(workers), "TMPDIR": str(directory)}
+            | environment,
+            stdout=stream,
+            stderr=stream,
+        )
+    try:
+        yield Service(process, log, workers)
+    finally:
+        process.terminate()
+        try:
+            process.wait(DEADLINE_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+            print(log.read_text())
+
+
+def clean_environment() -> dict[str, str]:
+    """This one without its settings of the service."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "REDIS_URL"))
+    }
+    return kept | {"PYTHONPATH": str(ROOT)}

@@ -10,7 +10,7 @@ import pytest
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
 from tests.service.bundles import Shop
-from tests.service.processes import stopped
+from tests.service.processes import DEADLINE_SECONDS, stopped
 from tests.service.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +26,8 @@ async def test_what_is_under_way_is_finished_and_the_rest_is_refused(artifacts: 
             await service.click("s", "i1")
             with stopped(redis.pid):
                 under_way = [asyncio.create_task(service.click(f"s{i}", "i1")) for i in range(3)]
-                async with asyncio.timeout(60):
-                    while await service.metric("nextclick_requests_in_flight") < 3:
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    while await service.metric("nextclick_requests_in_flight") != 3:
                         await asyncio.sleep(0.01)
                 for _ in range(5):
                     answer = await service.click("t", "i1")

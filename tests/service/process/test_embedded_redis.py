@@ -21,21 +21,11 @@ from service.process.embedded_redis import (
     running_redis_url,
 )
 from service.process.settings import Settings
-
-ROOT = Path(__file__).parents[3]
-PATIENT = 60.0  # seconds, that only a failure reaches
+from tests.service.processes import DEADLINE_SECONDS, ROOT, alive
 
 
 def connect(server: EmbeddedRedis) -> Redis:
     return Redis(unix_socket_path=server.socket_path, decode_responses=True)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_it_is_private_durable_and_never_evicts(tmp_path: Path) -> None:
@@ -111,10 +101,9 @@ with EmbeddedRedis(Path(sys.argv[1])) as server:
         with Redis(unix_socket_path=socket_path) as client:
             client.set("key", "value")
         parent.kill()
+    # Waits for the old one to go.
     with (
-        EmbeddedRedis(
-            tmp_path / "redis", lock_timeout_seconds=PATIENT
-        ) as server,  # until the old one is gone
+        EmbeddedRedis(tmp_path / "redis", lock_timeout_seconds=DEADLINE_SECONDS) as server,
         connect(server) as client,
     ):
         assert not alive(int(pid))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -10,34 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from http.client import HTTPConnection
+from contextlib import AbstractContextManager
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from redis import Redis
 
 from service.process.supervisor import ListenError, listen
-
-ROOT = Path(__file__).parents[3]
-DEADLINE_SECONDS = 20.0
-
-T = TypeVar("T")
+from tests.service.processes import DEADLINE_SECONDS, Service, alive, clean_environment, running, until
 
 # An app that tells what a worker sees; `service.http.app` has its own tests.
 TINY_APP = """
 import asyncio, json, os
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from redis import Redis
 
-from service.process.supervisor import ListenError, listen
 from service.process.settings import load_settings
 
 def create_app():
@@ -56,12 +45,13 @@ def create_app():
                     return
         if scope["path"] == "/slow":
             Path("slow-began").touch()
-            await asyncio.sleep(1)
+            while not Path("slow-may-end").exists():
+                await asyncio.sleep(0.02)
         seen = {name: os.environ.get(name) for name in ("NEXTCLICK_REDIS_URL", "PROMETHEUS_MULTIPROC_DIR")}
         with Redis.from_url(load_settings().redis_url) as client:
             redis = "PONG" if client.ping() else "nothing"
         loop = type(asyncio.get_running_loop()).__module__
-        body = json.dumps({"pid": str(os.getpid()), "loop": loop, "redis": redis, **seen})
+        body = json.dumps({"loop": loop, "redis": redis, **seen})
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body.encode()})
 
@@ -80,79 +70,22 @@ if __name__ == "__main__":
 """
 
 
-class Service:
-    """A service in its own process, running the tiny app in `directory`."""
-
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
-        (directory / "tiny.py").write_text(TINY_APP)
-        (directory / "run.py").write_text(RUN_TINY_APP)
-        self._log = directory / "log"
-        self.directory = directory
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "run.py"],
-                cwd=directory,
-                env=clean_environment() | {"NEXTCLICK_PORT": "0", "TMPDIR": str(directory)} | environment,
-                stdout=log,
-                stderr=log,
-            )
-
-    def logged(self, event: str) -> list[dict[str, object]]:
-        lines = self._log.read_text().split("\n")[:-1]
-        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
-
-    @property
-    def port(self) -> int:
-        return int(str(eventually(lambda: self.logged("listening"))[0]["port"]))
-
-    def connect(self) -> HTTPConnection:
-        """Several workers listen when they are ready, and not before."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
-
-        def connected() -> bool:
-            try:
-                connection.connect()
-            except ConnectionRefusedError:
-                return False
-            return True
-
-        eventually(connected)
-        return connection
-
-    def get(self, path: str = "/") -> dict[str, str]:
-        connection = self.connect()
-        connection.request("GET", path)
-        response = connection.getresponse()
-        content: dict[str, str] = json.loads(response.read())
-        assert response.getheader("server") is None
-        connection.close()
-        return content
-
-    def workers(self, count: int) -> set[str]:
-        """The process ids of the workers, once `count` of them answer."""
-
-        def found() -> set[str] | None:
-            with suppress(ConnectionResetError):  # one that was killed may still be closing its socket
-                pids = {self.get()["pid"] for _ in range(20)}
-                return pids if len(pids) == count else None
-            return None
-
-        return eventually(found)
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and return the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(DEADLINE_SECONDS)
+def running_tiny(directory: Path, workers: int = 1, **environment: str) -> AbstractContextManager[Service]:
+    """The service with the tiny app, in `directory`."""
+    (directory / "tiny.py").write_text(TINY_APP)
+    (directory / "run.py").write_text(RUN_TINY_APP)
+    return running(directory, "run.py", workers=workers, **environment)
 
 
-@contextmanager
-def running(directory: Path, **environment: str) -> Iterator[Service]:
-    service = Service(directory, environment)
-    try:
-        yield service
-    finally:
-        service.process.kill()
-        service.process.wait()
+def seen_by(service: Service) -> dict[str, str]:
+    """What one of its workers tells, once they listen."""
+    told: dict[str, str] = until(lambda: service.ask("GET", "/")).json()
+    return told
+
+
+def pids(service: Service) -> set[int]:
+    """The process ids of the workers, once all of them answer."""
+    return {answer.pid for answer in service.each("/") if answer.pid is not None}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -167,38 +100,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def clean_environment() -> dict[str, str]:
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("NEXTCLICK_", "REDIS_URL"))
-    }
-    return kept | {"PYTHONPATH": str(ROOT)}
-
-
-def eventually(probe: Callable[[], T | None]) -> T:
-    """What `probe` finds once it finds something."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (found := probe()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
-def alive(pid: str) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def redis_pid(service: Service) -> str:
-    return str(service.logged("embedded redis started")[-1]["pid"])
+def redis_pid(service: Service) -> int:
+    return int(service.logged("embedded redis started")[-1]["pid"])
 
 
 def test_two_workers_share_one_redis_and_a_dead_worker_is_replaced(tmp_path: Path) -> None:
-    with running(tmp_path, NEXTCLICK_WORKERS="2") as service:
-        first = service.workers(2)
-        seen = service.get()
+    with running_tiny(tmp_path, workers=2) as service:
+        first = pids(service)
+        seen = seen_by(service)
         assert seen["loop"].startswith("uvloop")
         assert Path(seen["PROMETHEUS_MULTIPROC_DIR"]).is_dir()
         with Redis.from_url(seen["NEXTCLICK_REDIS_URL"]) as client:
@@ -206,11 +115,11 @@ def test_two_workers_share_one_redis_and_a_dead_worker_is_replaced(tmp_path: Pat
         killed = min(first)
         gauge = Path(seen["PROMETHEUS_MULTIPROC_DIR"], f"gauge_livesum_{killed}.db")
         gauge.touch()
-        os.kill(int(killed), signal.SIGKILL)
-        eventually(lambda: not alive(killed))
-        second = service.workers(2)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: not alive(killed))
+        second = pids(service)
         assert len(first & second) == 1
-        eventually(lambda: not gauge.exists())
+        until(lambda: not gauge.exists())
         redis = redis_pid(service)
         assert service.end() == 0
         assert not any(alive(pid) for pid in (*second, redis))
@@ -221,13 +130,10 @@ def test_two_workers_share_one_redis_and_a_dead_worker_is_replaced(tmp_path: Pat
 @pytest.mark.skipif(sys.platform != "linux", reason="one socket for all workers")
 def test_workers_share_connections_whoever_is_awake(tmp_path: Path) -> None:
     """On a shared socket, the one that has just answered would be the first to accept, again and again."""
-    with running(tmp_path, NEXTCLICK_WORKERS="2") as service:
-        service.workers(2)
-        answered: Counter[str] = Counter()
-        for _ in range(
-            100
-        ):  # one after another: a worker that has just answered would be the first to accept
-            answered[service.get()["pid"]] += 1
+    with running_tiny(tmp_path, workers=2) as service:
+        both = pids(service)
+        answered = Counter(service.ask("GET", "/").pid for _ in range(100))  # one after another
+        assert answered.keys() == both
         assert min(answered.values()) > 20, answered  # less by chance: once in 10 ** 9
 
 
@@ -253,44 +159,47 @@ def test_a_port_belongs_to_one_service_even_before_its_workers_listen() -> None:
 def test_a_request_in_flight_is_finished_while_redis_still_lives(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    with running(tmp_path) as service, ThreadPoolExecutor(1) as client:
-        service.get()
-        answer = client.submit(service.get, "/slow")
-        eventually((tmp_path / "slow-began").exists)
-        assert service.end(number) == 0
-        assert answer.result()["redis"] == "PONG"
+    with running_tiny(tmp_path) as service, ThreadPoolExecutor(1) as client:
+        seen_by(service)
+        answer = client.submit(service.ask, "GET", "/slow")
+        until((tmp_path / "slow-began").exists)
+        service.process.send_signal(number)
+        until(lambda: service.logged("Shutting down"))
+        (tmp_path / "slow-may-end").touch()
+        assert answer.result(DEADLINE_SECONDS).json()["redis"] == "PONG"
+        assert service.process.wait(DEADLINE_SECONDS) == 0
         assert not alive(redis_pid(service))
 
 
 def test_a_redis_that_dies_is_started_again(tmp_path: Path) -> None:
-    with running(tmp_path) as service:
-        url = service.get()["NEXTCLICK_REDIS_URL"]
-        os.kill(int(redis_pid(service)), signal.SIGKILL)
-        eventually(lambda: len(service.logged("embedded redis started")) == 2)
+    with running_tiny(tmp_path) as service:
+        url = seen_by(service)["NEXTCLICK_REDIS_URL"]
+        os.kill(redis_pid(service), signal.SIGKILL)
+        until(lambda: len(service.logged("embedded redis started")) == 2)
         with Redis.from_url(url) as client:
             assert client.ping()
         assert service.end() == 0
 
 
 def test_a_killed_parent_leaves_nothing_behind_and_the_next_one_starts(tmp_path: Path) -> None:
-    with running(tmp_path, NEXTCLICK_WORKERS="2") as service:
+    with running_tiny(tmp_path, workers=2) as service:
         port = service.port
-        workers, seen, redis = service.workers(2), service.get(), redis_pid(service)
+        workers, seen, redis = pids(service), seen_by(service), redis_pid(service)
         with Redis.from_url(seen["NEXTCLICK_REDIS_URL"]) as client:
             client.set("key", "value")
         service.process.kill()
-        eventually(lambda: not any(alive(pid) for pid in (*workers, redis)))
+        until(lambda: not any(alive(pid) for pid in (*workers, redis)))
         # What is left: an empty directory, which is in /tmp where the one of this test is too long a name.
         shutil.rmtree(Path(seen["NEXTCLICK_REDIS_URL"].removeprefix("unix://")).parent)
-    with running(tmp_path, NEXTCLICK_PORT=str(port)) as service:
-        with Redis.from_url(service.get()["NEXTCLICK_REDIS_URL"]) as client:
+    with running_tiny(tmp_path, NEXTCLICK_PORT=str(port)) as service:
+        with Redis.from_url(seen_by(service)["NEXTCLICK_REDIS_URL"]) as client:
             assert client.get("key") == b"value"
         assert service.end() == 0
 
 
 def test_with_a_redis_url_no_redis_is_started(tmp_path: Path, redis_url: str) -> None:
-    with running(tmp_path, REDIS_URL=redis_url) as service:
-        assert service.get()["redis"] == "PONG"
+    with running_tiny(tmp_path, REDIS_URL=redis_url) as service:
+        assert seen_by(service)["redis"] == "PONG"
         assert service.logged("embedded redis started") == []
         assert service.end() == 0
     assert not (tmp_path / "artifacts").exists()
@@ -301,17 +210,17 @@ def test_metrics_of_an_earlier_run_are_cleared_and_nothing_else(tmp_path: Path, 
     metrics.mkdir()
     (metrics / "counter_1.db").touch()
     (metrics / "notes.txt").touch()
-    with running(tmp_path, REDIS_URL=redis_url, NEXTCLICK_METRICS_DIR=str(metrics)) as service:
-        assert service.get()["PROMETHEUS_MULTIPROC_DIR"] == str(metrics)
+    with running_tiny(tmp_path, REDIS_URL=redis_url, NEXTCLICK_METRICS_DIR=str(metrics)) as service:
+        assert seen_by(service)["PROMETHEUS_MULTIPROC_DIR"] == str(metrics)
         assert [file.name for file in metrics.iterdir()] == ["notes.txt"]
         assert service.end() == 0
 
 
 @pytest.mark.parametrize("fails", ["create", "lifespan"])
 def test_an_app_that_cannot_start_ends_the_service(tmp_path: Path, redis_url: str, fails: str) -> None:
-    with running(tmp_path, REDIS_URL=redis_url, TINY_APP_FAILS=fails) as service:
+    with running_tiny(tmp_path, REDIS_URL=redis_url, TINY_APP_FAILS=fails) as service:
         assert service.process.wait(DEADLINE_SECONDS) == 3
-        assert "no app today" in (tmp_path / "log").read_text()
+        assert "no app today" in service.log.read_text()
 
 
 def test_a_taken_port_is_one_clear_line() -> None:

@@ -47,13 +47,6 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-async def tell_in_parts(scope: Scope, receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    for part in (b"one", b"two"):
-        await asyncio.sleep(0.01)
-        await send({"type": "http.response.body", "body": part, "more_body": part == b"one"})
-
-
 @pytest.fixture
 async def connect() -> Connect:
     def connected(app: App) -> tuple[OneWrite, Wire]:
@@ -81,12 +74,22 @@ async def test_an_answer_leaves_in_one_piece(connect: Connect) -> None:
 
 
 async def test_what_is_written_later_leaves_later(connect: Connect) -> None:
+    parts: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def tell_in_parts(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while part := await parts.get():
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"last"})
+
     protocol, wire = connect(tell_in_parts)
     protocol.data_received(REQUEST)
     await turns()
     assert [piece.startswith(b"HTTP/1.1 200 OK\r\n") for piece in wire.written] == [True]
-    await asyncio.sleep(0.1)
-    assert wire.written[1:] == [b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n"]
+    for part in (b"one", b"two", b""):
+        parts.put_nowait(part)
+        await turns()
+    assert wire.written[1:] == [b"3\r\none\r\n", b"3\r\ntwo\r\n", b"4\r\nlast\r\n0\r\n\r\n"]
 
 
 async def test_all_is_written_before_the_connection_closes(

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from service.ranking.retriever import OVER_FETCH, Codes, Items, Kind, Retriever, Scores, Vectors
 from tests.service.bundles import normalised
+from tests.service.processes import DEADLINE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,9 @@ def test_workers_share_the_pages_of_an_index(index: Index, tmp_path: Path) -> No
     index.build(vectors[:1000]).save(small)
     index.build(vectors).save(file)
     worker = [sys.executable, "-c", WORKER, str(small), str(file), index.kind]
-    done = subprocess.run(worker, capture_output=True, text=True, timeout=60, check=True)
-    assert 1024 * int(done.stdout) < file.stat().st_size / 3
+    done = subprocess.run(worker, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
+    # A copy would be all of it; whatever else is allocated does not grow with the index.
+    assert 1024 * int(done.stdout) < file.stat().st_size / 2
 
 
 def test_another_kind_of_index_is_refused(tmp_path: Path) -> None:
