@@ -50,8 +50,8 @@ def publish(
     json_: JsonOption = False,
 ) -> None:
     """Verify a bundle and make it the live one, or try it out; every worker follows within seconds."""
-    from service.live.deployment import DeploymentError, bundle_path
     from service.live import deployment
+    from service.live.deployment import DeploymentError, bundle_path
     from service.ranking.bundle import Bundle, BundleError
     from training.loop.announce import settings_for
 
@@ -89,8 +89,8 @@ def withdraw(
     json_: JsonOption = False,
 ) -> None:
     """End the trial of the challenger or of the shadow."""
-    from service.live.deployment import DeploymentError, read_deployment
     from service.live import deployment
+    from service.live.deployment import DeploymentError, read_deployment
     from training.loop.announce import settings_for
 
     with reported(json_) as console:
@@ -107,8 +107,8 @@ def withdraw(
 @app.command()
 def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
     """Make the previous version live again."""
-    from service.live.deployment import bundle_path, read_deployment
     from service.live import deployment
+    from service.live.deployment import bundle_path, read_deployment
     from service.ranking.bundle import Bundle
     from training.loop.announce import settings_for
 
