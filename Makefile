@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO := artifacts/demo
 export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
 
 .PHONY: demo test check bench clean help
@@ -26,7 +25,7 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	touch $@
 
 demo: $(VENV)/demo.stamp
-	@$(BIN)/python -m training.commands.demo
+	@exec $(BIN)/nextclick demo
 
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
