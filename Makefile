@@ -7,11 +7,13 @@ export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
 .PHONY: demo test check bench clean help
 
 help:
-	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000"
+	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000 (nextclick demo)"
 	@echo "make test    every test"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed and load measurements (see benchmarks/README.md)"
 	@echo "make clean   remove .venv and caches; artifacts/ stays"
+	@echo
+	@echo "All else is the nextclick command's: . $(BIN)/activate && nextclick --help"
 
 # One stamp per set of extras: installing is skipped until pyproject.toml or a pin changes.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
