@@ -2,21 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO := artifacts/demo
 export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
 
 .PHONY: demo test check bench clean help
 
 help:
-	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000"
+	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000 (nextclick demo)"
 	@echo "make test    every test"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed and load measurements (see benchmarks/README.md)"
 	@echo "make clean   remove .venv and caches; artifacts/ stays"
+	@echo
+	@echo "All else is the nextclick command's: . $(BIN)/activate && nextclick --help"
 
 # One stamp per set of extras: installing is skipped until pyproject.toml or a pin changes.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, this is {sys.version}"'
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), f"Python 3.11 to 3.13 is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded,train]"
 	touch $@
@@ -26,7 +27,7 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	touch $@
 
 demo: $(VENV)/demo.stamp
-	@$(BIN)/python -m training.commands.demo
+	@exec $(BIN)/nextclick demo
 
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest --numprocesses 2 --dist worksteal

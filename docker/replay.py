@@ -1,7 +1,7 @@
 """Sends a click log to a running service as if it had all happened up to now.
 
 `replay.py CLICKS.csv URL SESSIONS`: the newest sessions of the log, in the order of their clicks, by
-POST /clicks. Needs Python alone. The log is one of `python -m training demo-store`: session_id, item_id,
+POST /clicks. Needs Python alone. The log is one of `nextclick demo-store`: session_id, item_id,
 timestamp in milliseconds.
 """
 

@@ -194,7 +194,7 @@ print(json.dumps([run for run in runs if run["status"] == "published"]))')
 expect "$new was made and published by a scheduled run" "'$new' in text and len(answer) >= 1" "$published"
 
 # Long before the next run can have a model.
-compose exec -T trainer python -m training rollback
+compose exec -T trainer nextclick rollback
 sleep 5 # the workers follow within this time
 [[ $(champion) == "$old" ]] || fail "rollback made $(champion) live, not $old"
 answer=$(ask GET '/recommend?session_id=smoke')

@@ -31,6 +31,8 @@ COPY docker/trainer.sh docker/trainer.sh
 COPY service service
 COPY models models
 COPY training training
+COPY nextclick nextclick
+RUN printf '#!/bin/sh\nexec python -m nextclick "$@"\n' > /usr/local/bin/nextclick && chmod 755 /usr/local/bin/nextclick
 # There is no git in here: manifests name the commit that is given to the build.
 ARG SOURCE_COMMIT=unknown
 ENV SOURCE_COMMIT=$SOURCE_COMMIT

@@ -14,7 +14,7 @@ from service.process.supervisor import ListenError, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 2 for settings that are wrong, 1 when the service cannot be started."""
+    """Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve next-click recommendations.",
@@ -25,8 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", help="worker processes (NEXTCLICK_WORKERS)")
     parser.add_argument("--print-settings", action="store_true", help="show every setting, and end")
     options = parser.parse_args(arguments)
-    for field in ("host", "port", "workers"):
-        value: str | None = getattr(options, field)
+    return run(options.host, options.port, options.workers, print_settings=options.print_settings)
+
+
+def run(host: str | None, port: str | None, workers: str | None, *, print_settings: bool) -> int:
+    """Returns the exit status: 2 for settings that are wrong, 1 when the service cannot be started."""
+    for field, value in (("host", host), ("port", port), ("workers", workers)):
         if value is not None:
             os.environ[variable(field)] = value  # so that the workers see it too
     try:
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.print_settings:
+    if print_settings:
         print(describe(settings))
         return 0
     logs.configure(settings)

@@ -20,15 +20,16 @@ from prometheus_client import REGISTRY
 from typer.core import TyperGroup
 
 import service.process.metrics  # noqa: F401 (registers the metrics)
+from nextclick.commands import tree
 from service.process.settings import PREFIX, Settings, describe, variable
-from training.__main__ import app
 from training.loop.cron import Cron
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
+README = (ROOT / "README.md").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
-PROGRAM = typer.main.get_command(app)
+PROGRAM = typer.main.get_command(tree(complete=True))
 assert isinstance(PROGRAM, TyperGroup)
 COMMANDS = PROGRAM.commands
 SETTINGS = {variable(field) for field in Settings.model_fields}
@@ -60,10 +61,10 @@ def rows(text: str) -> list[tuple[str, ...]]:
     return [tuple(cell.strip("`") for cell in line.split(" | ")) for line in lines]
 
 
-def trainings(text: str) -> Iterator[list[str]]:
-    """The arguments of every `python -m training ...` in a block, up to what the shell takes for itself."""
+def commands_in(text: str) -> Iterator[list[str]]:
+    """The arguments of every `nextclick ...` in a block, up to what the shell takes for itself."""
     joined = text.replace("\\\n", " ")
-    for found in re.findall(r"python -m training ([^\n]*)", joined):
+    for found in re.findall(r"\bnextclick ([a-z][^\n]*)", joined):
         words = shlex.split(found)
         yield words[: next((i for i, word in enumerate(words) if word.startswith((">", "2>"))), len(words))]
 
@@ -71,7 +72,7 @@ def trainings(text: str) -> Iterator[list[str]]:
 def check_command(words: list[str]) -> None:
     """The command exists, and takes these options; what follows `--` is a command, too."""
     assert words[0] in COMMANDS, words
-    options = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts}
+    options = {"--help", *(option for parameter in COMMANDS[words[0]].params for option in parameter.opts)}
     own, after = words[1:], list[str]()
     if "--" in own:
         own, after = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -137,13 +138,13 @@ def test_alarms_are_a_rules_file() -> None:
 def test_commands_exist_and_take_their_options() -> None:
     """Those of all blocks, and at least one in each kind of block."""
     for language in ("sh", "crontab", "ini"):
-        found = [words for block in blocks(language) for words in trainings(block)]
+        found = [words for block in blocks(language) for words in commands_in(block)]
         assert found, language
         for words in found:
             check_command(words)
 
 
-@pytest.mark.parametrize("words", re.findall(r"`python -m training (.*?)`", GUIDE.replace("\n", " ")))
+@pytest.mark.parametrize("words", re.findall(r"`nextclick ([a-z].*?)`", (GUIDE + README).replace("\n", " ")))
 def test_commands_in_the_text_exist(words: str) -> None:
     check_command(shlex.split(words))
 
@@ -158,7 +159,7 @@ def test_shell_blocks_can_be_parsed(block: str) -> None:
 
 def test_scheduled_times_can_be_parsed() -> None:
     """Those of `schedule` in blocks, and those of the text."""
-    calls = [words for block in blocks("sh") for words in trainings(block) if words[0] == "schedule"]
+    calls = [words for block in blocks("sh") for words in commands_in(block) if words[0] == "schedule"]
     crons = [words[words.index("--cron") + 1] for words in calls]
     crons += [text for text in re.findall(r"`([^`\n]+)`", GUIDE) if len(text.split()) == 5 and "*" in text]
     zones = [words[words.index("--timezone") + 1] for words in calls if "--timezone" in words]
@@ -178,7 +179,7 @@ def test_the_crontab_can_be_parsed() -> None:
     assert Cron.parse(" ".join(entry.split()[:5]), "UTC").expression == "0 3 * * *"
     command = entry.split(None, 5)[5]
     assert "%" not in command, "cron would take it for a line end"
-    assert list(trainings(command)) == [["run", "--config", "retrain.toml"]]
+    assert list(commands_in(command)) == [["run", "--config", "retrain.toml"]]
 
 
 def units() -> dict[str, str]:
@@ -210,7 +211,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     """Where it is installed; what it says is about these units, or there is none of it."""
     analyze = shutil.which("systemd-analyze")
     for name, text in units().items():
-        text = re.sub(r"/srv/nextclick/\.venv/bin/python", sys.executable, text)
+        text = text.replace("/srv/nextclick/.venv/bin/nextclick", f"{sys.executable} -m nextclick")
         (tmp_path / name).write_text(re.sub("(User|WorkingDirectory)=.*\n", "", text))
     assert len(list(tmp_path.iterdir())) == 3
     if analyze is not None:

@@ -35,6 +35,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     publish(artifacts, "v1")
     with running(
         tmp_path_factory.mktemp("service"),
+        *("-m", "nextclick", "serve"),
         NEXTCLICK_ARTIFACTS_DIR=str(artifacts),
         NEXTCLICK_REDIS_TIMEOUT_SECONDS="60",
     ) as service:
@@ -85,18 +86,20 @@ def test_own_clicks_become_a_live_bundle(tmp_path: Path) -> None:
         for session, step in itertools.product(range(1500), range(4))
     ]
     (tmp_path / "clicks.csv").write_text("\n".join([header, *rows]) + "\n")
-    commands = [line for line in SHELL if line.startswith("python -m training")]
-    assert [shlex.split(command)[3] for command in commands] == [
+    commands = [line for line in SHELL if line.startswith("nextclick ")]
+    assert [shlex.split(command)[1] for command in commands] == [
         "prepare",
         "train",
+        "serve",
         "evaluate",
         "publish",
         "rollback",
     ]
+    commands.remove("nextclick serve")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, *shlex.split(command)[1:]]
+        words = [sys.executable, "-m", *shlex.split(command)]
         return subprocess.run(
             words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 import typer
 
-from training.commands import data, live, models, publish, results, search
+from training.commands import data, demo, live, models, publish, results, search
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -13,7 +16,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (data, models, publish, live, search, results):
+for commands in (demo, data, models, publish, live, search, results):
+    for command in commands.app.registered_commands:
+        # Paragraphs, however wide the terminal is: typer breaks lines where the source does.
+        told = inspect.getdoc(command.callback) or ""
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", told)
     app.add_typer(commands.app)
 
 if __name__ == "__main__":

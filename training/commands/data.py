@@ -27,29 +27,36 @@ def _share(text: str) -> float:
 
 
 _LOG = "The log"
-_RULES = "Rules: the RSC15/GRU4Rec protocol, for a log that is yet to be split"
+_RULES = "Rules of the RSC15/GRU4Rec protocol, without --test"
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def prepare(
     context: typer.Context,
     inputs: Annotated[
         list[Path],
         typer.Option(
             "--input",
+            metavar="PATH",
             help="Click log; may be repeated, the files make one log. With --format clicks, a directory.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="The data set: a new directory.")],
     tests: Annotated[
         list[Path] | None,
-        typer.Option("--test", help="Test part of a log that is split already; then nothing is filtered."),
+        typer.Option(
+            "--test",
+            metavar="PATH",
+            help="Test part of a log that is split already; then nothing is filtered.",
+        ),
     ] = None,
     format_: Annotated[
         Format,
         typer.Option(
             "--format",
-            help="csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet;"
+            metavar="FORMAT",
+            help="auto, csv, yoochoose, diginetica, retailrocket, sessions or clicks."
+            " csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet;"
             " sessions: one session a line, needs --test; clicks: what `collect` wrote, ARTIFACTS/clicks, cut"
             " into sessions by --gap-minutes.",
             rich_help_panel=_LOG,
@@ -74,7 +81,9 @@ def prepare(
         list[str] | None,
         typer.Option(
             "--event",
-            help="retailrocket only: an event to keep; may be repeated. [default: view]",
+            metavar="NAME",
+            help="retailrocket only: an event to keep; may be repeated.",
+            show_default="view",
             rich_help_panel=_LOG,
         ),
     ] = None,
@@ -135,7 +144,7 @@ def prepare(
         typer.Option(parser=_share, metavar="SHARE", help="The last training sessions, kept for validation."),
     ] = "10%",  # type: ignore[assignment]
     name: Annotated[
-        str | None, typer.Option(help="Name of the data set. [default: that of the directory]")
+        str | None, typer.Option(help="Name of the data set.", show_default="that of the directory")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the data set --output, if there is one.")
@@ -149,12 +158,12 @@ def prepare(
 
     [bold]Examples[/bold]
 
-    python -m training prepare --input clicks.csv --output artifacts/data/shop
+    nextclick prepare --input clicks.csv --output artifacts/data/shop
 
-    python -m training prepare --input clicks.tsv --output artifacts/data/shop
+    nextclick prepare --input clicks.tsv --output artifacts/data/shop
     --visitor-column uid --item-column sku --time-column ts --test-days 7
 
-    python -m training prepare --format clicks --input artifacts/clicks --output artifacts/data/shop
+    nextclick prepare --format clicks --input artifacts/clicks --output artifacts/data/shop
     """
     from training.data import formats as logs
     from training.data.clicks import COLLECTED, ClicksError, files_of_newest_days
@@ -239,7 +248,7 @@ def prepare(
     console.print(f"{output}: the last {info.n_validation:,} training sessions are for validation")
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def demo_store(
     output: Annotated[
         Path, typer.Option(help="The click log; items.csv, the catalogue, is put beside it.")

@@ -1,70 +1,138 @@
-"""`make demo`: a shop's clicks, a trained model, a running service, and what to type next."""
+"""Something to see in a minute: a shop's clicks, a trained model, a running service, what to type next."""
+
+# Commands import what they need when they run: `--help` shall not wait for it.
 
 from __future__ import annotations
 
 import itertools
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
 
-from service.live.deployment import bundle_path, read_deployment
+import typer
 
+from service.process.parent import stopping_with_us
+from training.commands.data import fail
+from training.commands.models import ArtifactsOption
+
+app = typer.Typer(no_args_is_help=True)
 READY_SECONDS = 60
 EPOCHS = 3
+SIGNALLED = 128  # a shell's exit code for a program that a signal ended: this and the signal's number
 
 
-def main() -> int:
-    """Make what is missing, then serve until Ctrl-C. Returns the service's exit code."""
-    artifacts = Path(os.environ.get("NEXTCLICK_ARTIFACTS_DIR", "artifacts"))
-    demo = artifacts / "demo"
-    if read_deployment(artifacts).champion is None:
-        log, data = demo / "clicks.csv", demo / "data"
-        training("demo-store", "--output", str(log))
-        training("prepare", "--input", str(log), "--output", str(data), "--name", "demo", "--force")
-        training(
-            *("train", "--data", str(data), "--model", "gru4rec", "--artifacts", str(artifacts)),
-            *("--set", f"epochs={EPOCHS}", "--publish"),
-        )
+@app.command(rich_help_panel="Service")
+def demo(artifacts: ArtifactsOption = Path("artifacts")) -> None:
+    """Serve the live bundle; if there is none, first make one of the clicks of a shop that does not exist.
+
+    Ends with Ctrl-C or SIGTERM. Where it listens, and all else, is set by the service's NEXTCLICK_ variables.
+    """
+    from service.live.deployment import read_deployment
+
     host, port = os.environ.get("NEXTCLICK_HOST", "127.0.0.1"), os.environ.get("NEXTCLICK_PORT", "8000")
     url = f"http://{host}:{port}"
-    service = subprocess.Popen([sys.executable, "-m", "service"])
-    try:
+    with Steps({**os.environ, "NEXTCLICK_ARTIFACTS_DIR": str(artifacts)}) as steps:
+        if read_deployment(artifacts).champion is None:
+            make_bundle(steps, artifacts)
+        service = steps.start("service")
         if wait_until_ready(service, url):
             print(greeting(url, artifacts), flush=True)
-        return service.wait()
-    except KeyboardInterrupt:  # the service got it too, and is finishing its requests
-        return service.wait()
+        raise typer.Exit(steps.finish(service))
 
 
-def training(*arguments: str) -> None:
-    """Run one training command, shown as a user would type it; leave with its exit code if it fails."""
-    print("\n$ python -m training", *arguments, flush=True)
-    code = subprocess.call([sys.executable, "-m", "training", *arguments])
-    if code:
-        sys.exit(code)
+class Steps:
+    """Child processes, one at a time, that end when this one is asked to end, or is killed.
+
+    Each has a session of its own: Ctrl-C in a terminal comes here alone, and is passed on once.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._child: subprocess.Popen[bytes] | None = None
+        self._asked: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._pass_on) for number in numbers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._child is not None and self._child.poll() is None:  # something failed here
+            self._child.terminate()
+            self._child.wait()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `python -m` with these arguments."""
+        command = stopping_with_us([sys.executable, "-m", *arguments])
+        self._child = subprocess.Popen(command, env=self._environment, start_new_session=True)
+        if self._asked is not None:  # before there was this child to pass it on to
+            self._child.send_signal(self._asked)
+        return self._child
+
+    def finish(self, child: subprocess.Popen[bytes]) -> int:
+        """Wait for its end. Returns the exit code, as a shell would."""
+        code = child.wait()
+        return code if code >= 0 else SIGNALLED - code
+
+    def run(self, *arguments: str) -> None:
+        """Run one training command, shown as a user would type it; leave with its exit code if it fails."""
+        print("\n$ nextclick", shlex.join(arguments), flush=True)
+        code = self.finish(self.start("training", *arguments))
+        if self._asked is not None:
+            raise typer.Exit(SIGNALLED + self._asked)
+        if code:
+            raise typer.Exit(code)
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        # To the service SIGHUP means: new workers.
+        self._asked = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
+        if self._child is not None:
+            self._child.send_signal(self._asked)
+
+
+def make_bundle(steps: Steps, artifacts: Path) -> None:
+    """A bundle that is live, from nothing."""
+    log, data = artifacts / "demo" / "clicks.csv", artifacts / "demo" / "data"
+    steps.run("demo-store", "--output", str(log))
+    steps.run("prepare", "--input", str(log), "--output", str(data), "--name", "demo", "--force")
+    steps.run(
+        *("train", "--data", str(data), "--model", "gru4rec", "--artifacts", str(artifacts)),
+        *("--set", f"epochs={EPOCHS}", "--publish"),
+    )
 
 
 def wait_until_ready(service: subprocess.Popen[bytes], url: str) -> bool:
-    """Whether the service became ready; False when it left instead. Raises `TimeoutError`."""
+    """Whether the service became ready; False when it left instead. Leaves with 1 when it does neither."""
     deadline = time.monotonic() + READY_SECONDS
     while service.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/health/ready", timeout=1):
                 return True
-        except (urllib.error.URLError, TimeoutError):
+        except (OSError, HTTPException):
             if time.monotonic() > deadline:
-                service.terminate()
-                raise TimeoutError(f"{url}/health/ready did not answer in {READY_SECONDS} s") from None
+                fail(f"{url}/health/ready did not answer in {READY_SECONDS} s", code=1)
             time.sleep(0.2)
     return False
 
 
 def greeting(url: str, artifacts: Path) -> str:
     """Three commands to paste: two clicks on popular items, then what comes next."""
+    from service.live.deployment import bundle_path, read_deployment
+
     champion = read_deployment(artifacts).champion
     assert champion is not None
     with (bundle_path(artifacts, champion) / "items.txt").open() as items:
@@ -77,7 +145,3 @@ Nextclick serves {champion} at {url}  (all calls: {url}/docs; Ctrl-C stops it)
   {click} '{{"item_id": "{second}"}}'
   curl -s '{url}/recommend?session_id=me'
 """
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 TERMINATED = 143
+ENDLESS = ("demo", "serve")
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def collect(
     batch: Annotated[
         int, typer.Option(min=1, help="Entries of the log in memory, and in one commit.")
@@ -76,7 +77,7 @@ def collect(
         )
 
 
-@app.command()
+@app.command(rich_help_panel="Live")
 def run(
     config: Annotated[Path, typer.Option(help="retrain.toml: it names every setting, with its default.")],
     new: Annotated[
@@ -123,7 +124,7 @@ def run(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel="Live")
 def schedule(
     context: typer.Context,
     cron: Annotated[
@@ -137,7 +138,8 @@ def schedule(
         list[str] | None,
         typer.Argument(
             metavar="COMMAND",
-            help="After --: any command of this program. [default: run --config retrain.toml]",
+            help="After --: any command of this program that ends.",
+            show_default="run --config retrain.toml",
         ),
     ] = None,
     timezone: Annotated[str, typer.Option(help="Of --cron, like Europe/Berlin.")] = "UTC",
@@ -155,9 +157,9 @@ def schedule(
 
     [bold]Examples[/bold]
 
-    python -m training schedule --cron '0 3 * * *' --timezone Europe/Berlin
+    nextclick schedule --cron '0 3 * * *' --timezone Europe/Berlin
 
-    python -m training schedule --cron '*/10 * * * *' -- collect
+    nextclick schedule --cron '*/10 * * * *' -- collect
     """
     from training.loop.cron import Cron, ScheduleError
     from training.loop.runner import Runner
@@ -198,12 +200,14 @@ def _parse(context: typer.Context, words: tuple[str, ...]) -> None:
 
     program = context.find_root().command
     assert isinstance(program, TyperGroup)
+    if words[0] in ENDLESS:
+        raise ScheduleError(f"{words[0]!r} runs until it is stopped: a schedule is for commands that end")
     if words[0] not in program.commands:
         raise ScheduleError(f"{words[0]!r}: there is no such command; --help lists them all")
     program.commands[words[0]].make_context(words[0], list(words[1:]), context.find_root())
 
 
-@app.command()
+@app.command(rich_help_panel="Live")
 def prune(
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest stay, beside the deployed ones.")],
     artifacts: ArtifactsOption = Path("artifacts"),

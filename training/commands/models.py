@@ -42,7 +42,9 @@ IndexOption = Annotated[
 ]
 MaxIndexOption = Annotated[
     float | None,
-    typer.Option("--max-index-mb", min=0, help="Millions of bytes that the index may take; default: any."),
+    typer.Option(
+        "--max-index-mb", min=0, help="Millions of bytes that the index may take.", show_default="any"
+    ),
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
@@ -50,7 +52,7 @@ ThreadsOption = Annotated[
 CORES = os.cpu_count() or 1
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def train(
     data: DataOption,
     model: Annotated[str, typer.Option(help="What `models` lists: niser, gru4rec, vmis_knn, …")],
@@ -139,7 +141,7 @@ def train(
         _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "test")
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def models(
     name: Annotated[
         str | None, typer.Argument(help="One model: its docstring, and all that can be `--set`.")
@@ -197,7 +199,7 @@ def _table(cards: list[Card]) -> Table:
     return table
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="A bundle's directory.")],
     data: DataOption,
@@ -240,9 +242,11 @@ def evaluate(
         print(json.dumps(result, indent=None if json_ else 2))
 
 
-@app.command()
+@app.command(rich_help_panel="Results")
 def popularity(
-    bundle: Annotated[list[Path], typer.Option(help="A bundle's directory; repeat it to compare.")],
+    bundle: Annotated[
+        list[Path], typer.Option(metavar="PATH", help="A bundle's directory; repeat it to compare.")
+    ],
     data: DataOption,
     results: Annotated[Path, typer.Option(help="Gets <dataset>/popularity.svg and popularity.json.")],
     threads: ThreadsOption = CORES,
@@ -273,7 +277,7 @@ def popularity(
             console.print(f"wrote {place / 'popularity.svg'} and {place / 'popularity.json'}")
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def export(
     checkpoint: Annotated[Path, typer.Option(help="A run's select.pt or refit.pt.")],
     data: DataOption,

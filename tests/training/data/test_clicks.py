@@ -59,7 +59,7 @@ def test_no_clicks_are_an_error_that_says_what_to_do(tmp_path: Path, commit: Com
     if commit:
         write_commit(tmp_path, commit)
     assert read_commit(tmp_path) == Commit()
-    with pytest.raises(ClicksError, match="no clicks are collected yet: run `python -m training collect`"):
+    with pytest.raises(ClicksError, match="no clicks are collected yet: run `nextclick collect`"):
         files_of_newest_days(tmp_path, None)
 
 
