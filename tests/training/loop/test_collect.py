@@ -210,7 +210,7 @@ def test_random_kills_lose_nothing_and_double_nothing(shop: Shop) -> None:
     numbers = random.Random(5)
     shoppers = Shoppers(shop)
     shoppers.start()
-    for _ in range(8):
+    for _ in range(6):
         there = len(shoppers.acknowledged) + 400  # ten batches for the collection at least
         shoppers.want(there + 400)
         until(partial(shoppers.have_clicked, there))
