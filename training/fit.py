@@ -52,7 +52,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedOrCounted:
     """A model that was trained or counted, and what the result says of how."""
 
     model: SessionEncoder | Counted
@@ -64,7 +64,7 @@ class Learned:
 
 
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
-    """Train or count `model` on `data`; what can be served leaves a bundle in `artifacts/bundles/`.
+    """Train or count `model` on `data`; if it can be served, a verified bundle lies in `artifacts/bundles/`.
 
     With `refit` the bundle holds a model of training and validation sessions, trained for the number of
     epochs that validation chose, or for `refit_epochs` chosen earlier.
@@ -117,7 +117,9 @@ def export_checkpoint(
     return _export(model, provenance, data, artifacts, None, index)
 
 
-def _train(model: str, data: Dataset, options: FitOptions, recipe: Recipe, watcher: Watcher) -> Learned:
+def _train(
+    model: str, data: Dataset, options: FitOptions, recipe: Recipe, watcher: Watcher
+) -> TrainedOrCounted:
     config = RunConfig(
         model=model,
         data_fingerprint=data.info.fingerprint,
@@ -158,7 +160,7 @@ def _train(model: str, data: Dataset, options: FitOptions, recipe: Recipe, watch
         last = run_phase("refit", for_epochs, data.train_all, None)
     histories = {phase: trained.history for phase, trained in phases.items()}
     seconds = sum(r["train_seconds"] + r["validation_seconds"] for h in histories.values() for r in h)
-    return Learned(
+    return TrainedOrCounted(
         last.model,
         {"precision": options.precision, "threads": options.threads, "recipe": dataclasses.asdict(recipe)},
         last.epochs,
@@ -168,11 +170,11 @@ def _train(model: str, data: Dataset, options: FitOptions, recipe: Recipe, watch
     )
 
 
-def _count(baseline: str, data: Dataset, options: FitOptions) -> Learned:
+def _count(baseline: str, data: Dataset, options: FitOptions) -> TrainedOrCounted:
     started = perf_counter()
     counted = find_baseline(baseline)(data.train_all if options.refit else data.train, **options.hyper)
     seconds = round(perf_counter() - started, 1)
-    return Learned(counted, {"threads": 1, "recipe": None}, 0, seconds, 0, {})
+    return TrainedOrCounted(counted, {"threads": 1, "recipe": None}, 0, seconds, 0, {})
 
 
 def _provenance(
