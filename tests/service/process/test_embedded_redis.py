@@ -141,7 +141,8 @@ def test_data_that_cannot_be_read_is_an_error_that_names_the_log(tmp_path: Path)
     (data / "appendonly.aof").write_bytes(b"*nonsense\r\n" * 10)
     with pytest.raises(EmbeddedRedisError, match=r"redis\.log"), EmbeddedRedis(data):
         pass
-    assert (data / "appendonly.aof").read_bytes().startswith(b"*nonsense")
+    (kept,) = data.rglob("appendonly.aof")  # from 7.0 on in a folder of its own
+    assert kept.read_bytes().startswith(b"*nonsense")
 
 
 def test_one_that_hangs_is_killed(tmp_path: Path) -> None:
