@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 PATIENT = 60.0  # seconds, that only a failure reaches
 PING = [("PING",)]
+MakeLink = Callable[..., RedisLink]
 
 
 @pytest.fixture
@@ -35,10 +36,22 @@ def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture
-async def link(redis_url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink(Settings(redis_timeout_seconds=PATIENT), redis_url, ())
-    yield link
-    await link.close()
+async def make_link() -> AsyncIterator[MakeLink]:
+    """Makes links, and closes them."""
+    links = []
+
+    def make(url: str, timeout_seconds: float = PATIENT, clock: StillClock | None = None) -> RedisLink:
+        links.append(RedisLink(Settings(redis_timeout_seconds=timeout_seconds), url, (), clock=clock))
+        return links[-1]
+
+    yield make
+    for link in links:
+        await link.close()
+
+
+@pytest.fixture
+def link(make_link: MakeLink, redis_url: str) -> RedisLink:
+    return make_link(redis_url)
 
 
 async def turns() -> None:
@@ -65,27 +78,25 @@ async def test_every_caller_gets_its_own_replies(link: RedisLink) -> None:
     await asyncio.gather(*(echo(number) for number in range(500)))
 
 
-async def test_callers_share_one_connection(own_redis: EmbeddedRedis) -> None:
-    link = RedisLink(Settings(redis_timeout_seconds=PATIENT), own_redis.url, ())
+async def test_callers_share_one_connection(make_link: MakeLink, own_redis: EmbeddedRedis) -> None:
+    link = make_link(own_redis.url)
     await asyncio.gather(*(link.run(lambda: list(PING)) for _ in range(50)))
     assert len(connections(own_redis)) == 1
-    await link.close()
 
 
-async def test_callers_of_one_turn_share_one_packet(own_redis: EmbeddedRedis) -> None:
-    link = RedisLink(Settings(redis_timeout_seconds=PATIENT), own_redis.url, ())
+async def test_callers_of_one_turn_share_one_packet(make_link: MakeLink, own_redis: EmbeddedRedis) -> None:
+    link = make_link(own_redis.url)
     await link.run(lambda: list(PING))
     with Redis.from_url(own_redis.url) as client:
         client.config_resetstat()
         assert await asyncio.gather(*(link.run(lambda: list(PING)) for _ in range(50))) == [["PONG"]] * 50
         stats = client.info("stats")
     assert stats["total_reads_processed"] <= 1 + 2, "ours, and those of this client"
-    await link.close()
 
 
-async def test_each_call_has_a_deadline_of_its_own(own_redis: EmbeddedRedis) -> None:
+async def test_each_call_has_a_deadline_of_its_own(make_link: MakeLink, own_redis: EmbeddedRedis) -> None:
     clock = StillClock()
-    link = RedisLink(Settings(redis_timeout_seconds=0.2), own_redis.url, (), clock=clock)
+    link = make_link(own_redis.url, 0.2, clock)
     await link.run(lambda: list(PING))
     ended: dict[int, int] = {}
 
@@ -105,15 +116,14 @@ async def test_each_call_has_a_deadline_of_its_own(own_redis: EmbeddedRedis) -> 
     assert list(ended) == [0, 50, 100, 300]
     for begin, end in ended.items():
         assert 200 <= end - begin <= 200 + 4, "the deadline, and the time that is given to read once more"
-    await link.close()
 
 
 @pytest.mark.parametrize("is_connected", [True, False])
 async def test_a_hanging_redis_costs_each_call_its_timeout_and_no_more(
-    own_redis: EmbeddedRedis, is_connected: bool
+    make_link: MakeLink, own_redis: EmbeddedRedis, is_connected: bool
 ) -> None:
     clock = StillClock()
-    link = RedisLink(Settings(redis_timeout_seconds=0.05), own_redis.url, (), clock=clock)
+    link = make_link(own_redis.url, 0.05, clock)
     if is_connected:
         await link.run(lambda: list(PING))
     with stopped(own_redis.pid):
@@ -127,14 +137,15 @@ async def test_a_hanging_redis_costs_each_call_its_timeout_and_no_more(
         async with asyncio.timeout(PATIENT):
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
-    await link.close()
 
 
 @pytest.mark.parametrize("is_connected", [True, False])
-async def test_a_busy_loop_is_not_taken_for_a_hanging_redis(redis_url: str, is_connected: bool) -> None:
+async def test_a_busy_loop_is_not_taken_for_a_hanging_redis(
+    make_link: MakeLink, redis_url: str, is_connected: bool
+) -> None:
     """An answer that arrived in time counts, however late the loop comes to read it."""
     clock = StillClock()
-    link = RedisLink(Settings(redis_timeout_seconds=0.05), redis_url, (), clock=clock)
+    link = make_link(redis_url, 0.05, clock)
     if is_connected:
         await link.run(lambda: list(PING))
     calling = asyncio.create_task(link.run(lambda: [("ECHO", "late")]))
@@ -142,15 +153,14 @@ async def test_a_busy_loop_is_not_taken_for_a_hanging_redis(redis_url: str, is_c
     clock.move_to(10)  # the loop had other things to do
     async with asyncio.timeout(PATIENT):
         assert await calling == ["late"]
-    await link.close()
 
 
 @pytest.mark.parametrize("is_connected", [True, False])
 async def test_a_late_loop_waits_once_more_for_as_long_as_it_was_late(
-    own_redis: EmbeddedRedis, is_connected: bool
+    make_link: MakeLink, own_redis: EmbeddedRedis, is_connected: bool
 ) -> None:
     clock = StillClock()
-    link = RedisLink(Settings(redis_timeout_seconds=1), own_redis.url, (), clock=clock)
+    link = make_link(own_redis.url, 1, clock)
     if is_connected:
         await link.run(lambda: list(PING))
     with stopped(own_redis.pid):
@@ -164,7 +174,6 @@ async def test_a_late_loop_waits_once_more_for_as_long_as_it_was_late(
         with pytest.raises(StoreUnavailable, match="no answer"):
             async with asyncio.timeout(PATIENT):
                 await calling
-    await link.close()
 
 
 async def test_a_refusal_is_the_reply_of_its_own_command(link: RedisLink) -> None:
@@ -174,25 +183,26 @@ async def test_a_refusal_is_the_reply_of_its_own_command(link: RedisLink) -> Non
         value(bad)
 
 
-async def test_a_call_that_gave_up_leaves_its_reply_to_nobody(own_redis: EmbeddedRedis) -> None:
+async def test_a_call_that_gave_up_leaves_its_reply_to_nobody(
+    make_link: MakeLink, own_redis: EmbeddedRedis
+) -> None:
     clock = StillClock()
-    link = RedisLink(Settings(redis_timeout_seconds=0.1), own_redis.url, (), clock=clock)
+    link = make_link(own_redis.url, 0.1, clock)
     assert await link.run(lambda: [("ECHO", "first")]) == ["first"]
     with stopped(own_redis.pid):
         await give_up(link, clock)
     assert await link.run(lambda: [("ECHO", "next")]) == ["next"]
     assert len(connections(own_redis)) == 1
-    await link.close()
 
 
 @pytest.mark.parametrize(
     ("silent_seconds", "is_given_up"), [(SILENCE_SECONDS - 0.1, False), (SILENCE_SECONDS + 0.1, True)]
 )
 async def test_a_connection_that_stays_silent_is_given_up(
-    own_redis: EmbeddedRedis, silent_seconds: float, is_given_up: bool
+    make_link: MakeLink, own_redis: EmbeddedRedis, silent_seconds: float, is_given_up: bool
 ) -> None:
     clock = StillClock()
-    link = RedisLink(Settings(redis_timeout_seconds=0.15), own_redis.url, (), clock=clock)
+    link = make_link(own_redis.url, 0.15, clock)
     await link.run(lambda: list(PING))
     first = connections(own_redis)
     with stopped(own_redis.pid):
@@ -204,7 +214,6 @@ async def test_a_connection_that_stays_silent_is_given_up(
         while (now := connections(own_redis)) & first and is_given_up:  # until Redis has noticed
             await asyncio.sleep(0.01)
     assert (now == first) is not is_given_up
-    await link.close()
 
 
 async def give_up(link: RedisLink, clock: StillClock) -> None:
@@ -217,29 +226,30 @@ async def give_up(link: RedisLink, clock: StillClock) -> None:
         await calling
 
 
-async def test_it_says_who_it_is_and_which_database_it_wants(own_redis: EmbeddedRedis) -> None:
+async def test_it_says_who_it_is_and_which_database_it_wants(
+    make_link: MakeLink, own_redis: EmbeddedRedis
+) -> None:
     secret = "a secret / with @ signs"
     with Redis.from_url(own_redis.url, db=3) as client:
         client.set("where", "in three")
         client.acl_setuser("shop", enabled=True, passwords=[f"+{secret}"], commands=["+@all"], keys=["*"])
         client.config_set("requirepass", secret)
     socket = own_redis.url
-    settings = Settings(redis_timeout_seconds=PATIENT)
     for query in (f"db=3&password={quote(secret)}", f"db=3&username=shop&password={quote(secret)}"):
-        link = RedisLink(settings, f"{socket}?{query}", ())
+        link = make_link(f"{socket}?{query}")
         assert await link.run(lambda: [("GET", "where")]) == ["in three"]
-        await link.close()
-    link = RedisLink(settings, f"{socket}?password=wrong", ())
+    link = make_link(f"{socket}?password=wrong")
     with pytest.raises(StoreUnavailable, match="WRONGPASS"):
         await link.run(lambda: [("PING",)])
-    await link.close()
 
 
-async def test_a_handshake_without_an_answer_leaves_no_connection_behind(own_redis: EmbeddedRedis) -> None:
+async def test_a_handshake_without_an_answer_leaves_no_connection_behind(
+    make_link: MakeLink, own_redis: EmbeddedRedis
+) -> None:
     with Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
     url = f"{own_redis.url}?password=secret"
-    link = RedisLink(Settings(redis_timeout_seconds=0.05), url, ())
+    link = make_link(url, 0.05)
     with stopped(own_redis.pid):
         for _ in range(5):
             with pytest.raises(StoreUnavailable, match="no answer"):
@@ -249,7 +259,6 @@ async def test_a_handshake_without_an_answer_leaves_no_connection_behind(own_red
             while client.info("clients")["connected_clients"] > 1:  # this one
                 await asyncio.sleep(0.02)
         assert client.info("clients")["connected_clients"] == 1
-    await link.close()
 
 
 def test_tls_follows_from_the_url() -> None:

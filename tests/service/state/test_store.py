@@ -42,8 +42,8 @@ async def make_store(redis_url: str) -> AsyncIterator[MakeStore]:
     """Makes stores on an empty Redis, with any settings, and closes them."""
     stores = []
 
-    def make(url: str = redis_url, **changed: object) -> SessionStore:
-        stores.append(SessionStore(settings_with(**changed), url))
+    def make(url: str = redis_url, clock: StillClock | None = None, **changed: object) -> SessionStore:
+        stores.append(SessionStore(settings_with(**changed), url, clock=clock))
         return stores[-1]
 
     yield make
@@ -529,9 +529,11 @@ async def test_passwords_are_not_shown_in_errors(make_store: MakeStore) -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(own_redis: EmbeddedRedis) -> None:
+async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(
+    make_store: MakeStore, own_redis: EmbeddedRedis
+) -> None:
     clock = StillClock()
-    store = SessionStore(settings_with(redis_timeout_seconds=1), own_redis.url, clock=clock)
+    store = make_store(own_redis.url, clock, redis_timeout_seconds=1)
     sessions = [f"s{i}" for i in range(20)]
     for session in sessions:
         await store.append(session, Click(f"item of {session}", 1.0))
@@ -546,7 +548,6 @@ async def test_after_a_hang_no_late_reply_is_taken_for_another_answer(own_redis:
         for session in reversed(sessions):
             [click] = await store.read(session)
             assert click.item_id == f"item of {session}"
-    await store.close()
 
 
 async def test_a_cancelled_call_leaves_no_reply_behind(
