@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +16,7 @@ from service.live.snapshot import bucket
 from service.process.settings import Settings
 from tests.service.bundles import Shop
 from tests.service.processes import DEADLINE_SECONDS
-from tests.service.serving import ADMIN, Serving, item_ids, serving
+from tests.service.serving import ADMIN, Serving, item_ids, serving, until
 
 pytestmark = pytest.mark.anyio
 
@@ -33,12 +32,6 @@ def published(artifacts: Path) -> Path:
     NEW.write(artifacts, "v2")
     publish(artifacts, "v1")
     return artifacts
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def loaded(service: Serving, *versions: str) -> None:

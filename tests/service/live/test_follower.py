@@ -14,7 +14,7 @@ from service.live.deployment import FILE, DeploymentError, bundle_path, hide, pu
 from service.live.follower import DeploymentFollower
 from service.ranking.bundle import ITEMS, BundleError
 from tests.service.bundles import Shop
-from tests.service.processes import DEADLINE_SECONDS
+from tests.service.serving import until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,15 +34,11 @@ async def following(artifacts: Path) -> AsyncIterator[DeploymentFollower]:
 
 
 async def version_becomes(follower: DeploymentFollower, version: str) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while serves(follower) != version:
-            await asyncio.sleep(POLL_SECONDS)
+    await until(lambda: serves(follower) == version)
 
 
 async def error_becomes(follower: DeploymentFollower, part: str) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while part not in (follower.error or ""):
-            await asyncio.sleep(POLL_SECONDS)
+    await until(lambda: part in (follower.error or ""))
 
 
 def serves(follower: DeploymentFollower) -> str | None:
