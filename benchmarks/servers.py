@@ -3,8 +3,8 @@
     python -m benchmarks.servers --workers 2 --granian granian-venv/bin/granian
 
 Each answers every request with the same 1,500 bytes, about what 20 recommended items take, and does nothing
-else: uvicorn as it comes, the service's own way to run it (`service.process.supervisor`: answers in one write, a
-socket for each worker), and granian, where it is installed.
+else: uvicorn as it comes, the service's own way to run it (`service.process.supervisor`: one write an answer,
+a socket for each worker), and granian, where it is installed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.floating]
 
 
 class Counted(Protocol):
-    """A baseline that was counted; a `service.ranking.neighbours.Neighbours` is one that can be served, too."""
+    """A baseline that was counted; `service.ranking.neighbours.Neighbours` is one that can be served, too."""
 
     @property
     def n_items(self) -> int: ...
