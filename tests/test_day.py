@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.live.deployment import read_deployment
-from tests.service.processes import DEADLINE_SECONDS, Service, running, until
+from tests.service.processes import Service, running
+from tests.waiting import DEADLINE_SECONDS, until
 from training.data.clicks import read_commit
 from training.data.demo_store import write_demo_store
 

@@ -18,7 +18,8 @@ import pytest
 from service.live.deployment import bundle_path, publish, read_deployment
 from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
-from tests.service.processes import running, until
+from tests.service.processes import running
+from tests.waiting import until
 from training.report.write import known_models
 
 ROOT = Path(__file__).parents[1]

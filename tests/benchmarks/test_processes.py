@@ -14,7 +14,7 @@ from redis import Redis
 from benchmarks.load.processes import CpuMeter, free_port, started
 from benchmarks.load.torchserve import torchserve
 from service.process.embedded_redis import EmbeddedRedis
-from tests.waiting import until
+from tests.waiting import alive, until
 
 # It serves from a child, as TorchServe does, and leaves it alone when it is stopped.
 PARENT = """
@@ -31,14 +31,6 @@ print("done", flush=True)
 signal.pause()
 """
 PARENT_OF_BUSY = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there, and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_processor_time_of_descendants_counts_and_that_of_redis_apart(

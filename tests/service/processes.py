@@ -1,4 +1,4 @@
-"""Running processes: the service as its users start it, and what tests do to it and to its Redis."""
+"""Running processes: the service as its users start it, and who of its workers answers."""
 
 from __future__ import annotations
 
@@ -8,46 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-DEADLINE_SECONDS = 60.0  # only what will never come to pass takes so long
+from tests.waiting import DEADLINE_SECONDS, until
+
 ROOT = Path(__file__).parents[2]
-T = TypeVar("T")
-
-
-def until(probe: Callable[[], T | None]) -> T:
-    """What `probe` finds, once it finds something; a server that is not there yet is asked again."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while True:
-        with suppress(ConnectionError, HTTPException):
-            if found := probe():
-                return found
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that hangs: it is there, and does not answer."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def peer(connection: socket.socket) -> int | None:

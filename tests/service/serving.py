@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from service.live.trending import Trending
 from service.process.settings import Settings
 from service.recommender import Recommender
 from service.state.store import SessionStore
-from tests.service.processes import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS
 
 PATIENT = DEADLINE_SECONDS  # on a busy machine only the tests of the time-out itself should meet it
 ADMIN = {"X-API-Key": "admin-key"}
@@ -76,13 +75,6 @@ async def serving(artifacts: Path, redis_url: str, **changed: object) -> AsyncIt
     ):
         state = app.state
         yield Serving(client, state.follower, state.recommender, state.trending, state.store)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop go on until something holds."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def recommender_of(store: SessionStore, follower: DeploymentFollower, trending: Trending) -> Recommender:

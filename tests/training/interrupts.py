@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DEADLINE_SECONDS = 120  # that only a failure reaches
+from tests.waiting import DEADLINE_SECONDS
 
 
 def heed_interrupts() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.service.processes import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS
 
 Header = tuple[str, str]
 

@@ -16,11 +16,11 @@ from redis import Redis
 from service.live.deployment import publish
 from tests.service.bundles import Shop
 from tests.service.serving import ADMIN, Serving, item_ids, serving
+from tests.waiting import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
 SHOP = Shop.make()
-TRENDING_DEADLINE_SECONDS = 5
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ async def test_trending(shop: Serving) -> None:
     for session in ("a", "b"):
         await shop.click(session, "i9", "not in the shop")
     await shop.click("c", "i8")
-    async with asyncio.timeout(TRENDING_DEADLINE_SECONDS):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         while len(found := item_ids((await shop.client.get("/trending")).json())) < 2:
             await asyncio.sleep(0.01)
     assert found == ["i9", "i8"]
@@ -234,7 +234,7 @@ async def test_a_service_without_a_model_takes_clicks_and_gets_ready_by_itself(
         assert answer.json() == {"session_id": "s", "length": 1, "duplicate": False, "recommendations": None}
         SHOP.write(artifacts, "v1")
         publish(artifacts, "v1")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while (await service.client.get("/health/ready")).status_code != 200:
                 await asyncio.sleep(0.01)
         assert item_ids(await service.recommend("s")) == SHOP.nearest(["i5"])

@@ -10,8 +10,8 @@ import pytest
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
 from tests.service.bundles import Shop
-from tests.service.processes import DEADLINE_SECONDS, stopped
 from tests.service.serving import serving
+from tests.waiting import DEADLINE_SECONDS, stopped
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,8 @@ from service.live.deployment import challenge, hide, publish, rollback, shadow, 
 from service.live.snapshot import bucket
 from service.process.settings import Settings
 from tests.service.bundles import Shop
-from tests.service.processes import DEADLINE_SECONDS
-from tests.service.serving import ADMIN, Serving, item_ids, serving, until
+from tests.service.serving import ADMIN, Serving, item_ids, serving
+from tests.waiting import DEADLINE_SECONDS, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ def published(artifacts: Path) -> Path:
 
 async def loaded(service: Serving, *versions: str) -> None:
     """Wait until these versions are loaded, and no other."""
-    await until(lambda: {m.version for m in service.follower.current.bundles.values()} == set(versions))
+    await eventually(lambda: {m.version for m in service.follower.current.bundles.values()} == set(versions))
 
 
 async def live_quality(service: Serving) -> dict[str, dict[str, float | None]]:
@@ -208,7 +208,7 @@ async def test_a_shadow_is_judged_beside_the_champion_and_never_answers(
             await service.click(session, "i5")
             assert item_ids(await service.recommend(session)) == OLD.nearest(["i5"])
             (key,) = redis_client.scan_iter(f"shown:*:{session}")
-            await until(lambda key=key: "v2" in redis_client.hgetall(key))  # type: ignore[misc]
+            await eventually(lambda key=key: "v2" in redis_client.hgetall(key))  # type: ignore[misc]
             await service.click(session, only_new)
         quality = await live_quality(service)
         assert (quality["v1"]["judged"], quality["v1"]["hit_rate@20"]) == (5, 0)
@@ -270,7 +270,7 @@ async def test_a_change_by_one_worker_is_followed_by_the_others(published: Path,
             assert answer.status_code == 200
             await loaded(other, version)
         assert (await one.client.put("/admin/hidden/i7", headers=ADMIN)).is_success
-        await until(lambda: other.follower.current.hidden == {"i7"})
+        await eventually(lambda: other.follower.current.hidden == {"i7"})
 
 
 def test_by_default_workers_follow_well_within_five_seconds() -> None:

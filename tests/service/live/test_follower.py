@@ -14,7 +14,7 @@ from service.live.deployment import FILE, DeploymentError, bundle_path, hide, pu
 from service.live.follower import DeploymentFollower
 from service.ranking.bundle import ITEMS, BundleError
 from tests.service.bundles import Shop
-from tests.service.serving import until
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -34,11 +34,11 @@ async def following(artifacts: Path) -> AsyncIterator[DeploymentFollower]:
 
 
 async def version_becomes(follower: DeploymentFollower, version: str) -> None:
-    await until(lambda: serves(follower) == version)
+    await eventually(lambda: serves(follower) == version)
 
 
 async def error_becomes(follower: DeploymentFollower, part: str) -> None:
-    await until(lambda: part in (follower.error or ""))
+    await eventually(lambda: part in (follower.error or ""))
 
 
 def serves(follower: DeploymentFollower) -> str | None:

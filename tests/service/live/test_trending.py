@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from service.process.settings import Settings
 from service.state import keys
 from service.state.store import Click, SessionStore
 from tests.service.serving import serving
+from tests.waiting import DEADLINE_SECONDS, eventually
 
 pytestmark = pytest.mark.anyio
 
-DEADLINE_SECONDS = 60  # only a failure reaches it
 REFRESH_SECONDS = 0.005
 
 
@@ -42,12 +42,6 @@ async def following(redis_url: str) -> AsyncIterator[tuple[SessionStore, Trendin
         await store.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0
 
@@ -65,17 +59,17 @@ async def test_trending_that_cannot_be_read_does_not_hide_the_click_log(
 ) -> None:
     async with following(redis_url) as (store, trending):
         await store.append("s", Click("a", time.time()))
-        await until(lambda: items(trending) == ["a"])
+        await eventually(lambda: items(trending) == ["a"])
         counts, _ = keys.trending(0)
         redis_client.set(counts, "no sorted set")
         failed, log_failed = errors("trending"), errors("click_log")
-        await until(lambda: errors("trending") > failed)
+        await eventually(lambda: errors("trending") > failed)
         redis_client.xadd(keys.click_log(0), {"seq": 2})
-        await until(lambda: metric("nextclick_click_log_entries") == 2)
+        await eventually(lambda: metric("nextclick_click_log_entries") == 2)
         assert errors("click_log") == log_failed
         assert items(trending) == ["a"], "the copy outlives it"
         redis_client.delete(counts)
-        await until(lambda: items(trending) == [])
+        await eventually(lambda: items(trending) == [])
 
 
 async def test_a_click_log_that_cannot_be_read_does_not_stop_trending(
@@ -83,18 +77,18 @@ async def test_a_click_log_that_cannot_be_read_does_not_stop_trending(
 ) -> None:
     async with following(redis_url) as (store, trending):
         await store.append("s", Click("a", time.time()))
-        await until(lambda: items(trending) == ["a"])
+        await eventually(lambda: items(trending) == ["a"])
         redis_client.set(keys.click_log(0), "no stream")
         failed, trending_failed = errors("click_log"), errors("trending")
-        await until(lambda: errors("click_log") > failed)
+        await eventually(lambda: errors("click_log") > failed)
         counts, _ = keys.trending(0)
         redis_client.zadd(counts, {"b": 9})
-        await until(lambda: items(trending) == ["b", "a"])
+        await eventually(lambda: items(trending) == ["b", "a"])
         assert errors("trending") == trending_failed
 
 
 async def test_the_service_follows_both(artifacts: Path, redis_url: str) -> None:
     async with serving(artifacts, redis_url, shards=1) as service:
         await service.click("s", "a", "a", "a", "a", "a", "a", "a")
-        await until(lambda: items(service.trending) == ["a"])
-        await until(lambda: metric("nextclick_click_log_entries") == 7)
+        await eventually(lambda: items(service.trending) == ["a"])
+        await eventually(lambda: metric("nextclick_click_log_entries") == 7)

@@ -22,7 +22,8 @@ from service.process.embedded_redis import (
     what_to_install,
 )
 from service.process.settings import Settings
-from tests.service.processes import DEADLINE_SECONDS, ROOT, alive
+from tests.service.processes import ROOT
+from tests.waiting import DEADLINE_SECONDS, alive
 
 
 def connect(server: EmbeddedRedis) -> Redis:

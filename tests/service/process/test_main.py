@@ -19,7 +19,8 @@ import pytest
 from redis import Redis
 
 from service.process.supervisor import ListenError, listen
-from tests.service.processes import DEADLINE_SECONDS, Service, alive, clean_environment, running, until
+from tests.service.processes import Service, clean_environment, running
+from tests.waiting import DEADLINE_SECONDS, alive, until
 
 # An app that tells what a worker sees; `service.http.app` has its own tests.
 TINY_APP = """

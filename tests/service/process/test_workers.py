@@ -21,8 +21,9 @@ from redis import Redis
 from service.live.deployment import publish
 from service.live.follower import turn_to_load
 from tests.service.bundles import Shop
-from tests.service.processes import DEADLINE_SECONDS, Service, running, until
+from tests.service.processes import Service, running
 from tests.service.serving import ADMIN, item_ids
+from tests.waiting import DEADLINE_SECONDS, until
 
 SHOP = Shop.make()
 RECOMMEND = "/recommend?session_id=s7"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from service.ranking.retriever import OVER_FETCH, Codes, Items, Kind, Retriever, Scores, Vectors
 from tests.service.bundles import normalised
-from tests.service.processes import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS
 
 
 @dataclass(frozen=True)

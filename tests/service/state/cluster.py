@@ -14,10 +14,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.process.embedded_redis import find_redis_server
+from tests.waiting import DEADLINE_SECONDS
 
 SLOTS = 16384
 BUS = 10_000  # a node listens for other nodes this far above its port
-DEADLINE_SECONDS = 60  # only a failure reaches it
 
 
 @contextmanager

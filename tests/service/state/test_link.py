@@ -18,8 +18,8 @@ from service.process.settings import Settings
 from service.state import link as redis_link
 from service.state.connection import READ_SECONDS
 from service.state.link import SILENCE_SECONDS, RedisLink, StoreUnavailable, value
-from tests.service.processes import stopped
 from tests.service.state.clock import StillClock
+from tests.waiting import stopped
 
 pytestmark = pytest.mark.anyio
 

@@ -27,9 +27,9 @@ from service.state import keys
 from service.state.connection import READ_SECONDS
 from service.state.link import ClickLogFull, StoreUnavailable
 from service.state.store import SCRIPTS, Appended, Arrival, Click, Judged, SessionStore
-from tests.service.processes import stopped
 from tests.service.state.clock import StillClock
 from tests.service.state.cluster import cluster, one_node_cluster, slot_of, url_of
+from tests.waiting import stopped
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,9 @@ import pytest
 
 from service.live.deployment import publish, read_deployment
 from tests.service.bundles import Shop
+from tests.waiting import DEADLINE_SECONDS, alive, until
 
 ROOT = Path(__file__).parents[3]
-DEADLINE_SECONDS = 120.0
 
 Command = Callable[[Path], list[str]]
 
@@ -88,21 +87,6 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(reached: Callable[[], object], told: Callable[[], str]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not reached():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed demo leaves the service running")
 @pytest.mark.parametrize(
     ("command", "number"),
@@ -121,7 +105,7 @@ def test_the_service_ends_with_it(tmp_path: Path, command: Command, number: sign
     publish(tmp_path / "artifacts", "v1")
     said = tmp_path / "said"
     with running(command(tmp_path), tmp_path) as (process, started):
-        wait_until(
+        until(
             lambda: b"Nextclick serves v1" in said.read_bytes() or process.poll() is not None, said.read_text
         )
         assert process.poll() is None, said.read_text()
@@ -130,7 +114,7 @@ def test_the_service_ends_with_it(tmp_path: Path, command: Command, number: sign
             assert any(part in line for line in started.values()), (part, started)
         process.send_signal(number)
         code = process.wait(DEADLINE_SECONDS)
-        wait_until(
+        until(
             lambda: not any(map(alive, started)), lambda: str({p: started[p] for p in filter(alive, started)})
         )
     if number != signal.SIGKILL and command is nextclick_demo:
@@ -140,10 +124,10 @@ def test_the_service_ends_with_it(tmp_path: Path, command: Command, number: sign
 def test_asked_to_end_it_does_not_go_on_to_the_next_step(tmp_path: Path) -> None:
     said = tmp_path / "said"
     with running(nextclick_demo(tmp_path), tmp_path) as (process, started):
-        wait_until(lambda: descendants(process.pid) or process.poll() is not None, said.read_text)
+        until(lambda: descendants(process.pid) or process.poll() is not None, said.read_text)
         started |= descendants(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_SECONDS) == 128 + signal.SIGTERM, said.read_text()
-        wait_until(lambda: not any(map(alive, started)), lambda: str(started))
+        until(lambda: not any(map(alive, started)), lambda: str(started))
     assert "$ nextclick train" not in said.read_text()
     assert read_deployment(tmp_path / "artifacts").champion is None

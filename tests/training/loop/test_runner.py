@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import alive, until
 from training.loop.runner import NICENESS, Runner
 
 HERE = """
@@ -35,14 +35,6 @@ def runner(program: str, *, grace_seconds: float = 30) -> tuple[Runner, list[str
     said: list[str] = []
     program_words = [sys.executable, "-c", HERE + program]
     return Runner(os.environ, said.append, program=program_words, grace_seconds=grace_seconds), said
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there, and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until_gone(*pids: int) -> None:

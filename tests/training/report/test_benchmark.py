@@ -14,13 +14,13 @@ from typer.testing import CliRunner, Result
 
 from service.ranking.bundle import Bundle
 from tests.training.interrupts import (
-    DEADLINE_SECONDS,
     being_written,
     heed_interrupts,
     no_further_checkpoint,
 )
 from tests.training.planted import planted_dataset, planted_sessions, write_dataset
 from tests.training.shop_clicks import Silent
+from tests.waiting import DEADLINE_SECONDS
 from training.__main__ import app
 from training.data.dataset import Dataset
 from training.fit import FitOptions, fit

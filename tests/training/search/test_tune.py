@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner, Result
 
 from models.base import Sessions
-from tests.training.interrupts import DEADLINE_SECONDS, heed_interrupts, no_further_checkpoint
+from tests.training.interrupts import heed_interrupts, no_further_checkpoint
 from tests.training.planted import planted_dataset
+from tests.waiting import DEADLINE_SECONDS
 from training.__main__ import app
 from training.data.dataset import Dataset
 from training.learn.checkpoint import Phase, RunConfig
