@@ -95,6 +95,8 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_unknown_variable_lists_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean NEXTCLICK_SESSION_TTL_SECONDS" in problem(monkeypatch, "NEXTCLICK_SESSION_TTL", "60")
+    renamed = problem(monkeypatch, "NEXTCLICK_COLD_MIN_CLICKS", "2.5")
+    assert "did you mean NEXTCLICK_COLD_MIN_SESSIONS or" in renamed
 
 
 def test_every_setting_says_what_it_means() -> None:
