@@ -7,7 +7,9 @@ local most = ARGV[2] + math.ceil(ARGV[2] / 10)
 if redis.call('XLEN', clicks) >= most then
   return redis.error_reply('CLICKLOGFULL ' .. clicks .. ' holds ' .. most .. ' entries, tombstones included')
 end
+-- Deleting first: a Redis without memory then lets the script finish.
+redis.call('DEL', shown)
+local deleted = redis.call('DEL', session, marks)
 local number = string.format('%.0f', redis.call('INCR', sequence))
 redis.call('XADD', clicks, '*', 'seq', number, 'session', ARGV[1], 'erased', '1')
-redis.call('DEL', shown)
-return redis.call('DEL', session, marks)
+return deleted

@@ -596,6 +596,15 @@ async def test_a_redis_without_memory_refuses_and_changes_nothing(
     assert state(redis_client) == before
 
 
+async def test_a_redis_without_memory_erases(store: SessionStore, redis_client: Redis) -> None:
+    await store.append("s", Click("a", 1.0))
+    with configured(redis_client, maxmemory="1"):
+        assert await store.erase("s") is True
+        assert await store.erase("s") is False
+    assert [entry.get("erased") for entry in log_entries(redis_client)] == [None, "1", "1"]
+    assert redis_client.keys("[sm]:*") == []
+
+
 async def test_at_first_contact_a_redis_without_memory_refuses(
     make_store: MakeStore, redis_client: Redis
 ) -> None:
