@@ -83,7 +83,7 @@ class ShopApi:
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 
-    @operation("POST", "/clicks", tag="clicks")
+    @operation("POST", "/clicks", tag="clicks", scope="server")
     async def clicks(
         self,
         body: Annotated[list[BatchClick], Meta(min_length=1, max_length=MAX_BATCH)],
@@ -124,7 +124,7 @@ class ShopApi:
         version, items = self._recommender.similar(path.item_id, query.k)
         return SimilarAnswer(path.item_id, version, _items(items))
 
-    @operation("GET", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503))
+    @operation("GET", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503), scope="server")
     async def export_session(self, path: SessionPath) -> SessionAnswer:
         """All that is stored of a session, oldest click first."""
         clicks = await self._store.read(path.session_id)
@@ -132,7 +132,14 @@ class ShopApi:
             raise _unknown_session()
         return SessionAnswer(path.session_id, [StoredClick(*click) for click in clicks])
 
-    @operation("DELETE", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503), status=204)
+    @operation(
+        "DELETE",
+        "/sessions/{session_id:path}",
+        tag="sessions",
+        problems=(404, 503),
+        status=204,
+        scope="server",
+    )
     async def erase_session(self, path: SessionPath) -> None:
         """Erase a session; what the click log still holds of it is left out when the log is collected."""
         if not await self._store.erase(path.session_id):

@@ -107,6 +107,10 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None, description="key for clicks and recommendations; unset asks for none"
     )
+    server_api_key: SecretStr | None = Field(
+        default=None,
+        description="key for batches of clicks and for reading or erasing a session; unset asks for api_key",
+    )
     admin_api_key: SecretStr | None = Field(
         default=None, description="key for /admin; unset refuses /admin altogether"
     )

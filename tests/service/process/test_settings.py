@@ -107,6 +107,7 @@ def test_the_table_shows_every_setting_and_no_secret(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NEXTCLICK_API_KEY", "hush-1")
     monkeypatch.setenv("NEXTCLICK_ADMIN_API_KEY", "hush-2")
     monkeypatch.setenv("NEXTCLICK_REDIS_URL", "redis://me:hush-3@host:6379/1")
+    monkeypatch.setenv("NEXTCLICK_SERVER_API_KEY", "hush-4")
     monkeypatch.setenv("NEXTCLICK_PORT", "9000")
     table = describe(load_settings())
     rows = {line.split()[0]: line.split() for line in table.splitlines()}
