@@ -61,7 +61,7 @@ async def redis_bytes(sessions: int) -> dict[str, float]:
             for key in client.scan_iter("clicks:*", count=1000):
                 client.delete(key)
             without_log = used()
-            for pattern in ("s:*", "e:*"):
+            for pattern in ("s:*", "m:*"):
                 for key in client.scan_iter(pattern, count=1000):
                     client.delete(key)
             without_sessions = used()

@@ -8,7 +8,7 @@ An answer comes from the first of four stages that has one, and is filled up to 
     popular     what was clicked most in training
 
 A click may name anything, a recommendation may not: with a bundle loaded, an item that it does not know is
-answered only when enough live clicks name it.
+answered only when enough live sessions clicked it, and only where `unknown_items` allows such items at all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
 from service.process.settings import Settings
 from service.ranking.batcher import Batcher
 from service.ranking.served import Query, Scored, ServedBundle
-from service.state.link import StoreUnavailable
+from service.state.link import SessionFull, StoreUnavailable
 from service.state.store import Appended, Arrival, Click, SessionStore
 
 DEFAULT_K = 20
@@ -102,7 +102,12 @@ class Recommender:
         self._quality = quality
         self._batcher = Batcher()
         self._encoder_click_types = frozenset(settings.encoder_click_types)
-        self._cold_min_clicks = settings.cold_min_clicks
+        self._cold_min_sessions = settings.cold_min_sessions
+        self._unknown_items = settings.unknown_items
+
+    def refuses(self, item_id: str) -> bool:
+        """Whether a click on the item is to be refused: no bundle knows it, and such are not wanted."""
+        return self._unknown_items == "refuse" and self._is_unknown(self._follower.current, item_id)
 
     async def click(self, session_id: str, click: Click, recommendation_id: str | None = None) -> Appended:
         """Store a click, and the answer that it came from. Raises `StoreUnavailable`."""
@@ -172,7 +177,7 @@ class Recommender:
         served = asked_for or snapshot.answering(session_id)
         encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
         seen = [click.item_id for click in clicks]
-        visit = Visit(encoder_items, seen, await self._co_clicks(served, encoder_items, set(seen)))
+        visit = Visit(encoder_items, seen, await self._co_clicks(served, encoder_items, set(encoder_items)))
         if served is None or asked_for is not None or not self._quality.watches(snapshot, session_id):
             return _counted(await self._answer(snapshot, served, visit, options))
 
@@ -183,8 +188,9 @@ class Recommender:
             return [item_id for item_id, _ in (await self._answer(snapshot, other, visit, full)).items]
 
         item_ids = [item_id for item_id, _ in found.items]
+        given_on = encoder_items[-1] if encoder_items else ""
         await self._quality.shown(
-            snapshot, session_id, found.recommendation_id, served.version, item_ids, answer_by
+            snapshot, session_id, found.recommendation_id, served.version, item_ids, given_on, answer_by
         )
         return _counted(found._replace(items=found.items[: options.k]))
 
@@ -244,7 +250,9 @@ class Recommender:
             return False
         if served is None or item_id in served.bundle.index_of:
             return True
-        return self._trending.clicks(item_id) >= self._cold_min_clicks
+        if self._unknown_items != "allow" and self._is_unknown(snapshot, item_id):
+            return False
+        return self._trending.sessions(item_id) >= self._cold_min_sessions
 
     async def _co_clicks(
         self, served: ServedBundle | None, encoder_items: Sequence[str], own: Collection[str] = ()
@@ -269,7 +277,13 @@ class Recommender:
         if version not in snapshot.deployment.needed:
             version = None  # what anybody may send does not name what we count
         is_cold = snapshot.champion is None or click.item_id not in snapshot.champion.bundle.index_of
-        return Arrival(session_id, click, recommendation_id, version, is_cold)
+        is_ignored = is_cold and self._unknown_items != "allow" and self._is_unknown(snapshot, click.item_id)
+        return Arrival(session_id, click, recommendation_id, version, is_cold, is_ignored)
+
+    def _is_unknown(self, snapshot: Snapshot, item_id: str) -> bool:
+        """Whether there are bundles, and none of them knows the item."""
+        bundles = snapshot.bundles.values()
+        return bool(bundles) and not any(item_id in served.bundle.index_of for served in bundles)
 
     async def _append(self, arrival: Arrival, *, with_session: bool) -> Appended:
         try:
@@ -281,7 +295,9 @@ class Recommender:
         return appended
 
     def _count(self, arrival: Arrival, outcome: Appended | StoreUnavailable) -> None:
-        if isinstance(outcome, StoreUnavailable):
+        if isinstance(outcome, SessionFull):
+            CLICKS.labels("limited").inc()
+        elif isinstance(outcome, StoreUnavailable):
             REDIS_ERRORS.labels("append").inc()
             CLICKS.labels("refused").inc()
         else:

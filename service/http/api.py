@@ -36,7 +36,7 @@ from service.http.schemas import (
 )
 from service.ranking.served import Scored
 from service.recommender import Options, Recommendation, Recommender
-from service.state.link import StoreUnavailable
+from service.state.link import SessionFull, StoreUnavailable
 from service.state.store import Click, SessionStore
 
 # Each is decoded by itself, so that one that is refused does not hold up the others.
@@ -83,7 +83,7 @@ class ShopApi:
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 
-    @operation("POST", "/clicks", tag="clicks")
+    @operation("POST", "/clicks", tag="clicks", scope="server")
     async def clicks(
         self,
         body: Annotated[list[BatchClick], Meta(min_length=1, max_length=MAX_BATCH)],
@@ -104,7 +104,8 @@ class ShopApi:
         results = await self._recommender.click_many(valid) if valid else []
         for status, result in zip(stored, results, strict=True):
             if isinstance(result, StoreUnavailable):
-                status.status, status.detail = 503, outcome(result)
+                status.status = 429 if isinstance(result, SessionFull) else 503
+                status.detail = outcome(result)
             else:
                 status.length, status.duplicate = result.length, result.duplicate
         answer = BatchAnswer(events)
@@ -114,7 +115,7 @@ class ShopApi:
 
     @operation("GET", "/trending", tag="recommendations")
     async def trending(self, query: KQuery) -> ItemsAnswer:
-        """What everyone clicks now: click counts that fade with time."""
+        """What everyone clicks now: how many sessions did, fading with time."""
         return ItemsAnswer(_items(self._recommender.trending(query.k)))
 
     @operation("GET", "/items/{item_id:path}/similar", tag="recommendations", problems=(404, 503))
@@ -123,7 +124,7 @@ class ShopApi:
         version, items = self._recommender.similar(path.item_id, query.k)
         return SimilarAnswer(path.item_id, version, _items(items))
 
-    @operation("GET", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503))
+    @operation("GET", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503), scope="server")
     async def export_session(self, path: SessionPath) -> SessionAnswer:
         """All that is stored of a session, oldest click first."""
         clicks = await self._store.read(path.session_id)
@@ -131,19 +132,28 @@ class ShopApi:
             raise _unknown_session()
         return SessionAnswer(path.session_id, [StoredClick(*click) for click in clicks])
 
-    @operation("DELETE", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503), status=204)
+    @operation(
+        "DELETE",
+        "/sessions/{session_id:path}",
+        tag="sessions",
+        problems=(404, 503),
+        status=204,
+        scope="server",
+    )
     async def erase_session(self, path: SessionPath) -> None:
         """Erase a session; what the click log still holds of it is left out when the log is collected."""
         if not await self._store.erase(path.session_id):
             raise _unknown_session()
 
     def _click(self, body: ClickBody, place: str = "body") -> Click:
-        """Raises `Problem` for a timestamp too far ahead."""
+        """Raises `Problem` for a timestamp too far ahead, and for an item that is not to be clicked."""
         now = time.time()
         timestamp = now if body.timestamp is None else body.timestamp
         if timestamp > now + self._future_tolerance_seconds:
             message = f"lies more than {self._future_tolerance_seconds:g} seconds ahead of the server's clock"
             raise invalid_input(f"{place}.timestamp", message)
+        if self._recommender.refuses(body.item_id):
+            raise invalid_input(f"{place}.item_id", "no deployed bundle knows this item")
         return Click(body.item_id, timestamp, body.type, body.event_id)
 
 

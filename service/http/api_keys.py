@@ -1,4 +1,4 @@
-"""Who may call what: the shoppers' key and the admin's."""
+"""Who may call what: the shoppers' key, that of the shop's own server, and the admin's."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ SHOPPER_KEY = APIKeyHeader(
     description="NEXTCLICK_API_KEY; needed where one is set",
     auto_error=False,
 )
+SERVER_KEY = APIKeyHeader(
+    name=HEADER,
+    scheme_name="ServerKey",
+    description="NEXTCLICK_SERVER_API_KEY; where none is set, NEXTCLICK_API_KEY",
+    auto_error=False,
+)
 ADMIN_KEY = APIKeyHeader(
     name=HEADER, scheme_name="AdminKey", description="NEXTCLICK_ADMIN_API_KEY", auto_error=False
 )
 
 
-class ShopperKey:
-    """A guard of what a shop's pages call."""
+class ShopKey:
+    """A guard of what a shop calls, its pages or its server."""
 
     def __init__(self, key: SecretStr) -> None:
         self._key = key

@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
-from service.http.api_keys import AdminKey, ShopperKey
+from service.http.api_keys import AdminKey, ShopKey
 from service.http.in_flight import InFlight
-from service.http.operations import Guard, operations_of
+from service.http.operations import Caller, Guard, operations_of
 from service.http.rate_limit import RateLimit
 from service.http.request_metrics import RequestMetrics
 from service.live.click_log_metrics import follow_click_log
@@ -75,11 +76,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
 
-    guards: list[Guard] = []
-    if settings.api_key is not None:
-        guards.append(ShopperKey(settings.api_key))
+    rate: list[Guard] = []
     if settings.rate_limit_per_minute:
-        guards.append(RateLimit(store, settings.rate_limit_per_minute))
+        rate.append(RateLimit(store, settings.rate_limit_per_minute))
+    guards: dict[Caller, list[Guard]] = {
+        "shopper": [*_key_guards(settings.api_key), *rate],
+        "server": [*_key_guards(settings.server_api_key or settings.api_key), *rate],
+    }
     shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
     app = FastAPI(
@@ -97,7 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender
-    app.state.shop_guards = guards
+    app.state.shop_guards = guards["shopper"]
     app.state.admin_key = AdminKey(settings.admin_api_key)
     for router in (admin.public, admin.router, probes.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)
@@ -105,3 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.add_problem_handlers(app)
     openapi.describe(app, operations)
     return app
+
+
+def _key_guards(key: SecretStr | None) -> list[Guard]:
+    return [] if key is None else [ShopKey(key)]

@@ -6,15 +6,18 @@ from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.security import APIKeyHeader
 from starlette.responses import Response
 
-from service.http.api_keys import SHOPPER_KEY
-from service.http.operations import Operation
+from service.http.api_keys import SERVER_KEY, SHOPPER_KEY
+from service.http.operations import Caller, Operation
 from service.http.problems import described
 from service.http.schemas import BatchClickBody, ProblemDocument
 
 REFERENCE = "#/components/schemas/{name}"
 ALWAYS_POSSIBLE = (401, 403, 422, 429, 503)  # key, fields, rate, overload
+
+KEYS: dict[Caller, APIKeyHeader] = {"shopper": SHOPPER_KEY, "server": SERVER_KEY}
 
 Schema = dict[str, Any]
 
@@ -38,8 +41,9 @@ def _add(document: Schema, operations: list[Operation]) -> None:
         kinds += [kind for kind in (each.path, each.query, each.body, _answer(each)) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
     schema_of = dict(zip(kinds, schemas, strict=True))
-    shopper = SHOPPER_KEY.model.model_dump(by_alias=True, exclude_none=True, mode="json")
-    document["components"].setdefault("securitySchemes", {})[SHOPPER_KEY.scheme_name] = shopper
+    schemes = document["components"].setdefault("securitySchemes", {})
+    for key in KEYS.values():
+        schemes[key.scheme_name] = key.model.model_dump(by_alias=True, exclude_none=True, mode="json")
     parameters_only = {kind.__name__ for each in operations for kind in (each.path, each.query) if kind}
     for name, schema in components.items():
         if name not in parameters_only:
@@ -62,7 +66,7 @@ def _add(document: Schema, operations: list[Operation]) -> None:
             "summary": each.name.replace("_", " ").capitalize(),
             "description": each.description,
             "operationId": each.name,
-            "security": [{SHOPPER_KEY.scheme_name: []}],
+            "security": [{KEYS[declared.scope].scheme_name: []}],
             "parameters": [*parameters(each.path, "path"), *parameters(each.query, "query")],
             "responses": {
                 str(int(declared.status)): success,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -30,6 +30,7 @@ from service.http.schemas import PATTERN_MEANINGS
 
 Guard = Callable[[Request], Awaitable[None]]  # raises `Problem`, or lets the request pass
 Handler = Callable[..., Awaitable[Any]]
+Caller = Literal["shopper", "server"]  # who calls it: a shop's pages, or the shop's own server
 
 _JSON = b"application/json"
 _JSON_HEADER = (b"content-type", _JSON)
@@ -48,6 +49,7 @@ class Declared:
     tag: str
     problems: tuple[int, ...]
     status: int
+    scope: Caller
 
     @property
     def path_format(self) -> str:
@@ -56,12 +58,18 @@ class Declared:
 
 
 def operation(
-    method: str, path: str, *, tag: str, problems: tuple[int, ...] = (), status: int = HTTPStatus.OK
+    method: str,
+    path: str,
+    *,
+    tag: str,
+    problems: tuple[int, ...] = (),
+    status: int = HTTPStatus.OK,
+    scope: Caller = "shopper",
 ) -> Callable[[Handler], Handler]:
     """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents."""
 
     def declare(handler: Handler) -> Handler:
-        setattr(handler, _DECLARED, Declared(method, path, tag, problems, status))
+        setattr(handler, _DECLARED, Declared(method, path, tag, problems, status, scope))
         return handler
 
     return declare
@@ -128,11 +136,11 @@ class Operation:
 
 
 def operations_of(
-    api: object, guards: Sequence[Guard], in_flight: InFlight, max_body_bytes: int
+    api: object, guards: Mapping[Caller, Sequence[Guard]], in_flight: InFlight, max_body_bytes: int
 ) -> list[Operation]:
-    """Every operation that an object's methods declare, in their order."""
+    """Every operation that an object's methods declare, in their order, behind the guards of its scope."""
     return [
-        Operation(getattr(api, name), guards, in_flight, max_body_bytes)
+        Operation(getattr(api, name), guards[getattr(member, _DECLARED).scope], in_flight, max_body_bytes)
         for name, member in vars(type(api)).items()
         if hasattr(member, _DECLARED)
     ]

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from service.live.deployment import DeploymentError
 from service.ranking.bundle import BundleError
 from service.recommender import NoModel, UnknownItem, UnknownModel
-from service.state.link import ClickLogFull, StoreUnavailable
+from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:nextclick:problem:"
@@ -89,6 +89,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StoreUnavailable)
     async def store_problem(_: Request, error: StoreUnavailable) -> Response:
+        if isinstance(error, SessionFull):
+            return render(Problem(HTTPStatus.TOO_MANY_REQUESTS, "session-full", outcome(error)))
         return render(
             Problem(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable", outcome(error), RETRY_AFTER)
         )
@@ -133,6 +135,11 @@ def outcome(error: StoreUnavailable) -> str:
     """What a client should know, and do, about a call to the store that failed."""
     if isinstance(error, ClickLogFull):
         return "the click log is full, and the click was not stored: send it again later"
+    if isinstance(error, SessionFull):
+        return (
+            "this session has sent as many clicks as one may: the click was not stored, and none will be"
+            " until the session ends"
+        )
     return (
         "Redis did not answer, and whether it was done is unknown: send it again;"
         " a click with the same event_id is stored once"

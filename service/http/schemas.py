@@ -152,9 +152,9 @@ class ClickAnswer(Struct):
 
 
 class EventStatus(Struct, omit_defaults=True):
-    """The outcome of one click of a batch: 200, or 422 or 503 with a detail."""
+    """The outcome of one click of a batch: 200, or 422, 429 or 503 with a detail."""
 
-    status: Literal[200, 422, 503]
+    status: Literal[200, 422, 429, 503]
     session_id: str | UnsetType = UNSET
     length: int | UnsetType = UNSET
     duplicate: bool | UnsetType = UNSET

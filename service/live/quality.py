@@ -42,16 +42,20 @@ class QualityMonitor:
         recommendation_id: str,
         version: str,
         item_ids: ItemIds,
+        given_on: str,
         answer_by: AnswerBy,
     ) -> None:
         """Remember an answer before it is sent: the click that follows it must find it.
 
-        `answer_by` makes the shadow's answer to the same session.
+        `given_on` is the session's newest item, '' if it has none: a click on that is no choice among what is
+        shown. `answer_by` makes the shadow's answer to the same session.
         """
-        await self._remember(session_id, recommendation_id, version, item_ids)
+        await self._remember(session_id, recommendation_id, version, item_ids, given_on)
         shadow = snapshot.shadow
         if shadow is not None and bucket(session_id, SAMPLE) < snapshot.deployment.shadow_share:
-            task = asyncio.create_task(self._score(shadow, session_id, recommendation_id, answer_by))
+            task = asyncio.create_task(
+                self._score(shadow, session_id, recommendation_id, given_on, answer_by)
+            )
             self._tasks.add(task)  # the loop itself holds tasks only weakly
             task.add_done_callback(self._tasks.discard)
 
@@ -70,11 +74,11 @@ class QualityMonitor:
         shadow: ServedBundle,
         session_id: str,
         recommendation_id: str,
+        given_on: str,
         answer_by: AnswerBy,
     ) -> None:
-        await self._remember(
-            session_id, recommendation_id, shadow.version, await answer_by(shadow), beside=True
-        )
+        item_ids = await answer_by(shadow)
+        await self._remember(session_id, recommendation_id, shadow.version, item_ids, given_on, beside=True)
 
     async def _remember(
         self,
@@ -82,10 +86,13 @@ class QualityMonitor:
         recommendation_id: str,
         version: str,
         item_ids: ItemIds,
+        given_on: str,
         *,
         beside: bool = False,
     ) -> None:
         try:
-            await self._store.remember(session_id, recommendation_id, version, item_ids[:TOP], beside=beside)
+            await self._store.remember(
+                session_id, recommendation_id, version, item_ids[:TOP], given_on=given_on, beside=beside
+            )
         except StoreUnavailable:  # the answer is good all the same
             REDIS_ERRORS.labels("remember").inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from itertools import islice
 
@@ -25,12 +26,15 @@ class Trending:
         self._scores: dict[str, float] = {}  # highest first
 
     def top(self, k: int, allowed: Callable[[str], bool]) -> list[tuple[str, float]]:
-        """The k items clicked most among those that are allowed, highest score first."""
+        """The k items that most sessions clicked among those that are allowed, highest score first."""
         return list(islice((entry for entry in self._scores.items() if allowed(entry[0])), k))
 
-    def clicks(self, item_id: str) -> float:
-        """An item's clicks, faded with time; 0 when it is not among those clicked most."""
-        return self._scores.get(item_id, 0.0)
+    def sessions(self, item_id: str) -> int:
+        """How many sessions clicked an item of late: they fade. 0 when it is not among what is clicked most.
+
+        Rounded up: it takes at least so many.
+        """
+        return math.ceil(self._scores.get(item_id, 0.0))
 
     async def refresh(self) -> None:
         """Copy what is trending from Redis. Raises `StoreUnavailable`, and keeps the copy at hand."""

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         default=16, ge=1, le=16384, description="parts of the live state; fixed in Redis at first start"
     )
     session_max_clicks: int = Field(default=50, ge=1, description="newest clicks kept of a session")
+    session_max_event_ids: int = Field(
+        default=1000, ge=1, description="newest event ids by which a session's clicks are known again"
+    )
+    session_max_logged: int = Field(
+        default=1000, ge=1, description="clicks that a session may put into the click log before it ends"
+    )
     session_ttl_seconds: int = Field(
         default=1800, ge=1, description="a session ends this long after its last click"
     )
@@ -68,8 +74,12 @@ class Settings(BaseSettings):
     trending_refresh_seconds: float = Field(
         default=2, gt=0, description="how often a worker reads what is trending"
     )
-    cold_min_clicks: float = Field(
-        default=3, ge=0, description="an item that no bundle knows is answered from so many live clicks on"
+    unknown_items: Literal["allow", "ignore", "refuse"] = Field(
+        default="allow",
+        description="clicks on items that no deployed bundle knows count, are only stored, or get a 422",
+    )
+    cold_min_sessions: int = Field(
+        default=3, ge=0, description="an item that no bundle knows is answered from so many live sessions on"
     )
     cold_max_items: int = Field(
         default=500, ge=0, description="such items whose co-clicks are kept, per shard; 0 keeps none"
@@ -96,6 +106,10 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         default=None, description="key for clicks and recommendations; unset asks for none"
+    )
+    server_api_key: SecretStr | None = Field(
+        default=None,
+        description="key for batches of clicks and for reading or erasing a session; unset asks for api_key",
     )
     admin_api_key: SecretStr | None = Field(
         default=None, description="key for /admin; unset refuses /admin altogether"

@@ -1,15 +1,18 @@
 """The names of everything in Redis; no key is made elsewhere, but by the script of `append`.
 
 s:{17}:<session>       sorted set of the newest clicks, by timestamp, then by arrival
-e:{17}:<session>       set of the event ids seen; lives as long as the session
+m:{17}:<session>       sorted set of a session's marks, lives as long as it: 'e<event id>' seen and 'i<item>'
+                       counted, by the newest arrival number; '#' has minus the number of its clicks logged
+                       (an earlier version kept event ids in a set e:{17}:<session>, which expires)
 clicks:{17}            stream, the click log: seq, session, item, ts, type, event, rec (both '' when none);
                        or a tombstone: seq, session, erased
 seq:{17}               the last sequence number given in this shard's log: a gap is a lost entry
 collected:{17}         what is collected of the log for good: '<stream id> <sequence number>'
-trending:{17}          sorted set of items by time-decayed clicks
+trending:{17}          sorted set of items by the sessions that clicked them, time-decayed
 trending_t0:{17}       '<origin> <half-life>' that these counts refer to, in seconds
-shown:{17}:<session>   hash of what the session was shown last: items by version, the answer's id at ':id';
-                       lives until the next click judges it, or for quality_window_seconds
+shown:{17}:<session>   hash of what the session was shown last: items by version, at ':id' the answer's id and
+                       the item that it was given on; lives until a click judges it, or for
+                       quality_window_seconds
 quality:{17}:<version> hash of how a version's answers did: judged, hits, reciprocal_ranks, feedback
 cold:{17}              sorted set of clicked items that no bundle knows, by their last click
 co:{17}:<item>         sorted set of what sessions clicked beside such an item
@@ -38,8 +41,8 @@ def session(shard: int, session_id: str) -> str:
     return f"s:{{{shard}}}:{session_id}"
 
 
-def events(shard: int, session_id: str) -> str:
-    return f"e:{{{shard}}}:{session_id}"
+def marks(shard: int, session_id: str) -> str:
+    return f"m:{{{shard}}}:{session_id}"
 
 
 def click_log(shard: int) -> str:

@@ -2,7 +2,8 @@
 
 StoreError
 └── StoreUnavailable         down, hanging or refusing; outcome unknown: retry with the same event id
-    └── ClickLogFull         refused at the click log's hard cap: nothing was changed
+    ├── ClickLogFull         refused at the click log's hard cap: nothing was changed
+    └── SessionFull          refused beyond the session's share of the log: nothing was changed
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class StoreUnavailable(StoreError):  # noqa: N818
 
 class ClickLogFull(StoreUnavailable):
     """The click log is at its hard cap; nothing was changed."""
+
+
+class SessionFull(StoreUnavailable):
+    """The session has had its share of the click log; nothing was changed."""
 
 
 class RedisLink:
@@ -209,4 +214,6 @@ def refusal(reply: Reply) -> StoreUnavailable | None:
     message = str(reply)
     if message.startswith("CLICKLOGFULL"):
         return ClickLogFull(message)
+    if message.startswith("SESSIONFULL"):
+        return SessionFull(message)
     return StoreUnavailable(f"Redis refused: {message}")

@@ -42,6 +42,7 @@ class Arrival(NamedTuple):
     recommendation_id: str | None = None  # of the answer that it came from; for the click log
     version: str | None = None  # whose recommendation that was
     is_cold: bool = False  # no bundle knows the item
+    is_ignored: bool = False  # the item counts for nothing that others are answered
 
 
 class Judged(NamedTuple):
@@ -90,9 +91,13 @@ class Appending(msgspec.Struct, array_like=True):
     event_id: str
     recommendation_id: str
     version: str
+    feeds: bool  # the encoder
+    counts: bool  # for what is trending, and as a co-click
     is_cold: bool
     with_session: bool
     session_max_clicks: int
+    session_max_event_ids: int
+    session_max_logged: int
     session_ttl_seconds: int
     log_max_entries: int
     trending_half_life_seconds: float
@@ -127,6 +132,7 @@ class SessionStore:
 
     def __init__(self, settings: Settings, url: str, *, clock: Clock | None = None) -> None:
         self._settings = settings
+        self._encoder_click_types = frozenset(settings.encoder_click_types)
         self._link = RedisLink(settings, url, SCRIPTS, clock=clock)
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
@@ -172,7 +178,7 @@ class SessionStore:
         return bool(value(reply) > 0)
 
     async def trending(self, limit: int) -> list[tuple[str, float]]:
-        """The items clicked most, decayed to now and merged over the shards, highest score first.
+        """The items that most sessions clicked, decayed to now, merged over the shards, highest score first.
 
         A shard answers with its own top `limit`: sessions are spread evenly, so what it leaves out is far
         from the merged top. One shard after the other, so that nobody is busy with it for long.
@@ -208,18 +214,21 @@ class SessionStore:
         version: str,
         item_ids: Sequence[str],
         *,
+        given_on: str = "",
         beside: bool = False,
     ) -> None:
         """Keep what was shown until the session's next click judges it, in place of what was kept before.
 
+        `given_on`: the session's newest item then; a click on that judges nothing.
         `beside`: another version's items for that same answer; dropped if the answer is judged already.
         """
         shown, window = SEPARATOR.join(item_ids), self._settings.quality_window_seconds
+        answer = recommendation_id + SEPARATOR + given_on
         (reply,) = await self._link.run(
             lambda: [
                 REMEMBER.call(
                     [keys.shown(self._shard(session_id), session_id)],
-                    *(recommendation_id, version, shown, window, int(beside)),
+                    *(answer, version, shown, window, int(beside)),
                 )
             ]
         )
@@ -261,12 +270,15 @@ class SessionStore:
             lag_seconds=max(0, *(age for *_, age in shards)) / 1000,
         )
 
-    async def take_token(self, client: str, limit_per_minute: int) -> float:
-        """Count one request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
+    async def take_token(self, client: str, limit_per_minute: int, cost: int = 1) -> float:
+        """Count a request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
 
-        A burst of `limit_per_minute` may pass at once; the allowance comes back evenly over a minute.
+        A burst of `limit_per_minute` may pass at once; the allowance comes back evenly over a minute. `cost`:
+        for so many requests it counts. What costs more than the limit passes alone, and is paid off later.
         """
-        (reply,) = await self._link.run(lambda: [TAKE_TOKEN.call([keys.rate(client)], limit_per_minute)])
+        (reply,) = await self._link.run(
+            lambda: [TAKE_TOKEN.call([keys.rate(client)], limit_per_minute, cost)]
+        )
         return float(value(reply))
 
     async def ping(self) -> None:
@@ -279,8 +291,9 @@ class SessionStore:
         await self._link.close()
 
     def _append(self, arrival: Arrival, *, with_session: bool) -> Command:
-        session_id, click, recommendation_id, version, is_cold = arrival
+        session_id, click, recommendation_id, version, is_cold, is_ignored = arrival
         shard, settings = self._shard(session_id), self._settings
+        feeds = click.type in self._encoder_click_types
         return APPEND.call(
             [
                 *self._session_keys(session_id),
@@ -299,9 +312,13 @@ class SessionStore:
                     click.event_id or "",
                     recommendation_id or "",
                     version or "",
+                    feeds,
+                    feeds and not is_ignored,
                     is_cold,
                     with_session,
                     settings.session_max_clicks,
+                    settings.session_max_event_ids,
+                    settings.session_max_logged,
                     settings.session_ttl_seconds,
                     settings.click_log_max_entries_per_shard,
                     settings.trending_half_life_seconds,
@@ -317,7 +334,7 @@ class SessionStore:
 
     def _session_keys(self, session_id: str) -> list[str]:
         shard = self._shard(session_id)
-        names = (keys.session(shard, session_id), keys.events(shard, session_id))
+        names = (keys.session(shard, session_id), keys.marks(shard, session_id))
         return [*names, keys.click_log(shard), keys.sequence(shard)]
 
 

@@ -77,7 +77,7 @@ class Shop:
 
     def forget_events(self) -> None:
         """As Redis does when sessions have expired: then it takes a click anew that it has in its log."""
-        self.client.delete(*cast("list[str]", self.client.keys("e:*")))
+        self.client.delete(*cast("list[str]", self.client.keys("m:*")))
 
     def shard(self, session_id: str) -> int:
         return keys.shard_of(session_id, self.settings.shards)

@@ -258,6 +258,41 @@ class TestKeysAndLimits:
             assert (await service.client.get("/health/ready")).status_code == 200
             assert (await service.client.get("/metrics")).status_code == 200
 
+    async def test_the_key_of_the_shops_own_server(self, published: Path, redis_url: str) -> None:
+        batch = [{"session_id": "t", "item_id": "i1"}]
+        keys = {"api_key": "shop-key", "server_api_key": "server-key"}
+        async with serving(published, redis_url, **keys) as service:
+            for key, status in (("shop-key", 200), ("server-key", 403)):
+                for path in ("/recommend?session_id=s", "/trending", "/items/i1/similar", "/models"):
+                    answer = await service.client.get(path, headers={"X-API-Key": key})
+                    assert answer.status_code == status, path
+                answer = await service.client.post(
+                    "/sessions/s/click", json={"item_id": "i1"}, headers={"X-API-Key": key}
+                )
+                assert answer.status_code == status
+            for sent, refused in (({}, 401), ({"X-API-Key": "shop-key"}, 403), (ADMIN, 403)):
+                for method, path in (("GET", "/sessions/s"), ("DELETE", "/sessions/s"), ("POST", "/clicks")):
+                    answer = await service.client.request(method, path, headers=sent, json=batch)
+                    assert (answer.status_code, "server-key" in answer.text) == (refused, False)
+            assert await service.store.read("t") == ()
+            server = {"X-API-Key": "server-key"}
+            assert (await service.client.get("/sessions/s", headers=server)).status_code == 200
+            assert (await service.client.delete("/sessions/s", headers=server)).status_code == 204
+            assert (await service.client.post("/clicks", headers=server, json=batch)).status_code == 200
+
+    async def test_only_the_servers_key_is_set(self, published: Path, redis_url: str) -> None:
+        async with serving(published, redis_url, server_api_key="server-key") as service:
+            assert (await service.click("s", "i1")).status_code == 200
+            assert (await service.client.get("/sessions/s")).status_code == 401
+
+    async def test_without_the_servers_key_the_shoppers_is_asked_for(
+        self, published: Path, redis_url: str
+    ) -> None:
+        async with serving(published, redis_url, api_key="shop-key") as service:
+            assert (await service.client.get("/sessions/s")).status_code == 401
+            answer = await service.client.get("/sessions/s", headers={"X-API-Key": "shop-key"})
+            assert answer.status_code == 404
+
     async def test_the_admin_key(self, published: Path, redis_url: str) -> None:
         async with serving(published, redis_url, api_key="shop-key") as service:
             for headers, status in (({}, 401), ({"X-API-Key": "shop-key"}, 403), (ADMIN, 200)):
@@ -344,9 +379,17 @@ async def test_openapi_names_its_operations_and_who_may_call_them(shop: Serving)
     names = [each["operationId"] for each in operations]
     assert len(set(names)) == len(names)
     assert {"click", "clicks", "recommend", "recommend_items", "activate", "health_ready"} <= set(names)
-    assert schema["components"]["securitySchemes"].keys() == {"ShopperKey", "AdminKey"}
+    assert schema["components"]["securitySchemes"].keys() == {"ShopperKey", "ServerKey", "AdminKey"}
     paths = schema["paths"]
     assert paths["/recommend"]["get"]["security"] == [{"ShopperKey": []}]
+    servers = [
+        (path, method)
+        for path, methods in paths.items()
+        for method, each in methods.items()
+        if each.get("security") == [{"ServerKey": []}]
+    ]
+    session = "/sessions/{session_id}"
+    assert sorted(servers) == [("/clicks", "post"), (session, "delete"), (session, "get")]
     assert paths["/admin/activate"]["post"]["security"] == [{"AdminKey": []}]
     assert "security" not in paths["/health/live"]["get"]
 

@@ -174,6 +174,38 @@ async def test_the_next_click_judges_what_was_shown_once(published: Path, redis_
         assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 0.25]
 
 
+async def test_only_a_choice_of_another_item_judges(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url, **ALL) as service:
+        await service.click("s", "i5")
+        shown = item_ids(await service.recommend("s"))
+        await service.click("s", "i5", "i5", timestamp=1.0)  # also late
+        await service.click("s", "i5", shown[0], shown[1], type="cart")
+        await service.click("s", "i5")
+        assert (await live_quality(service))["v1"]["judged"] == 0
+        other, outside = [item for item in shown if item != "i5"][5], next(iter({*OLD.items} - {*shown}))
+        await service.click("s", other, type="cart")
+        await service.click("s", other)  # what was put into the cart is opened
+        await service.click("s", outside)  # nothing was shown since
+        assert await live_quality(service) == {
+            "v1": {
+                "judged": 1,
+                "hit_rate@20": 1.0,
+                "mrr@20": pytest.approx(1 / (1 + shown.index(other))),
+                "feedback": 0,
+            }
+        }
+
+
+async def test_the_first_click_of_a_session_judges_what_was_shown_before(
+    published: Path, redis_url: str
+) -> None:
+    async with serving(published, redis_url, **ALL) as service:
+        await service.click("s", "i5", type="view")
+        shown = item_ids(await service.recommend("s"))
+        await service.click("s", shown[0])
+        assert (await live_quality(service))["v1"]["judged"] == 1
+
+
 async def test_a_short_answer_is_judged_by_the_twenty_items_it_was_cut_from(
     published: Path, redis_url: str
 ) -> None:

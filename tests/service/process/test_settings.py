@@ -95,6 +95,8 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_unknown_variable_lists_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean NEXTCLICK_SESSION_TTL_SECONDS" in problem(monkeypatch, "NEXTCLICK_SESSION_TTL", "60")
+    renamed = problem(monkeypatch, "NEXTCLICK_COLD_MIN_CLICKS", "2.5")
+    assert "did you mean NEXTCLICK_COLD_MIN_SESSIONS or" in renamed
 
 
 def test_every_setting_says_what_it_means() -> None:
@@ -105,6 +107,7 @@ def test_the_table_shows_every_setting_and_no_secret(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NEXTCLICK_API_KEY", "hush-1")
     monkeypatch.setenv("NEXTCLICK_ADMIN_API_KEY", "hush-2")
     monkeypatch.setenv("NEXTCLICK_REDIS_URL", "redis://me:hush-3@host:6379/1")
+    monkeypatch.setenv("NEXTCLICK_SERVER_API_KEY", "hush-4")
     monkeypatch.setenv("NEXTCLICK_PORT", "9000")
     table = describe(load_settings())
     rows = {line.split()[0]: line.split() for line in table.splitlines()}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from redis import Redis
 
-from service.live.deployment import hide, publish
+from service.live.deployment import challenge, hide, publish
 from service.process.settings import Settings
 from service.state.store import Arrival, Click, SessionStore
 from tests.service.bundles import Shop
 from tests.service.serving import PATIENT, Serving, item_ids, serving
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -33,9 +35,9 @@ async def visits(service: Serving, *sessions: tuple[str, ...]) -> None:
     await service.trending.refresh()
 
 
-async def test_a_new_item_trends_once_enough_clicks_name_it(published: Path, redis_url: str) -> None:
-    async with serving(published, redis_url, cold_min_clicks=2.5) as service:
-        await visits(service, ("new",), ("new",), ("i50",))
+async def test_a_new_item_trends_once_enough_sessions_clicked_it(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url, cold_min_sessions=3) as service:
+        await visits(service, ("new",), ("new",) * 30, ("i50",))
         assert item_ids((await service.client.get("/trending")).json()) == ["i50"]
         assert item_ids(await service.recommend("nobody"))[:2] == ["i50", "i1"]
         await visits(service, ("new",))
@@ -80,8 +82,8 @@ async def test_a_session_is_not_its_own_neighbour(published: Path, redis_url: st
         assert (answer["stage"], item_ids(answer)) == ("model", SHOP.nearest(["i7", "i3"]))
 
 
-async def test_a_neighbour_that_is_new_itself_needs_its_clicks(published: Path, redis_url: str) -> None:
-    async with serving(published, redis_url, cold_min_clicks=2.5) as service:
+async def test_a_neighbour_that_is_new_itself_needs_its_sessions(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url, cold_min_sessions=3) as service:
         await visits(service, ("new", "newer"), ("new", "newer"))
         await service.click("s", "new")
         assert "newer" not in item_ids(await service.recommend("s"))
@@ -142,3 +144,104 @@ async def test_what_is_kept_of_new_items_is_bounded(redis_url: str, redis_client
     await none.append_arrival(Arrival("t", Click("newest", time.time()), is_cold=True))
     assert redis_client.exists("cold:{0}") == 0
     await none.close()
+
+
+EVIL = "http://evil.example/FREE"
+
+
+async def test_one_visitor_makes_nothing_known_to_others(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url) as service:
+        await service.click("visitor", *([EVIL] * 30), "i50")
+        await service.click("visitor", *([EVIL] * 5), type="purchase")
+        await service.trending.refresh()
+        assert item_ids((await service.client.get("/trending")).json()) == ["i50"]
+        assert EVIL not in item_ids(await service.recommend("nobody"))
+
+
+async def test_an_item_is_not_answered_below_its_sessions_however_they_fade(
+    published: Path, redis_url: str, redis_client: Redis
+) -> None:
+    async with serving(published, redis_url, shards=1, trending_half_life_seconds=1e9) as service:
+        await visits(service, ("new",), ("new",), ("new",))
+        for score, answered in ((2.0001, ["new"]), (2.0, []), (0.5, [])):
+            redis_client.zadd("trending:{0}", {"new": score})
+            await service.trending.refresh()
+            assert item_ids((await service.client.get("/trending")).json()) == answered
+
+
+async def test_ignored_items_are_stored_and_logged_and_never_answered(
+    published: Path, redis_url: str, redis_client: Redis
+) -> None:
+    async with serving(published, redis_url, unknown_items="ignore", shards=1) as service:
+        await visits(service, *[("i9", "new", "i4")] * 5)
+        assert set(item_ids((await service.client.get("/trending")).json())) == {"i4", "i9"}
+        assert redis_client.zscore("trending:{0}", "new") is None
+        assert redis_client.keys("co*") == []
+        assert (await service.click("s", "i20", "new")).status_code == 200
+        answer = await service.recommend("s")
+        assert (answer["stage"], answer["ignored"]) == ("model", ["new"])
+        assert [click.item_id for click in await service.store.read("s")] == ["i20", "new"]
+        logged = cast("list[tuple[str, dict[str, str]]]", redis_client.xrange("clicks:{0}"))
+        assert [fields["item"] for _, fields in logged].count("new") == 6
+
+
+async def test_what_trended_before_is_not_answered_once_it_is_ignored(
+    published: Path, redis_url: str
+) -> None:
+    async with serving(published, redis_url) as service:
+        await visits(service, *[("new",)] * 5)
+        assert item_ids((await service.client.get("/trending")).json()) == ["new"]
+    async with serving(published, redis_url, unknown_items="ignore") as service:
+        await service.trending.refresh()
+        assert item_ids((await service.client.get("/trending")).json()) == []
+
+
+async def test_refused_items_name_the_field(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url, unknown_items="refuse") as service:
+        refused = await service.click("s", "new")
+        assert refused.status_code == 422
+        [error] = refused.json()["errors"]
+        assert error == {"field": "body.item_id", "message": "no deployed bundle knows this item"}
+        batch = [{"session_id": "s", "item_id": item} for item in ("i1", "new", "i2")]
+        events = (await service.client.post("/clicks", json=batch)).json()["events"]
+        assert [event["status"] for event in events] == [200, 422, 200]
+        assert events[1]["detail"] == "body.1.item_id: no deployed bundle knows this item"
+        assert [click.item_id for click in await service.store.read("s")] == ["i1", "i2"]
+
+
+@pytest.mark.parametrize("unknown_items", ["ignore", "refuse"])
+async def test_before_the_first_bundle_everything_is_allowed(
+    artifacts: Path, redis_url: str, unknown_items: str
+) -> None:
+    async with serving(artifacts, redis_url, unknown_items=unknown_items) as service:
+        await visits(service, ("a",))
+        assert item_ids((await service.client.get("/trending")).json()) == ["a"]
+
+
+@pytest.mark.parametrize("unknown_items", ["ignore", "refuse"])
+async def test_what_only_a_challenger_knows_is_known(
+    published: Path, redis_url: str, unknown_items: str
+) -> None:
+    Shop.make(n_items=80).write(published, "v2")
+    challenge(published, "v2", 0.5)
+    async with serving(published, redis_url, unknown_items=unknown_items) as service:
+        await eventually(lambda: service.follower.current.challenger is not None)
+        await visits(service, ("i70",), ("i70",), ("i70",))
+        assert item_ids((await service.client.get("/trending")).json()) == ["i70"]
+        assert (await service.click("s", "i81")).status_code == (422 if unknown_items == "refuse" else 200)
+
+
+async def test_a_session_beyond_its_share_is_told_so(published: Path, redis_url: str) -> None:
+    async with serving(published, redis_url, session_max_logged=2) as service:
+        limited = 'nextclick_clicks_total{outcome="limited"}'
+        before = await service.metric(limited)
+        await service.click("s", "i1", "i2")
+        answer = await service.click("s", "i3")
+        assert (answer.status_code, answer.json()["type"]) == (429, "urn:nextclick:problem:session-full")
+        assert "this session has sent as many clicks as one may" in answer.json()["detail"]
+        batch = [{"session_id": session, "item_id": "i1"} for session in ("s", "t")]
+        events = (await service.client.post("/clicks", json=batch)).json()["events"]
+        assert [event["status"] for event in events] == [429, 200]
+        assert "this session has sent as many clicks as one may" in events[0]["detail"]
+        assert await service.metric(limited) - before == 2
+        assert len((await service.recommend("s"))["items"]) == 20

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,7 @@ from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.state import keys
 from service.state.connection import READ_SECONDS
-from service.state.link import ClickLogFull, StoreUnavailable
+from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
 from service.state.store import SCRIPTS, Appended, Arrival, Click, Judged, SessionStore
 from tests.service.state.clock import StillClock
 from tests.service.state.cluster import cluster, one_node_cluster, slot_of, url_of
@@ -155,15 +155,15 @@ async def test_a_duplicate_changes_nothing_but_the_time_to_live(
 ) -> None:
     click = Click("a", 1.0, event_id="e1")
     await store.append("s", click)
-    [session_key], [events_key] = redis_client.keys("s:*"), redis_client.keys("e:*")
+    [session_key], [marks_key] = redis_client.keys("s:*"), redis_client.keys("m:*")
     before = state(redis_client)
     redis_client.expire(session_key, 1_000_000)
-    redis_client.expire(events_key, 1_000_000)
+    redis_client.expire(marks_key, 1_000_000)
     again = await store.append("s", Click("other", 2.0, event_id="e1"), with_session=True)
     assert again == Appended(1, True, (click,))
     assert state(redis_client) == before
     assert 0 < redis_client.ttl(session_key) <= 1800
-    assert 0 < redis_client.ttl(events_key) <= 1800
+    assert 0 < redis_client.ttl(marks_key) <= 1800
 
 
 async def test_an_event_id_is_remembered_after_its_click_was_trimmed(make_store: MakeStore) -> None:
@@ -174,10 +174,69 @@ async def test_an_event_id_is_remembered_after_its_click_was_trimmed(make_store:
     assert not (await store.append("other session", Click("a", 1.0, event_id="e1"))).duplicate
 
 
+async def test_only_the_newest_event_ids_are_remembered(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(shards=1, session_max_event_ids=3)
+    for i in range(20):
+        assert not (await store.append("s", Click(f"item {i}", 1.0, event_id=f"e{i}"))).duplicate
+        assert redis_client.zcard("m:{0}:s") <= 2 * 3 + 1
+    for i in (17, 18, 19):
+        assert (await store.append("s", Click("a", 1.0, event_id=f"e{i}"))).duplicate
+    assert not (await store.append("s", Click("a", 1.0, event_id="e0"))).duplicate
+    for _ in range(20):  # none of these has an id, nor counts anew
+        await store.append("s", Click("a", 1.0))
+    assert (await store.append("s", Click("a", 1.0, event_id="e0"))).duplicate
+
+
+async def test_the_event_ids_of_an_earlier_version_stop_no_click(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    store = make_store(shards=1)
+    redis_client.sadd("e:{0}:s", "e1")
+    assert await store.append("s", Click("a", 1.0, event_id="e1")) == Appended(1, False)
+    assert (await store.append("s", Click("a", 1.0, event_id="e1"))).duplicate
+
+
+async def test_a_session_has_a_share_of_the_click_log(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(shards=1, session_max_logged=3, session_max_clicks=2)
+    clicks = [Click("a", float(i), event_id=f"e{i}") for i in range(5)]
+    for click in clicks[:3]:
+        await store.append("s", click)
+    before = state(redis_client)
+    for _ in range(2):
+        with pytest.raises(SessionFull, match="maximum of 3 clicks"):
+            await store.append("s", clicks[3])
+    assert state(redis_client) == before
+    outcomes = await store.append_many([Arrival("s", clicks[0]), Arrival("s", clicks[4])])
+    assert outcomes[0] == Appended(2, True), "what is stored is acknowledged again"
+    assert isinstance(outcomes[1], SessionFull)
+    assert await store.append("t", clicks[3]) == Appended(1, False)
+    assert len(log_entries(redis_client)) == 4
+    for name in redis_client.keys("[sm]:*"):
+        redis_client.pexpireat(name, 1)  # the session is over
+    assert await store.append("s", clicks[3]) == Appended(1, False)
+
+
+async def test_a_full_click_log_has_room_for_tombstones(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(shards=1, click_log_max_entries_per_shard=20)
+    await store.append_many([Arrival("s", Click("a", 1.0)) for _ in range(20)])
+    for known in (True, False):
+        with pytest.raises(ClickLogFull):
+            await store.append("t", Click("a", 1.0))
+        assert await store.erase("s") is known
+    assert await store.read("s") == ()
+    before = state(redis_client)
+    with pytest.raises(ClickLogFull, match="22 entries"):
+        await store.erase("s")
+    assert state(redis_client) == before
+    redis_client.xtrim("clicks:{0}", maxlen=10, approximate=False)  # what is collected goes
+    assert await store.erase("s") is False
+    assert await store.append("t", Click("a", 1.0)) == Appended(1, False)
+
+
 async def test_a_session_ends_after_its_time_to_live(make_store: MakeStore, redis_client: Redis) -> None:
     store = make_store(session_ttl_seconds=100)
     await store.append("s", Click("a", 1.0, event_id="e1"))
-    names = redis_client.keys("[se]:*")
+    names = redis_client.keys("[sm]:*")
     assert len(names) == 2
     for name in names:
         assert 0 < redis_client.pttl(name) <= 100_000
@@ -210,8 +269,6 @@ async def test_a_full_click_log_refuses_and_changes_nothing(
     before = state(redis_client)
     with pytest.raises(ClickLogFull, match=r"clicks:\{0\}"):
         await store.append("s", Click("c", 3.0, event_id="e3"))
-    with pytest.raises(ClickLogFull):
-        await store.erase("s")
     assert state(redis_client) == before
     # What is in the log already can be acknowledged again.
     assert await store.append("s", Click("a", 1.0, event_id="e1")) == Appended(2, True)
@@ -241,11 +298,83 @@ async def test_erase_leaves_a_tombstone_and_forgets_event_ids(
     await store.append("s", Click("a", 1.0, event_id="e1"))
     assert await store.erase("s") is True
     assert await store.read("s") == ()
-    assert redis_client.keys("[se]:*") == []
+    assert redis_client.keys("[sm]:*") == []
     assert log_entries(redis_client)[1:] == [{"seq": "2", "session": "s", "erased": "1"}]
     assert await store.erase("s") is False  # its clicks may be in the log all the same
     assert len(log_entries(redis_client)) == 3
     assert await store.append("s", Click("a", 1.0, event_id="e1")) == Appended(1, False)
+
+
+def counted(scores: Sequence[tuple[str, float]]) -> dict[str, int]:
+    """By how many sessions, when all of them clicked just now."""
+    return {item_id: round(score) for item_id, score in scores}
+
+
+async def test_a_session_counts_once_for_an_item(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(shards=1, session_max_clicks=2)
+    now = time.time()
+
+    async def click(session: str, item_id: str, at: float = now, event_id: str | None = None) -> None:
+        await store.append(session, Click(item_id, at, event_id=event_id))
+
+    for _ in range(3):
+        await click("s", "a", event_id="e")  # the same click, sent again
+        await click("s", "a")
+    await click("t", "a")
+    assert counted(await store.trending(9)) == {"a": 2}
+    for item_id in "bcd":  # these take its place in the session
+        await click("s", item_id)
+    await click("s", "a")
+    for _ in range(3):  # late, and trimmed at once
+        await click("s", "a", now - 1)
+        await click("s", "z", now - 1)
+    assert counted(await store.trending(9)) == {"a": 2, "b": 1, "c": 1, "d": 1, "z": 1}
+    for name in redis_client.keys("[sm]:*:s"):
+        redis_client.pexpireat(name, 1)  # the session is over, and the next has its name
+    await click("s", "a")
+    await click("s", "a")
+    assert counted(await store.trending(9))["a"] == 3
+
+
+async def test_only_clicks_that_feed_the_encoder_count(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store(shards=1, encoder_click_types=("click", "view"))
+    now = time.time()
+    for kind in ("cart", "Click", "purchase"):
+        await store.append_arrival(Arrival("s", Click("a", now, kind, event_id=kind), is_cold=True))
+    await store.append_arrival(Arrival("s", Click("ignored", now), is_cold=True, is_ignored=True))
+    assert await store.trending(9) == []
+    assert (await store.append("s", Click("a", now, event_id="cart"))).duplicate
+    await store.append_arrival(Arrival("s", Click("b", now, "view"), is_cold=True))
+    assert counted(await store.trending(9)) == {"b": 1}
+    assert await store.co_clicks("b", 9) == [], "none of its neighbours counted"
+    assert await store.co_clicks("a", 9) == await store.co_clicks("ignored", 9) == []
+    await store.append_arrival(Arrival("s", Click("a", now), is_cold=True))
+    assert counted(await store.trending(9)) == {"a": 1, "b": 1}, "it counts once it feeds the encoder"
+    assert await store.co_clicks("a", 9) == await store.co_clicks("a", 9) == [("b", 1)]
+    assert redis_client.zrange("cold:{0}", 0, -1) == ["b", "a"]
+    assert [entry["item"] for entry in log_entries(redis_client)] == ["a", "a", "a", "ignored", "b", "a"]
+
+
+async def test_a_co_click_counts_once_a_session_however_long_it_is(make_store: MakeStore) -> None:
+    store = make_store(shards=1)
+    for _ in range(3):
+        for item_id in ("new", "a", *(f"other {i}" for i in range(12))):
+            await store.append_arrival(Arrival("s", Click(item_id, time.time()), is_cold=item_id == "new"))
+    assert dict(await store.co_clicks("new", 99))["a"] == 1
+
+
+async def test_what_does_not_feed_the_encoder_judges_nothing(store: SessionStore) -> None:
+    await store.append("s", Click("a", 1.0))
+    await store.remember("s", "v1~1", "v1", ["b", "c"], given_on="a")
+    await store.remember("s", "v1~1", "v2", ["c", "b"], given_on="a", beside=True)
+    for click in (Click("c", 2.0, "cart"), Click("a", 3.0, "purchase"), Click("a", 4.0), Click("a", 0.5)):
+        assert (await store.append("s", click)).judged == ()
+    assert sorted((await store.append("s", Click("c", 5.0))).judged) == [("v1", 2), ("v2", 1)]
+    assert (await store.append("s", Click("b", 6.0))).judged == (), "it is used up"
+    assert {version: each.judged for version, each in (await store.quality(["v1", "v2"])).items()} == {
+        "v1": 1,
+        "v2": 1,
+    }
 
 
 async def test_trending_halves_with_every_half_life(make_store: MakeStore) -> None:
@@ -286,7 +415,7 @@ async def test_trending_is_bounded_and_keeps_the_most_clicked(
 ) -> None:
     store = make_store(shards=1, trending_max_items=5)
     now = time.time()
-    await store.append_many([Arrival("s", Click("favourite", now)) for _ in range(3)])
+    await store.append_many([Arrival(session, Click("favourite", now)) for session in "abc"])
     for i in range(40):
         await store.append("s", Click(f"item {i}", now - 40 + i))
         assert redis_client.zcard("trending:{0}") <= 10
@@ -337,6 +466,36 @@ async def test_the_rate_limit_is_shared_and_refills(make_store: MakeStore, redis
     redis_client.set("rate:client", f"{(full_at() - 30) * 1e6:.0f}")  # thirty seconds pass
     assert await another.take_token("client", 2) == 0.0
     assert await one_worker.take_token("client", 2) > 0
+
+
+async def test_a_request_costs_what_it_holds(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store()
+
+    def owe(seconds: float) -> float:
+        """The bucket is full again that long from now: when that is."""
+        now, microseconds = redis_client.time()
+        full_at = now + microseconds / 1e6 + seconds
+        redis_client.set("rate:client", f"{full_at * 1e6:.0f}")
+        return full_at
+
+    # A token a second. Time only passes: what is due in so many seconds is due in less.
+    owe(0)
+    assert await store.take_token("client", 60, 60) == 0.0, "all there is"
+    owe(40)
+    assert await store.take_token("client", 60, 20) == 0.0
+    before = owe(59)
+    assert 0 < await store.take_token("client", 60, 60) <= 59
+    assert float(str(redis_client.get("rate:client"))) == pytest.approx(before * 1e6, abs=1), (
+        "refused is free"
+    )
+    owe(50)
+    assert 0 < await store.take_token("client", 60, 100) <= 50, (
+        "more than a bucket holds waits until it is full"
+    )
+    owe(0)
+    assert await store.take_token("client", 60, 3600) == 0.0
+    assert 3000 < await store.take_token("client", 60) <= 3541, "and is paid off"
+    assert 3_000_000 < redis_client.pttl("rate:client") <= 3_600_000
 
 
 async def live(store: SessionStore) -> None:
@@ -435,6 +594,15 @@ async def test_a_redis_without_memory_refuses_and_changes_nothing(
     with configured(redis_client, maxmemory="1"), pytest.raises(StoreUnavailable, match=r"OOM|maxmemory"):
         await store.append("s", Click("b", 2.0))
     assert state(redis_client) == before
+
+
+async def test_a_redis_without_memory_erases(store: SessionStore, redis_client: Redis) -> None:
+    await store.append("s", Click("a", 1.0))
+    with configured(redis_client, maxmemory="1"):
+        assert await store.erase("s") is True
+        assert await store.erase("s") is False
+    assert [entry.get("erased") for entry in log_entries(redis_client)] == [None, "1", "1"]
+    assert redis_client.keys("[sm]:*") == []
 
 
 async def test_at_first_contact_a_redis_without_memory_refuses(

@@ -1,6 +1,6 @@
--- Co-click: what sessions clicked beside an item that no bundle knows. A pair counts once a session, and is
--- kept of such items only.
-if cold_max > 0 and (is_cold or redis.call('EXISTS', cold) == 1) then
+-- Co-click: what sessions clicked beside an item that no bundle knows. A pair counts once a session, of clicks
+-- that count, and is kept of such items only.
+if is_first and cold_max > 0 and (is_cold or redis.call('EXISTS', cold) == 1) then
   local KEPT_SECONDS = 7 * 86400 -- by then a bundle knows the item, or nobody clicks it any more
 
   local function count(of, neighbour)
@@ -12,12 +12,14 @@ if cold_max > 0 and (is_cold or redis.call('EXISTS', cold) == 1) then
     redis.call('EXPIRE', key, KEPT_SECONDS)
   end
 
-  local others, seen = {}, {}
+  local others, seen = {}, {[item] = true}
   for _, click in ipairs(before) do
     local other = string.match(click, '^[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31(.*)$')
     if not seen[other] then
       seen[other] = true
-      others[#others + 1] = other
+      if redis.call('ZSCORE', marks, 'i' .. other) then
+        others[#others + 1] = other
+      end
     end
   end
   if is_cold then
@@ -28,14 +30,12 @@ if cold_max > 0 and (is_cold or redis.call('EXISTS', cold) == 1) then
       redis.call('ZREM', cold, oldest)
     end
   end
-  if not seen[item] then
-    for _, other in ipairs(others) do
-      if is_cold then
-        count(item, other)
-      end
-      if redis.call('ZSCORE', cold, other) then
-        count(other, item)
-      end
+  for _, other in ipairs(others) do
+    if is_cold then
+      count(item, other)
+    end
+    if redis.call('ZSCORE', cold, other) then
+      count(other, item)
     end
   end
 end

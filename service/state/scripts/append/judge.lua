@@ -1,9 +1,17 @@
 -- Judge: the click tells how good the last answer was, once, and which version's answer it came from.
+-- Only a click that feeds the encoder does, and not one on the item that the answer was given on: that is no
+-- choice among what was shown, which waits for one.
 -- Leaves `judged`: {version, rank of the item among those shown or 0, version, ...}.
 local judged = {}
 do
   local KEPT_SECONDS = 90 * 86400 -- a version's figures outlive it by this
-  local answered = redis.call('HGETALL', shown)
+  local answered = feeds and redis.call('HGETALL', shown) or {}
+  for i = 1, #answered, 2 do
+    if answered[i] == ':id' and string.match(answered[i + 1], '\31(.*)$') == item then
+      answered = {}
+      break
+    end
+  end
   for i = 1, #answered, 2 do
     local of, items = answered[i], answered[i + 1]
     if of ~= ':id' then

@@ -1,5 +1,6 @@
 -- Place: the click goes by its timestamp among the newest of its session.
--- Leaves `number`, the click's in its shard, and `before`, the session's newest clicks until now.
+-- Leaves `number`, the click's in its shard; `before`, the session's newest clicks until now; and `is_first`:
+-- the session counts for the item now, and never did.
 local NEWEST = 10 -- so many are neighbours of this one: see co_click.lua
 
 -- Lua writes large numbers with 14 digits unless told otherwise.
@@ -10,6 +11,15 @@ local member = table.concat({arrival, timestamp, click_type, event_id, item}, '\
 local before = redis.call('ZREVRANGE', session, 0, NEWEST - 1)
 redis.call('ZADD', session, timestamp, member)
 redis.call('ZREMRANGEBYRANK', session, 0, -max_clicks - 1)
-if event_id ~= '' then
-  redis.call('SADD', events, event_id)
+
+local is_first = false
+if counts and event_id ~= '' then
+  is_first = redis.call('ZADD', marks, number, 'e' .. event_id, number, 'i' .. item) == 2
+elseif counts then
+  is_first = redis.call('ZADD', marks, number, 'i' .. item) == 1
+elseif event_id ~= '' then
+  redis.call('ZADD', marks, number, 'e' .. event_id)
+end
+if logged > max_events then -- before that there are not too many; the first of them all is '#'
+  redis.call('ZREMRANGEBYRANK', marks, 1, -2 * max_events - 1)
 end

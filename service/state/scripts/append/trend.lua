@@ -1,5 +1,6 @@
--- Trend: a click weighs 2^((its time - t0) / half-life), so older ones fade without being touched.
-do
+-- Trend: sessions are counted, each by its first click on an item that counts. Such a click weighs
+-- 2^((its time - t0) / half-life), so older ones fade without being touched.
+if is_first then
   -- After this many half-lives a click counts for nothing, and scores are rebased long before they overflow.
   local HORIZON = 64
   local origin = redis.call('GET', trending_t0)
