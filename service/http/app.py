@@ -44,7 +44,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
-    follower = DeploymentFollower(settings.artifacts_dir, settings.deployment_poll_seconds)
+    follower = DeploymentFollower(
+        settings.artifacts_dir, settings.deployment_poll_seconds, settings.bundle_load_timeout_seconds
+    )
     trending = Trending(store)
     recommender = Recommender(
         store, follower, trending, QualityMonitor(store, settings.quality_share), settings

@@ -2,14 +2,22 @@
 
 A new bundle is loaded, proven and warmed in a thread beside the old one. A bad one is refused and reported,
 and tried again only when deployment.json changes or `reload` is called; the old one goes on serving.
+
+One that is not there in time is refused as well. An encoder that loops is interrupted; Python cannot end a
+thread that waits for a disk, which is left behind, but no more than one for each version: none is begun again
+before it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import os
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +37,14 @@ from service.live.deployment import (
 from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
 from service.ranking.bundle import VERSION_PATTERN, Bundle, BundleError
+from service.ranking.encoder import Interrupt
 from service.ranking.retriever import one_thread
 from service.ranking.served import ServedBundle
 
 WARM_K = 100  # the most that can be asked for
+LOAD_TIMEOUT_SECONDS = 300.0
+
+Load = Callable[[Path, str, Interrupt], Bundle]
 
 log = structlog.get_logger()
 
@@ -40,12 +52,21 @@ log = structlog.get_logger()
 class DeploymentFollower:
     """What this worker serves now (`current`), and what was `refused`: reasons by version."""
 
-    def __init__(self, artifacts: Path, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        artifacts: Path,
+        poll_seconds: float,
+        load_timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
+        load: Load | None = None,
+    ) -> None:
         self.current = Snapshot()
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
+        self._load_bundle = load or load_bundle
+        self._load_timeout_seconds = load_timeout_seconds
         self._bundles: dict[str, Bundle] = {}
+        self._begun: dict[str, Future[Bundle]] = {}  # loads that were not there in time
         self._unreadable: str | None = None
         self._seen: tuple[int, int] | None = None  # of deployment.json, when it was last read
         self._loading: asyncio.Task[None] | None = None
@@ -96,7 +117,7 @@ class DeploymentFollower:
 
     async def activate(self, version: str) -> None:
         """Make `version` the champion of every worker. Raises `BundleError` and then changes nothing."""
-        await asyncio.to_thread(load_bundle, self._artifacts, version)
+        await asyncio.to_thread(self._load_in_time, version)
         await self._change(publish, version)
         await self.settle()
 
@@ -104,7 +125,7 @@ class DeploymentFollower:
         """Swap champion and previous. Raises `DeploymentError` or `BundleError` and then changes nothing."""
         previous = read_deployment(self._artifacts).previous
         if previous is not None:
-            await asyncio.to_thread(load_bundle, self._artifacts, previous)
+            await asyncio.to_thread(self._load_in_time, previous)
         await self._change(rollback)
         await self.settle()
 
@@ -124,9 +145,9 @@ class DeploymentFollower:
     async def _load(self) -> None:
         """Load one version after the other, the champion first, until each is there or refused."""
         while (version := self._missing()) is not None:
-            load = load_in_turn if self.current.bundles else load_bundle
+            load = self._load_in_turn if self.current.bundles else self._load_in_time
             try:
-                bundle = await asyncio.to_thread(load, self._artifacts, version)
+                bundle = await asyncio.to_thread(load, version)
             except Exception as error:  # whatever a library raises: what is loaded goes on serving
                 self.refused[version] = str(error)
                 BUNDLE_FAILURES.inc()
@@ -134,6 +155,38 @@ class DeploymentFollower:
             else:
                 self._bundles[version] = bundle
                 self._switch(self.current.deployment)  # which may have changed meanwhile
+
+    def _load_in_turn(self, version: str) -> Bundle:
+        """One worker after the other: the rest keep the processor for their visitors."""
+        with turn_to_load(self._artifacts):
+            return self._load_in_time(version)
+
+    def _load_in_time(self, version: str) -> Bundle:
+        """`load_bundle` within its time. Raises `BundleError`."""
+        late = self._begun.pop(version, None)
+        if late is not None and not late.done():
+            self._begun[version] = late
+            raise BundleError(f"{version}: an earlier try to load it has not ended yet")
+        loading: Future[Bundle] = Future()
+        interrupt = Interrupt()
+
+        def load() -> None:
+            try:
+                loading.set_result(self._load_bundle(self._artifacts, version, interrupt))
+            except Exception as error:
+                loading.set_exception(error)
+
+        # A daemon, unlike the threads of a pool: the worker does not wait for it when it leaves.
+        threading.Thread(target=load, name=f"load {version}", daemon=True).start()
+        try:
+            return loading.result(self._load_timeout_seconds)
+        except TimeoutError:
+            interrupt()
+            self._begun[version] = loading
+            raise BundleError(
+                f"{version}: not loaded within {self._load_timeout_seconds:g} seconds: its encoder loops, "
+                "or the disk does not answer"
+            ) from None
 
     def _missing(self) -> str | None:
         wanted = self.current.deployment.serving
@@ -176,16 +229,16 @@ class DeploymentFollower:
         log.error("deployment refused", error=self._unreadable, serving=self._serving())
 
 
-def load_in_turn(artifacts: Path, version: str) -> Bundle:
-    """`load_bundle`, one worker after the other: the rest keep the processor for their visitors."""
-    with turn_to_load(artifacts):
-        return load_bundle(artifacts, version)
-
-
 @contextmanager
 def turn_to_load(artifacts: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time."""
-    turn = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY)
+    """Held by one process of this machine at a time.
+
+    A file of this machine, not one beside the bundles: where many machines share those, their workers need
+    not wait for each other, and NFS, which locks nothing that is not open for writing, is not asked at all.
+    """
+    name = hashlib.sha256(os.fsencode(artifacts.resolve())).hexdigest()[:16]
+    file = Path(tempfile.gettempdir()) / f"nextclick-loading-{os.getuid()}-{name}.lock"
+    turn = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)  # let go by closing, or by the end of a process that is killed
         yield
@@ -193,14 +246,14 @@ def turn_to_load(artifacts: Path) -> Iterator[None]:
         os.close(turn)
 
 
-def load_bundle(artifacts: Path, version: str) -> Bundle:
+def load_bundle(artifacts: Path, version: str, interrupt: Interrupt | None = None) -> Bundle:
     """Load, prove and warm a version's bundle. Raises `BundleError`."""
     if not VERSION_PATTERN.fullmatch(version):
         raise BundleError("a version is made of letters, digits, '.', '_' and '-'")
-    bundle = Bundle.load(bundle_path(artifacts, version))
-    if bundle.manifest.version != version:
-        raise BundleError(f"{bundle.path}: its manifest says version {bundle.manifest.version}")
     with one_thread():
+        bundle = Bundle.load(bundle_path(artifacts, version), interrupt=interrupt)
+        if bundle.manifest.version != version:
+            raise BundleError(f"{bundle.path}: its manifest says version {bundle.manifest.version}")
         for length in sorted({1, min(5, bundle.ranker.max_length), bundle.ranker.max_length}):
             # Its pages are read and its memory is allotted now, not by the first visitor.
             bundle.ranker.rank([[1] * length], [WARM_K], [()])

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     deployment_poll_seconds: float = Field(
         default=1, gt=0, description="how often a worker looks at deployment.json"
     )
+    bundle_load_timeout_seconds: float = Field(
+        default=300, gt=0, description="a bundle that takes longer to load is refused"
+    )
     future_tolerance_seconds: float = Field(
         default=300, ge=0, description="clicks further ahead of the clock are refused"
     )

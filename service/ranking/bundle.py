@@ -2,7 +2,7 @@
 
 A bundle is a directory that holds exactly what is needed to answer a session:
 
-    manifest.json       what this is, how it was made, and the sha256 of every other file
+    manifest.json       what this is, how it was made, and the sha256 of every other file and of itself
     items.txt           external item id of item index 1..n, by descending training popularity
 
 and, if its kind is `encoder`,
@@ -19,19 +19,22 @@ import hashlib
 import json
 import os
 import re
+import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.ranking.encoder import Encoder
+from service.ranking.encoder import Encoder, Interrupt
 from service.ranking.neighbours import NEIGHBOURS
 from service.ranking.ranker import NearestItems, Ranker
-from service.ranking.retriever import Codes, Kind, Retriever
+from service.ranking.retriever import Codes, Kind, Retriever, spread
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -41,7 +44,15 @@ INDEX = "index.faiss"
 ITEMS = "items.txt"
 ENCODER_FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
 MAX_ITEM_ID_LENGTH = 256
+MAX_MANIFEST_BYTES = 1_000_000  # they have about 2,000
+MAX_MANIFEST_DEPTH = 8  # they have 2
+PROVEN_AT_LOAD = 256  # items, of which a service looks at vectors and answers before it serves any
+PROVEN_AT_ONCE = 1024
+PROVEN_ANSWERS = 8  # each may be a search through all items
+PROVEN_K = 20
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+log = structlog.get_logger()
 
 
 class BundleError(ValueError):
@@ -89,7 +100,9 @@ class Manifest(BaseModel):
     max_length: int = Field(ge=1)
     index: IndexInfo | None = None
     metrics: dict[str, float]
-    files: dict[str, str] = Field(description="sha256 of every other file")
+    files: dict[str, str] = Field(
+        description="sha256 of every other file; under manifest.json, of the manifest without that entry"
+    )
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -116,34 +129,71 @@ class Bundle:
     ranker: Ranker
 
     @classmethod
-    def load(cls, path: Path, threads: int = 1) -> Bundle:
+    def load(cls, path: Path, threads: int = 1, interrupt: Interrupt | None = None) -> Bundle:
         """Open and verify every file under `path`.
 
         `threads` is onnxruntime's intra-op count: 1 when serving, more for offline evaluation.
-        Raises `BundleError` for anything missing, altered, truncated, newer or inconsistent.
+        Raises `BundleError` for anything missing, altered, truncated, newer, inconsistent or not finite.
         """
         manifest = read_manifest(path)
         for name in manifest.required:
             if name not in manifest.files:
                 raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
-            if not (path / name).is_file():
-                raise BundleError(f"{path / name}: missing")
-            if file_sha256(path / name) != manifest.files[name]:
+        for name, sha256 in manifest.files.items():
+            if name != MANIFEST and file_sha256(file_within(path, name)) != sha256:
                 raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
         items = read_items(path / ITEMS)
         _agree(path, {f"{ITEMS}: items": (len(items), manifest.n_items)})
         ranker: Ranker
         if manifest.kind == "encoder":
-            ranker = _load_encoder(path, manifest, threads)
+            ranker = _load_encoder(path, manifest, threads, interrupt)
         else:
             ranker = _load_neighbours(path, manifest)
-        return cls(
+        bundle = cls(
             path=path,
             manifest=manifest,
             items=("", *items),
             index_of={item_id: i for i, item_id in enumerate(items, start=1)},
             ranker=ranker,
         )
+        bundle.prove(PROVEN_AT_LOAD)
+        return bundle
+
+    def prove(self, sample: int | None = None) -> None:
+        """Look at the vectors of a sample of items, and at answers to them; None looks at all items.
+
+        Raises `BundleError` for what is not finite or has no direction, and for answers that are no items.
+        """
+        n_items, longest = self.manifest.n_items, self.manifest.max_length
+        if isinstance(self.ranker, NearestItems):
+            if problem := self.ranker.retriever.problem(sample):
+                raise BundleError(f"{self.path / INDEX}: {problem}")
+            items = spread(n_items, sample)
+            for start in range(0, len(items), PROVEN_AT_ONCE):
+                some = items[start : start + PROVEN_AT_ONCE].tolist()
+                # Each by itself, and all of them within the longest sessions there can be.
+                sessions = [[item] for item in some] + [
+                    some[row : row + longest] for row in range(0, len(some), longest)
+                ]
+                if problem := self.ranker.encoder.problem(sessions):
+                    raise BundleError(f"{self.path / ENCODER}: {problem}")
+        self._prove_answers()
+
+    def _prove_answers(self) -> None:
+        n_items, k = self.manifest.n_items, min(PROVEN_K, self.manifest.n_items)
+        asked = spread(n_items, PROVEN_ANSWERS)
+        nearest = isinstance(self.ranker, NearestItems)
+        _, first = self.ranker.search(asked[:, None], 1)
+        if nearest and not first.all():
+            raise BundleError(f"{self.path / INDEX}: its search finds nothing for some sessions")
+        sessions = asked[:, None].tolist()
+        for scores, items in self.ranker.rank(sessions, [k] * len(asked), [()] * len(asked)):
+            if nearest and len(items) < k:
+                raise BundleError(f"{self.path}: answers {len(items)} items where {k} were asked for")
+            if not np.isfinite(scores).all():
+                raise BundleError(f"{self.path}: answers scores that are not finite")
+            if len(items) and not 1 <= items.min() <= items.max() <= n_items:
+                raise BundleError(f"{self.path}: answers items outside 1..{n_items}")
 
     @property
     def encoder(self) -> Encoder:
@@ -161,10 +211,10 @@ class Bundle:
         return self.ranker
 
 
-def _load_encoder(path: Path, manifest: Manifest, threads: int) -> NearestItems:
+def _load_encoder(path: Path, manifest: Manifest, threads: int, interrupt: Interrupt | None) -> NearestItems:
     assert manifest.index is not None, "the manifest was validated"
     try:
-        encoder = Encoder(path / ENCODER, manifest.max_length, threads)
+        encoder = Encoder(path / ENCODER, manifest.max_length, threads, interrupt)
     except ValueError as error:
         raise BundleError(f"{path / ENCODER}: {error}") from error
     try:
@@ -212,12 +262,10 @@ def read_manifest(path: Path) -> Manifest:
     """Read `path`/manifest.json, the schema version first. Raises `BundleError`."""
     file = path / MANIFEST
     try:
-        raw = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise BundleError(f"{file}: missing: not a bundle, or one that was not finished") from None
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+        raw = json.loads(_manifest_text(path))
     except ValueError as error:
+        if isinstance(error, BundleError):
+            raise
         raise BundleError(f"{file}: not JSON: {error}") from error
     schema = raw.get("schema_version") if isinstance(raw, dict) else None
     if schema != SCHEMA_VERSION:
@@ -228,15 +276,72 @@ def read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{file}: field '{field}': {first['msg']}") from error
+    if MANIFEST not in manifest.files:
+        log.info("bundle without a checksum of its manifest", file=str(file))  # of before there was one
+    elif manifest.files[MANIFEST] != manifest_sha256(raw):
+        raise BundleError(f"{file}: sha256 differs from its own: altered")
     return manifest
 
 
+def _manifest_text(path: Path) -> str:
+    """What can be parsed without danger. Raises `BundleError`, `UnicodeDecodeError`."""
+    file = path / MANIFEST
+    try:
+        with file_within(path, MANIFEST).open("rb") as stream:
+            content = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES} bytes")
+    depth = deepest = 0
+    for bracket in re.findall(rb"[\[{}\]]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", content)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_MANIFEST_DEPTH:
+        raise BundleError(f"{file}: nested deeper than {MAX_MANIFEST_DEPTH}")
+    return content.decode("utf-8")
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest last, synced: a directory without one is no bundle."""
-    with (path / MANIFEST).open("w") as file:
-        file.write(manifest.model_dump_json(indent=2) + "\n")
+    """Write the manifest last, with its checksum, and synced: a directory without one is no bundle."""
+    raw = json.loads(manifest.model_dump_json())
+    raw["files"][MANIFEST] = manifest_sha256(raw)
+    with (path / MANIFEST).open("w", encoding="utf-8") as file:
+        file.write(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def manifest_sha256(raw: Mapping[str, object]) -> str:
+    """The checksum of a parsed manifest: of all its values, but for the checksum itself.
+
+    It stands among the files' so that a service of before there was one still reads the bundle.
+    """
+    files = raw["files"]
+    assert isinstance(files, dict)
+    others = {name: sha256 for name, sha256 in files.items() if name != MANIFEST}
+    canonical = json.dumps({**raw, "files": others}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def file_within(path: Path, name: str) -> Path:
+    """`path`/`name`, if it is a plain file that lies there. Raises `BundleError`.
+
+    Nothing is opened: a pipe would wait for a writer for ever, and a link could lead anywhere.
+    """
+    file = path / name
+    try:
+        place, mode = file.resolve(strict=True), file.stat().st_mode
+    except FileNotFoundError:
+        unfinished = ": not a bundle, or one that was not finished" if name == MANIFEST else ""
+        raise BundleError(f"{file}: missing{unfinished}") from None
+    except (OSError, RuntimeError) as error:  # the latter of links that lead in a circle
+        raise BundleError(f"{file}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    if not place.is_relative_to(path.resolve()):
+        raise BundleError(f"{file}: leads out of the bundle")
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{file}: not a plain file")
+    return file
 
 
 def read_items(file: Path) -> list[str]:

@@ -13,7 +13,18 @@ import numpy.typing as npt
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
+LENGTH_TOLERANCE = 1e-3
 RUN_CLICKS = 24  # about as many padded clicks take as long as what a run of the graph begins with
+
+
+class Interrupt:
+    """Ends what an encoder computes in another thread, by an error there; and all that it is asked later."""
+
+    def __init__(self) -> None:
+        self.options = ort.RunOptions()
+
+    def __call__(self) -> None:
+        self.options.terminate = True
 
 
 class Encoder:
@@ -22,7 +33,10 @@ class Encoder:
     Raises `ValueError` when the file is not an encoder with the bundle's one signature.
     """
 
-    def __init__(self, file: Path, max_length: int, threads: int = 1) -> None:
+    def __init__(
+        self, file: Path, max_length: int, threads: int = 1, interrupt: Interrupt | None = None
+    ) -> None:
+        self._run_options = (interrupt or Interrupt()).options
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -59,8 +73,21 @@ class Encoder:
 
     def encode_padded(self, sessions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Encode (B, L) item indices, right-padded with 0, 1 <= L <= max_length, to (B, D) float32."""
-        vectors: npt.NDArray[np.float32] = self._session.run(None, {"sessions": sessions})[0]
+        vectors: npt.NDArray[np.float32] = self._session.run(None, {"sessions": sessions}, self._run_options)[
+            0
+        ]
         return vectors
+
+    def problem(self, sessions: Sequence[Sequence[int]]) -> str | None:
+        """What is wrong with the vectors of some sessions, or None."""
+        try:
+            lengths = np.linalg.norm(self.encode(sessions), axis=1)
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            return f"it does not run on some sessions: {error}"
+        bad = np.flatnonzero(~(np.abs(lengths - 1) <= LENGTH_TOLERANCE))  # NaN is within nothing
+        if len(bad):
+            return f"the vector of session {list(sessions[bad[0]])} has length {lengths[bad[0]]:g}, not 1"
+        return None
 
     def _prove(self) -> int:
         """Run it at its extremes before any request does; returns D."""
@@ -72,7 +99,7 @@ class Encoder:
                 raise ValueError(f"it does not run on sessions of shape {shape}: {error}") from error
             if vectors[-1].ndim != 2 or len(vectors[-1]) != shape[0]:
                 raise ValueError(f"sessions of shape {shape} became vectors of shape {vectors[-1].shape}")
-            if not np.allclose(np.linalg.norm(vectors[-1], axis=1), 1, atol=1e-3):
+            if not np.allclose(np.linalg.norm(vectors[-1], axis=1), 1, atol=LENGTH_TOLERANCE):
                 raise ValueError("its vectors are not of length 1")
         return int(vectors[0].shape[1])
 

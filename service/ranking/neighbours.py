@@ -171,6 +171,8 @@ class ItemNeighbours(Neighbours):
             return f"items.npy and scores.npy: shapes {self.items.shape} and {self.scores.shape}"
         if self.items.min(initial=0) < 0 or self.items.max(initial=0) > self.n_items:
             return f"items.npy: names items outside 0..{self.n_items}"
+        if not np.isfinite(self.scores).all():
+            return "scores.npy: holds what is not finite"
         return None
 
 
@@ -256,6 +258,11 @@ class SessionNeighbours(Neighbours):
             return (
                 f"place_weight.npy and limits.npy: shapes {self.place_weight.shape} and {self.limits.shape}"
             )
+        if self.limits.min() < 1:
+            return f"limits.npy: {self.limits.tolist()} is fewer than one session"
+        for name in ("place_weight", "step_weight", "item_weight"):
+            if not np.isfinite(getattr(self, name)).all():
+                return f"{name}.npy: holds what is not finite"
         return None
 
 

@@ -23,6 +23,8 @@ MIN_PER_LIST = 39  # items
 CODE_BLOCK = 8  # dimensions; codes of another multiple are decoded one by one, 7 to 9 times slower
 OVER_FETCH = 256  # up to this many exclusions of one query are searched past and dropped
 OVER_FETCH_STEP = 8  # depths are rounded up to it, so that queries of a batch share their search
+UNIT_TOLERANCE = 1e-2  # of lengths: enough for any rounding
+PROVEN_AT_ONCE = 16_384
 MIN_WALK_ALLOWED = 0.5  # share of items; below it, an approximate search is left for an exact one
 
 Kind = Literal["flat", "hnsw", "ivf-sq", "ivf-pq"]
@@ -186,6 +188,47 @@ class Retriever:
         vectors: Scores = self._storage().reconstruct_n(0, self.n_items)
         return np.ascontiguousarray(vectors[:, : self.dim])
 
+    def problem(self, sample: int | None = None) -> str | None:
+        """What makes some of the vectors useless, or None; without a sample, of all of them."""
+        if self._ivf and (problem := self._problem_of_lists(sample)):
+            return problem
+        if not self._ivf or sample is None:
+            storage, rows = self._storage(), spread(self.n_items, sample) - 1
+            for start in range(0, len(rows), PROVEN_AT_ONCE):
+                some = rows[start : start + PROVEN_AT_ONCE]
+                if sample is None:
+                    vectors = storage.reconstruct_n(int(some[0]), len(some))
+                else:
+                    vectors = storage.reconstruct_batch(some)
+                if problem := self._problem_of(vectors, some + 1):
+                    return problem
+        return None
+
+    def _problem_of(self, vectors: Vectors, items: Items) -> str | None:
+        lengths = np.linalg.norm(vectors, axis=1)
+        good = np.abs(lengths - 1) <= UNIT_TOLERANCE if self.holds_vectors else lengths > UNIT_TOLERANCE
+        bad = np.flatnonzero(~(good & np.isfinite(lengths)))
+        return f"the vector of item {items[bad[0]]} has length {lengths[bad[0]]:g}" if len(bad) else None
+
+    def _problem_of_lists(self, sample: int | None) -> str | None:
+        """Of an IVF index: which items its lists hold, and the first vector of each of them."""
+        # Not by item: without a map from items to lists, each would be looked for in all of them.
+        lists = faiss.downcast_InvertedLists(self._index.invlists)
+        seen = np.zeros(self.n_items, dtype=bool)
+        for number in (spread(self.n_lists or 0, sample) - 1).tolist():
+            size = lists.list_size(number)
+            if not size:
+                continue
+            rows = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            if rows.min() < 0 or rows.max() >= self.n_items:
+                return f"list {number} holds items outside 1..{self.n_items}"
+            seen[rows] = True
+            vector = np.empty((1, self._width), dtype=np.float32)
+            self._index.reconstruct_from_offset(number, 0, faiss.swig_ptr(vector))
+            if problem := self._problem_of(vector, rows[:1] + 1):
+                return problem
+        return None if sample or seen.all() else f"no list holds item {int(np.argmin(seen)) + 1}"
+
     def exact(self) -> Retriever:
         """The vectors as they are stored, behind exact search: the yardstick of an approximate index."""
         return Retriever(self._index, self.dim, self._breadth, self._hidden, exact=True)
@@ -209,7 +252,8 @@ class Retriever:
         allowed[_rows(excluded)] = False
         parameters = self._search_parameters(_selector(allowed), exact=True)
         scores, items = self._search(self._storage(), query[None, :], min(k, int(allowed.sum())), parameters)
-        return scores[0], items[0]
+        found = items[0] > 0  # all, unless the query is no number
+        return scores[0][found], items[0][found]
 
     def _search(
         self, index: faiss.Index, vectors: Vectors, k: int, parameters: faiss.SearchParameters | None
@@ -238,6 +282,11 @@ class Retriever:
     def _storage(self) -> faiss.Index:
         """What is searched exactly."""
         return faiss.downcast_index(self._index.storage) if self._hnsw else self._index
+
+
+def spread(n: int, sample: int | None) -> Items:
+    """So many of 1..n, evenly spread, both ends among them; all of them for None."""
+    return np.unique(np.linspace(1, n, min(n, sample or n)).round().astype(np.int64))
 
 
 def padded(dim: int) -> int:

@@ -6,8 +6,9 @@ Its encoder is the normalised mean of a session's item vectors, so a right answe
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from service.ranking.bundle import (
     IndexInfo,
     Manifest,
     file_sha256,
+    manifest_sha256,
     write_items,
     write_manifest,
 )
@@ -100,9 +102,10 @@ def normalised(vectors: Vectors) -> Vectors:
 
 
 def edit_manifest(path: Path, **changes: object) -> None:
-    """Change fields of a written manifest."""
-    manifest = json.loads((path / MANIFEST).read_bytes())
-    (path / MANIFEST).write_text(json.dumps(manifest | changes))
+    """Change fields of a written manifest, as a broken export would: its checksum holds."""
+    manifest = json.loads((path / MANIFEST).read_bytes()) | changes
+    manifest["files"] = {**manifest["files"], MANIFEST: manifest_sha256(manifest)}
+    (path / MANIFEST).write_text(json.dumps(manifest))
 
 
 def seal(path: Path) -> None:
@@ -133,6 +136,46 @@ def write_encoder(file: Path, vectors: Vectors, *, scale: float = 1.0) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, file, save_as_external_data=True, location=ENCODER_DATA, size_threshold=64)
+
+
+def write_endless_encoder(file: Path) -> None:
+    """The right signature; and each run goes round a loop nearly for ever."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Less", ["turn", "most"], ["goes_on"]),
+            helper.make_node("Add", ["turns", "one"], ["turned"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("turns", TensorProto.FLOAT, [1, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("turned", TensorProto.FLOAT, [1, 1]),
+        ],
+    )
+    constants = {
+        "most": np.array(2**62, np.int64),
+        "yes": np.array(True),
+        "one": np.ones((1, 1), np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["sessions"], ["clicks"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["clicks"], ["start"], keepdims=1),
+        helper.make_node("Loop", ["most", "yes", "start"], ["vectors"], body=body),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "endless",
+        [helper.make_tensor_value_info("sessions", TensorProto.INT64, ["B", "L"])],
+        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
 
 
 def _cut(name: str) -> Callable[[Path], None]:
@@ -169,6 +212,37 @@ def _write_encoder(shop: Shop, **changes: float) -> Callable[[Path], None]:
     return _sealed(lambda path: write_encoder(path / ENCODER, shop.vectors, **changes))
 
 
+def _manifest(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda path: (path / MANIFEST).write_bytes(change((path / MANIFEST).read_bytes()))
+
+
+def _instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Something else in the place of a file."""
+
+    def put(path: Path) -> None:
+        (path / name).unlink()
+        make(path / name)
+
+    return put
+
+
+def _link_out(name: str) -> Callable[[Path], None]:
+    """The right file, but elsewhere."""
+
+    def move(path: Path) -> None:
+        (path / name).rename(path.parent / name)
+        (path / name).symlink_to(path.parent / name)
+
+    return move
+
+
+def with_row(vectors: Vectors, row: int, value: float) -> Vectors:
+    """A copy with one row that is `value` throughout."""
+    changed = vectors.copy()
+    changed[row] = value
+    return changed
+
+
 def _wrong_signature(path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["clicks"], ["vectors"])],
@@ -196,6 +270,33 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: edit_manifest(path, metrics={"mrr@20": float("nan")}),
         "metrics.mrr@20",
     ),
+    "manifest altered": (
+        _manifest(lambda raw: raw.replace(b'"mean"', b'"Mean"')),
+        "sha256 differs from its own",
+    ),
+    "manifest unsealed": (
+        _manifest(lambda raw: raw.replace(b'"manifest.json":', b'"manifest.jsom":')),
+        "manifest.jsom: missing",
+    ),
+    "manifest too large": (_manifest(lambda raw: raw + b" " * 1_000_000), "larger than 1000000 bytes"),
+    "manifest too deep": (_manifest(lambda _: b"[" * 100_000 + b"]" * 100_000), "nested deeper than 8"),
+    **{
+        f"{name} a pipe": (_instead(name, lambda file: os.mkfifo(file)), f"{name}: not a plain file")
+        for name in (MANIFEST, ITEMS)
+    },
+    **{
+        f"{name} a directory": (_instead(name, Path.mkdir), f"{name}: not a plain file")
+        for name in (MANIFEST, INDEX)
+    },
+    "a device": (
+        _instead(ENCODER, lambda file: file.symlink_to("/dev/zero")),
+        "encoder.onnx: leads out of the bundle",
+    ),
+    **{
+        f"{name} elsewhere": (_link_out(name), f"{name}: leads out of the bundle")
+        for name in (*ENCODER_FILES, MANIFEST)
+    },
+    "a link to itself": (_instead(ITEMS, lambda file: file.symlink_to(ITEMS)), "items.txt: cannot be read"),
     "version no file name": (lambda path: edit_manifest(path, version="../v1"), "field 'version'"),
     "file not vouched for": (lambda path: edit_manifest(path, files={}), "no sha256 for encoder.onnx"),
     "another version": (lambda path: edit_manifest(path, version="v9"), "its manifest says version v9"),
@@ -221,6 +322,17 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         _write_encoder(Shop.make(n_items=9)),
         "encoder.onnx: it does not know item 60",
     ),
+    "encoder of NaN": (
+        _write_encoder(Shop.make(), scale=float("nan")),
+        "its vectors are not of length 1",
+    ),
+    **{
+        f"encoder with an item of {value}": (
+            _write_encoder(replace(Shop.make(), vectors=with_row(Shop.make().vectors, 30, value))),
+            "encoder.onnx: the vector of session [31]",
+        )
+        for value in (np.nan, np.inf, 0.0)
+    },
     "encoder not normalised": (_write_encoder(Shop.make(), scale=2.0), "its vectors are not of length 1"),
     "encoder with another signature": (_sealed(_wrong_signature), "not sessions int64 -> vectors float32"),
 }

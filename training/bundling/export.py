@@ -25,6 +25,7 @@ from service.ranking.bundle import (
     ITEMS,
     SCHEMA_VERSION,
     Bundle,
+    BundleError,
     IndexInfo,
     Manifest,
     file_sha256,
@@ -84,7 +85,7 @@ def export_bundle(
             work, version, len(items), provenance, model.max_length, model.head, vectors.shape[1], index
         )
         write_manifest(work, manifest)
-        bundle = Bundle.load(work, threads=torch.get_num_threads())
+        bundle = _proven(work, torch.get_num_threads())
         check_parity(model, bundle, sample[:PARITY_SESSIONS])
         write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
     return bundle_path(artifacts, version)
@@ -106,7 +107,7 @@ def export_neighbours(
         write_items(work / ITEMS, items)
         manifest = _manifest(work, version, len(items), provenance, neighbours.max_length)
         write_manifest(work, manifest)
-        bundle = Bundle.load(work)
+        bundle = _proven(work)
         ks, excluded = [TOP] * len(sample), [()] * len(sample)
         counted, loaded = (each.rank(sample, ks, excluded) for each in (neighbours, bundle.ranker))
         for (scores, found), (same_scores, same_items) in zip(counted, loaded, strict=True):
@@ -114,6 +115,16 @@ def export_neighbours(
                 raise ExportError("the loaded arrays answer otherwise than those that were counted")
         write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
     return bundle_path(artifacts, version)
+
+
+def _proven(work: Path, threads: int = 1) -> Bundle:
+    """What was written, loaded as it will be and looked at in every item. Raises `ExportError`."""
+    try:
+        bundle = Bundle.load(work, threads)
+        bundle.prove()
+    except BundleError as error:
+        raise ExportError(str(error)) from error
+    return bundle
 
 
 @contextlib.contextmanager

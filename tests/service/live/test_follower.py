@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from service.live.deployment import FILE, DeploymentError, bundle_path, hide, publish, read_deployment, unhide
-from service.live.follower import DeploymentFollower
-from service.ranking.bundle import ITEMS, BundleError
-from tests.service.bundles import Shop
-from tests.waiting import eventually
+from service.live.follower import DeploymentFollower, load_bundle, turn_to_load
+from service.ranking.bundle import ENCODER, ITEMS, Bundle, BundleError
+from service.ranking.encoder import Interrupt
+from tests.service.bundles import Shop, seal, write_endless_encoder
+from tests.waiting import DEADLINE_SECONDS, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -41,8 +43,88 @@ async def error_becomes(follower: DeploymentFollower, part: str) -> None:
     await eventually(lambda: part in (follower.error or ""))
 
 
+def _take_turn(artifacts: Path, began: threading.Event) -> None:
+    with turn_to_load(artifacts):
+        began.set()
+
+
 def serves(follower: DeploymentFollower) -> str | None:
     return follower.current.champion.version if follower.current.champion else None
+
+
+def no_thread_loads(version: str) -> bool:
+    return not any(thread.name == f"load {version}" for thread in threading.enumerate())
+
+
+async def test_an_encoder_that_loops_is_refused_and_the_next_version_has_its_turn(artifacts: Path) -> None:
+    shop = Shop.make()
+    endless = shop.write(artifacts, "v2")
+    write_endless_encoder(endless / ENCODER)
+    seal(endless)
+    for version in ("v1", "v3"):
+        shop.write(artifacts, version)
+    publish(artifacts, "v1")
+    other = DeploymentFollower(artifacts, POLL_SECONDS)
+    await other.reload()
+    publish(artifacts, "v2")
+    follower = DeploymentFollower(artifacts, POLL_SECONDS, load_timeout_seconds=0.5)
+    await follower.reload()
+    assert "v2: not loaded within 0.5 seconds" in (follower.error or "")
+    await eventually(lambda: no_thread_loads("v2"))
+    publish(artifacts, "v3")
+    await other.reload()
+    assert serves(other) == "v3"
+    assert other.error is None
+
+
+async def test_a_load_that_hangs_is_refused_and_lets_go_of_its_turn(artifacts: Path) -> None:
+    """As on a disk that does not answer: it is not begun again, whatever changes, before it has ended."""
+    shop, goes_on, begun = Shop.make(), threading.Event(), list[str]()
+
+    def load(artifacts: Path, version: str, interrupt: Interrupt) -> Bundle:
+        begun.append(version)
+        if version == "v2":
+            goes_on.wait(DEADLINE_SECONDS)
+        return load_bundle(artifacts, version)
+
+    for version in ("v1", "v2", "v3"):
+        shop.write(artifacts, version)
+    hasty, other = (DeploymentFollower(artifacts, POLL_SECONDS, load=load) for _ in range(2))
+    publish(artifacts, "v1")
+    for follower in (hasty, other):
+        await follower.reload()
+    hasty._load_timeout_seconds = 0.1
+    publish(artifacts, "v2")
+    await hasty.reload()
+    assert "v2: not loaded within 0.1 seconds" in (hasty.error or "")
+    hide(artifacts, "i1")
+    await hasty.reload()
+    assert "v2: an earlier try to load it has not ended yet" in (hasty.error or "")
+    with pytest.raises(BundleError, match="an earlier try"):
+        await hasty.activate("v2")
+    assert serves(hasty) == "v1"
+    assert begun == ["v1", "v1", "v2"]
+    publish(artifacts, "v3")
+    await other.reload()
+    assert serves(other) == "v3", "nobody keeps the turn"
+    goes_on.set()
+    await eventually(lambda: no_thread_loads("v2"))
+    with suppress(BundleError):  # not in time again, on a busy machine
+        await hasty.activate("v2")
+    assert begun[:5] == ["v1", "v1", "v2", "v3", "v2"]
+
+
+def test_one_process_of_a_machine_loads_at_a_time_and_nothing_is_written_beside_the_bundles(
+    artifacts: Path,
+) -> None:
+    with turn_to_load(artifacts):
+        began = threading.Event()
+        second = threading.Thread(target=_take_turn, args=(artifacts, began))
+        second.start()
+        assert not began.is_set()
+    second.join(DEADLINE_SECONDS)
+    assert began.is_set()
+    assert list(artifacts.iterdir()) == []
 
 
 async def test_before_the_first_bundle_there_is_nothing_and_nothing_is_wrong(artifacts: Path) -> None:

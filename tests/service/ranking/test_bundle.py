@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from service.live.follower import load_bundle
-from service.ranking.bundle import INDEX, Bundle, BundleError, read_items, write_items
+from service.ranking.bundle import (
+    ENCODER,
+    INDEX,
+    ITEMS,
+    MANIFEST,
+    Bundle,
+    BundleError,
+    read_items,
+    read_manifest,
+    write_items,
+)
 from service.ranking.encoder import RUN_CLICKS, runs_of
-from tests.service.bundles import BREAKAGES, Shop, edit_manifest, seal
+from service.ranking.retriever import Kind, Retriever
+from service.ranking.served import Query, ServedBundle
+from tests.service.bundles import BREAKAGES, Shop, edit_manifest, seal, with_row, write_encoder
 
 
 def test_a_written_bundle_is_loaded(artifacts: Path) -> None:
@@ -34,6 +48,116 @@ def test_a_broken_bundle_is_refused(
     with pytest.raises(BundleError) as refusal:
         load_bundle(artifacts, "v1")
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0], ids=str)
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq", "ivf-pq"])
+def test_an_index_of_what_is_no_direction_is_refused(artifacts: Path, kind: Kind, value: float) -> None:
+    """Spoiled once it is built: an index of codes is not trained on such vectors."""
+    path = Shop.make(n_items=600).write(artifacts, index=kind)
+    index = faiss.read_index(str(path / INDEX))
+    spoil(index, value)
+    faiss.write_index(index, str(path / INDEX))
+    seal(path)
+    with pytest.raises(BundleError, match=r"index\.faiss: the vector of item \d+ has length"):
+        load_bundle(artifacts, "v1")
+
+
+def spoil(index: faiss.Index, value: float) -> None:
+    """Make every vector that an index gives out `value` throughout."""
+    if not isinstance(index, faiss.IndexIVF):
+        flat = faiss.downcast_index(index.storage) if isinstance(index, faiss.IndexHNSW) else index
+        faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)[:] = value
+        return
+    centres = faiss.downcast_index(index.quantizer)
+    faiss.rev_swig_ptr(centres.get_xb(), centres.ntotal * centres.d)[:] = value
+    if isinstance(index, faiss.IndexIVFPQ):
+        faiss.copy_array_to_vector(np.zeros(index.pq.centroids.size(), dtype=np.float32), index.pq.centroids)
+    else:
+        for number in range(index.nlist):
+            size = index.invlists.list_size(number) * index.code_size
+            if size:
+                faiss.rev_swig_ptr(index.invlists.get_codes(number), size)[:] = 0  # 0.0 in half floats
+
+
+def test_lists_that_name_no_items_are_refused(artifacts: Path) -> None:
+    path = Shop.make(n_items=200).write(artifacts, index="ivf-sq")
+    index = faiss.read_index(str(path / INDEX))
+    faiss.rev_swig_ptr(index.invlists.get_ids(0), 1)[:] = -1
+    faiss.write_index(index, str(path / INDEX))
+    seal(path)
+    with pytest.raises(BundleError, match=r"index\.faiss: list 0 holds items outside 1\.\.200"):
+        load_bundle(artifacts, "v1")
+
+
+def test_a_graph_that_leads_nowhere_is_refused(artifacts: Path) -> None:
+    path = Shop.make(n_items=200).write(artifacts, index="hnsw")
+    index = faiss.read_index(str(path / INDEX))
+    index.hnsw.entry_point = -1  # every search returns -1
+    faiss.write_index(index, str(path / INDEX))
+    seal(path)
+    with pytest.raises(BundleError, match=r"index\.faiss: its search finds nothing"):
+        load_bundle(artifacts, "v1")
+
+
+def test_one_item_without_a_direction_is_found_among_all(artifacts: Path) -> None:
+    """At export; what a service looks at is a sample, and item 8 of 2000 is none of it."""
+    shop = Shop.make(n_items=2000)
+    path = shop.write(artifacts)
+    Retriever.build(with_row(shop.vectors, 7, np.nan), "flat").save(path / INDEX)
+    seal(path)
+    bundle = load_bundle(artifacts, "v1")
+    with pytest.raises(BundleError, match="the vector of item 8 has length nan"):
+        bundle.prove()
+
+
+def test_an_item_that_the_encoder_makes_nan_is_never_an_item_without_a_name(artifacts: Path) -> None:
+    shop = Shop.make(n_items=2000)
+    path = shop.write(artifacts)
+    write_encoder(path / ENCODER, with_row(shop.vectors, 7, np.nan))
+    seal(path)
+    bundle = load_bundle(artifacts, "v1")
+    with pytest.raises(BundleError, match=r"the vector of session \[8\] has length nan"):
+        bundle.prove()
+    assert ServedBundle.of(bundle).rank([Query([8], 20, ())]) == [[]]
+
+
+def test_a_flipped_bit_of_the_manifest_is_noticed_or_changes_nothing(artifacts: Path) -> None:
+    """Nothing changes where an escape or an exponent is written in another case."""
+    path = Shop.make().write(artifacts)
+    content, before = (path / MANIFEST).read_bytes(), read_manifest(path)
+    accepted = 0
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (path / MANIFEST).write_bytes(flipped)
+        try:
+            found = read_manifest(path)
+        except BundleError:
+            continue
+        if found != before:  # the checksum's own name: then it is the file's that is missing
+            with pytest.raises(BundleError, match=r"missing|cannot be read|out of the bundle"):
+                Bundle.load(path)
+        else:
+            accepted += 1
+    assert accepted < 10, accepted
+
+
+def test_a_manifest_of_before_it_had_a_checksum_is_read(artifacts: Path) -> None:
+    path = Shop.make().write(artifacts)
+    raw = json.loads((path / MANIFEST).read_bytes())
+    del raw["files"][MANIFEST]
+    (path / MANIFEST).write_text(json.dumps(raw))
+    assert load_bundle(artifacts, "v1").manifest.version == "v1"
+
+
+def test_links_within_a_bundle_and_to_a_bundle_are_followed(artifacts: Path) -> None:
+    path = Shop.make().write(artifacts)
+    (path / ITEMS).rename(path / "names")
+    (path / ITEMS).symlink_to("names")
+    (artifacts / "bundles" / "v1").rename(artifacts / "elsewhere")
+    (artifacts / "bundles" / "v1").symlink_to("../elsewhere")
+    assert load_bundle(artifacts, "v1").manifest.version == "v1"
 
 
 def test_a_bundle_of_before_there_were_lists_is_loaded(artifacts: Path) -> None:

@@ -221,6 +221,10 @@ def _array(name: str, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) ->
     return _sealed(lambda path: np.save(path / file, change(np.load(path / file))))
 
 
+def _filled(name: str, value: float) -> Callable[[Path], None]:
+    return _array(name, lambda array: np.full_like(array, value))
+
+
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an array missing": (lambda path: (path / "items_of.npy").unlink(), "items_of.npy: missing"),
     "an array altered": (
@@ -241,6 +245,15 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "items outside": (_array("items_of", lambda a: a - 100), "the values of items_offsets.npy"),
     "offsets that fall": (_array("items_offsets", lambda a: a[::-1]), "items_offsets.npy: does not cut"),
     "weights of another length": (_array("place_weight", lambda a: a[1:]), "place_weight.npy and limits.npy"),
+    **{
+        f"{name} of {value}": (
+            _filled(name, value),
+            f"{name}.npy: holds what is not finite",
+        )
+        for name in ("place_weight", "step_weight", "item_weight")
+        for value in (np.nan, np.inf)
+    },
+    "no sessions": (_array("limits", lambda a: a * 0), "limits.npy: [0, 0] is fewer than one session"),
     "fewer items": (lambda path: edit_manifest(path, n_items=11), "items.txt: items: 12"),
     "another length": (lambda path: edit_manifest(path, max_length=9), "longest session: 6"),
     "no such neighbours": (lambda path: edit_manifest(path, model="stan"), "stan is none of the neighbours"),
@@ -257,6 +270,14 @@ def test_a_broken_bundle_is_refused(
     with pytest.raises(BundleError) as refusal:
         Bundle.load(path)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused(artifacts: Path, value: float) -> None:
+    items, scores = np.zeros((N_ITEMS + 1, 2), np.int32), np.zeros((N_ITEMS + 1, 2), np.float32)
+    items[4], scores[4] = [9, 7], [0.9, value]
+    with pytest.raises(BundleError, match=r"scores\.npy: holds what is not finite"):
+        Bundle.load(write(artifacts, ItemNeighbours(items, scores), "item_knn"))
 
 
 @pytest.mark.anyio
