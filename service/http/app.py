@@ -18,6 +18,7 @@ from service.http.in_flight import InFlight
 from service.http.operations import Guard, operations_of
 from service.http.rate_limit import RateLimit
 from service.http.request_metrics import RequestMetrics
+from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
@@ -101,7 +102,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.admin_key = AdminKey(settings.admin_api_key)
     for router in (admin.public, admin.router, probes.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)
-    app.add_middleware(RequestMetrics)
+    app.add_middleware(TextPaths)
+    app.add_middleware(RequestMetrics)  # outside of it, so that it counts what that refuses
     problems.add_problem_handlers(app)
     openapi.describe(app, operations)
     return app
