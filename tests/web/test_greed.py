@@ -45,6 +45,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     seconds = {f"NEXTCLICK_{name}_SECONDS": "0.3" for name in ("HEAD_TIMEOUT", "BODY_TIMEOUT", "KEEP_ALIVE")}
     directory = tmp_path_factory.mktemp("hasty")
     with running(directory, workers=1, **settings(directory), **seconds) as service:
+        until(lambda: service.logged("Application startup complete."))
         yield service.port
         assert service.end() == 0
         assert service.logged("Exception in ASGI application\n") == []
@@ -74,6 +75,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Narrow]:
     with EmbeddedRedis(directory / "redis") as redis:
         limits["NEXTCLICK_REDIS_URL"] = redis.url
         with running(directory, workers=1, **settings(directory), **limits) as service:
+            until(lambda: service.logged("Application startup complete."))
             yield Narrow(service, redis.pid)
             assert service.end() == 0
             assert service.logged("Exception in ASGI application\n") == []
