@@ -19,6 +19,7 @@ from service.http.in_flight import InFlight
 from service.http.operations import Caller, Guard, operations_of
 from service.http.rate_limit import RateLimit
 from service.http.request_metrics import RequestMetrics
+from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
@@ -106,7 +107,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.admin_key = AdminKey(settings.admin_api_key)
     for router in (admin.public, admin.router, probes.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)
-    app.add_middleware(RequestMetrics)
+    app.add_middleware(TextPaths)
+    app.add_middleware(RequestMetrics)  # outside of it, so that it counts what that refuses
     problems.add_problem_handlers(app)
     openapi.describe(app, operations)
     return app

@@ -12,7 +12,10 @@ from service.process.metrics import REFUSED
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """A request's whole body. Raises `Problem` for a larger one, `ClientDisconnect` for one cut short."""
+    """A request's whole body. Raises `Problem` for a larger one, `ClientDisconnect` for one cut short.
+
+    How long it may take is the connection's business (`service.process.protocol`), which answers 408 itself.
+    """
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if int(declared) > max_bytes:  # the server checked the number
         raise _too_large(max_bytes)

@@ -60,7 +60,7 @@ def _add(document: Schema, operations: list[Operation]) -> None:
         success: Schema = {"description": "Successful Response"}
         if answer is not None:
             success["content"] = {"application/json": {"schema": schema_of[answer]}}
-        problems = {*declared.problems, *ALWAYS_POSSIBLE, *((413,) if each.body is not None else ())}
+        problems = {*declared.problems, *ALWAYS_POSSIBLE, *((408, 413) if each.body is not None else ())}
         operation: Schema = {
             "tags": [declared.tag],
             "summary": each.name.replace("_", " ").capitalize(),

@@ -76,7 +76,7 @@ def operation(
 
 
 class Operation:
-    """One call of the API, as an ASGI application: guard, decode, handle, encode."""
+    """One call of the API, as an ASGI application: guard, read, decode, handle, encode."""
 
     def __init__(
         self, handler: Handler, guards: Sequence[Guard], in_flight: InFlight, max_body_bytes: int
@@ -101,17 +101,17 @@ class Operation:
         scope["route"] = self.route  # as FastAPI's own routes do: who measures or traces looks for it
         for guard in self._guards:
             await guard(Request(scope))
-        with self._in_flight:
-            asked: dict[str, Any] = {}
-            if self.path is not None:
-                asked["path"] = _convert(scope["path_params"], self.path, "path")
-            if self.query is not None:
-                asked["query"] = _convert(self._query_values(scope["query_string"]), self.query, "query")
-            if self._decode is not None:
-                content = await read_body(scope, receive, self._max_body_bytes)
-                if not _is_json(scope):
-                    raise invalid_input("body", NOT_JSON if content else "Field required")
-                asked["body"] = decode(self._decode, content, "body")
+        asked: dict[str, Any] = {}
+        if self.path is not None:
+            asked["path"] = _convert(scope["path_params"], self.path, "path")
+        if self.query is not None:
+            asked["query"] = _convert(self._query_values(scope["query_string"]), self.query, "query")
+        if self._decode is not None:
+            content = await read_body(scope, receive, self._max_body_bytes)
+            if not _is_json(scope):
+                raise invalid_input("body", NOT_JSON if content else "Field required")
+            asked["body"] = decode(self._decode, content, "body")
+        with self._in_flight:  # only now: who is slow to send would hold a place that others need
             answer = await self._handler(**asked)
         if isinstance(answer, Response):  # one that needs headers of its own
             await answer(scope, receive, send)
@@ -127,7 +127,11 @@ class Operation:
         values: dict[str, Any] = {}
         if not query:
             return values
-        for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        try:
+            pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError:  # else whatever is no UTF-8 would be the same U+FFFD
+            raise invalid_input("query", "not UTF-8") from None
+        for name, text in pairs:
             if name in self._lists:
                 values.setdefault(name, []).append(text)
             else:

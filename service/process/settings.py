@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -121,6 +122,27 @@ class Settings(BaseSettings):
         default=64, ge=1, description="per worker; more are refused with 503 until some are done"
     )
     max_body_bytes: int = Field(default=65536, ge=1, description="larger request bodies are refused")
+    body_timeout_seconds: float = Field(
+        default=10, gt=0, description="a request's whole body arrives within this time"
+    )
+    max_head_bytes: int = Field(
+        default=32768, ge=512, description="first line and headers of a request; longer ones are refused"
+    )
+    head_timeout_seconds: float = Field(
+        default=10, gt=0, description="a request's whole head arrives within this time"
+    )
+    max_connections: int = Field(
+        default=900, ge=1, description="per worker; at the limit, idle ones make room for new ones"
+    )
+    keep_alive_seconds: float = Field(
+        default=75, gt=0, description="an idle connection is kept open this long; longer than a balancer's"
+    )
+    root_path: str | None = Field(
+        default=None, description="a path that the proxy before the service takes away, like /nextclick"
+    )
+    trusted_proxies: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        default=None, description="addresses or networks whose X-Forwarded-For is believed: a,b; unset: none"
+    )
     deployment_poll_seconds: float = Field(
         default=1, gt=0, description="how often a worker looks at deployment.json"
     )
@@ -143,7 +165,7 @@ class Settings(BaseSettings):
         default=30, ge=0, description="requests in flight get this long to finish"
     )
 
-    @field_validator("encoder_click_types", mode="before")
+    @field_validator("encoder_click_types", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -157,6 +179,26 @@ class Settings(BaseSettings):
     def _not_blank(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(value):
             raise ValueError("holds an empty click type")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for each in value or ():
+            if each != "*":
+                try:
+                    ip_network(each)
+                except ValueError:
+                    raise ValueError(f"{each!r} is no address, no network (10.0.0.0/8), and not *") from None
+        if value is not None and "*" in value and len(value) > 1:
+            raise ValueError("* trusts everyone, and stands alone")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _a_path(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError("must begin with a slash, end without one, and be plain, like /nextclick")
         return value
 
     @field_validator("redis_url")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import multiprocessing
 import os
@@ -12,9 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -25,7 +27,7 @@ from uvicorn.supervisors import Multiprocess
 from service.process import logs
 from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from service.process.parent import stop_with
-from service.process.protocol import OneWrite
+from service.process.protocol import Connection, Limits
 from service.process.settings import Settings, load_settings, variable
 from service.process.worker import Worker
 
@@ -244,13 +246,18 @@ def serve(settings: Settings, app: str = APP) -> int:
             factory=True,
             workers=settings.workers,
             loop="uvloop",
-            http=OneWrite,
+            http=cast("type[asyncio.Protocol]", partial(Connection, limits=Limits.of(settings))),
             ws="none",
             lifespan="on",
             backlog=BACKLOG,
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=[("Cache-Control", "no-store")],  # an answer is of its moment, and of one visitor
+            proxy_headers=settings.trusted_proxies is not None,
+            forwarded_allow_ips=list(settings.trusted_proxies or ()),
+            root_path=settings.root_path or "",
+            timeout_keep_alive=cast(int, settings.keep_alive_seconds),  # the event loop takes fractions
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
             timeout_worker_healthcheck=HEALTHCHECK_SECONDS,
         )

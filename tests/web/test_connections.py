@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
@@ -70,6 +71,64 @@ def test_the_answer_to_head_has_no_body(wire: Wire) -> None:
     for target in ("/health/live", "/trending", "/nowhere"):
         assert wire.ask("HEAD", target).body == b""
         assert wire.ask("GET", "/health/live").json() == {"status": "live"}
+
+
+def test_health_can_be_asked_by_head(wire: Wire) -> None:
+    for target in ("/health/live", "/health/ready"):
+        answer = wire.ask("HEAD", target)
+        assert (answer.status, answer.body) == (200, b"")
+        assert int(answer.headers["content-length"]) == len(wire.ask("GET", target).body)
+
+
+def test_no_answer_is_kept_by_a_cache(wire: Wire, session: str) -> None:
+    answers = [
+        wire.click(session, item_id="i9"),
+        wire.ask("GET", f"/recommend?session_id={session}"),
+        wire.ask("POST", "/recommend", b'{"items": []}'),
+        wire.ask("POST", "/clicks", b"[]"),
+        wire.ask("GET", "/trending"),
+        wire.ask("GET", f"/sessions/{session}"),
+        wire.ask("DELETE", f"/sessions/{session}"),
+        wire.ask("GET", "/items/i9/similar"),
+        wire.ask("GET", "/models"),
+        wire.ask("GET", "/admin/hidden"),
+        wire.ask("GET", "/health/ready"),
+        wire.ask("GET", "/nowhere"),
+    ]
+    assert [each.status for each in answers] == [200] * 3 + [422] + [200] * 2 + [204] + [200] * 2 + [
+        401,
+        200,
+        404,
+    ]
+    wire.send(b"no HTTP at all\r\n\r\n")
+    answers.append(wire.answer())
+    assert {each.headers["cache-control"] for each in answers} == {"no-store"}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_sends_no_more_is_answered(wire: Wire, session: str, method: str) -> None:
+    """A client may close its side once it has sent its request, as `nc -N` and some libraries do."""
+    body = json.dumps({"item_id": "i9"}).encode() if method == "POST" else None
+    target = f"/sessions/{session}/click" if method == "POST" else f"/recommend?session_id={session}"
+    wire.send(request(method, target, body))
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert wire.answer().status == 200
+    assert wire.is_closed()
+
+
+def test_all_that_was_sent_before_the_end_is_answered(wire: Wire) -> None:
+    wire.send(b"".join(request("GET", f"/trending?k={number}") for number in range(1, 101)))
+    wire.socket.shutdown(socket.SHUT_WR)
+    for _ in range(100):
+        assert wire.answer().status == 200
+    assert wire.is_closed()
+
+
+def test_half_a_request_is_not_answered(wire: Wire) -> None:
+    wire.send(LIVE + LIVE[:-1])
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert wire.answer().status == 200
+    assert wire.is_closed()
 
 
 def test_a_method_that_a_path_does_not_have(wire: Wire) -> None:

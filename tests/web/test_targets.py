@@ -91,6 +91,50 @@ def test_a_bad_query_names_the_field(wire: Wire, query: str, field: str) -> None
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
+NO_TEXT = ["%FF", "%FE", "x%C3", "%C3%28", "%ED%A0%80", "%F5%80%80%80", "%C0%AF"]  # not one of them is UTF-8
+LINES = ["x%0A", "%0Ax", "x%0Ay", "%0A", "x%0D%0A", "%0a"]
+
+
+@pytest.mark.parametrize("id_", [*NO_TEXT, *LINES])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/sessions/{}"),
+        ("DELETE", "/sessions/{}"),
+        ("POST", "/sessions/{}/click"),
+        ("POST", "/sessions/x/click{}"),
+        ("GET", "/items/{}/similar"),
+        ("GET", "/trending{}"),
+        ("GET", "/health/live{}"),
+        ("PUT", "/admin/hidden/{}"),
+        ("DELETE", "/admin/hidden/{}"),
+    ],
+)
+def test_a_path_that_is_no_text_is_no_path(wire: Wire, method: str, target: str, id_: str) -> None:
+    """Not even nearly: `x` and a line feed is not `x`, and what is no UTF-8 is not all the same."""
+    body = b'{"item_id": "i9"}' if method in ("POST", "PUT") else None
+    key = ("X-API-Key", ADMIN["X-API-Key"])
+    answer = wire.ask(method, target.format(id_), body, key)
+    assert (answer.status, answer.problem) == (422, "invalid-input")
+    assert answer.json()["errors"][0]["field"] == "path"
+    assert wire.ask("GET", "/admin/hidden", None, key).json() == {"hidden": []}
+    assert wire.ask("GET", "/sessions/x").problem == "unknown-session"
+
+
+@pytest.mark.parametrize("id_", [*NO_TEXT, *LINES])
+def test_a_query_that_is_no_text_is_no_query(wire: Wire, id_: str) -> None:
+    for query in (f"session_id={id_}", f"session_id=x&exclude={id_}", f"session_id=x&model={id_}"):
+        answer = wire.ask("GET", f"/recommend?{query}")
+        assert (answer.status, answer.problem) == (422, "invalid-input")
+        assert answer.json()["errors"][0]["field"].startswith("query")
+
+
+def test_the_letter_for_what_is_no_letter_is_one(wire: Wire, session: str) -> None:
+    id_ = f"{session}%EF%BF%BD"
+    assert wire.click(id_, item_id="i9").json()["session_id"] == f"{session}\ufffd"
+    assert wire.ask("GET", f"/recommend?session_id={id_}").json()["session_id"] == f"{session}\ufffd"
+
+
 def test_a_target_with_its_host_as_proxies_send_it(wire: Wire) -> None:
     assert wire.ask("GET", "http://shop.example/health/live").json() == {"status": "live"}
 

@@ -85,6 +85,10 @@ class Wire:
         """Whether the service closes the connection, and says nothing before."""
         return self._rest() == b""
 
+    def forget(self) -> None:
+        """Leave unread whatever comes."""
+        self._unread = b""
+
     def _head(self) -> tuple[str, int, dict[str, str]]:
         version, status, _ = self._line().split(" ", 2)
         headers: dict[str, str] = {}

@@ -11,11 +11,13 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.process.protocol import OneWrite
+from service.process.protocol import Connection, Limits
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+LIMITS = Limits(head_bytes=1000, head_seconds=60, body_bytes=1000, body_seconds=60, connections=9)
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
@@ -28,6 +30,7 @@ class Wire(asyncio.Transport):
         self.written: list[bytes] = []
         self.too_late: list[bytes] = []
         self.closed = False
+        self.reading = True
 
     def write(self, data: Any) -> None:
         (self.too_late if self.closed else self.written).append(bytes(data))
@@ -35,11 +38,17 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
     def is_closing(self) -> bool:
         return self.closed
 
 
-Connect = Callable[[App], tuple[OneWrite, Wire]]
+Connect = Callable[[App], tuple[Connection, Wire]]
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,10 +58,10 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 async def connect() -> Connect:
-    def connected(app: App) -> tuple[OneWrite, Wire]:
-        config = uvicorn.Config(app, http=OneWrite, ws="none", server_header=False, date_header=False)
+    def connected(app: App) -> tuple[Connection, Wire]:
+        config = uvicorn.Config(app, ws="none", server_header=False, date_header=False)
         config.load()
-        protocol, wire = OneWrite(config, ServerState(), {}), Wire()
+        protocol, wire = Connection(config, ServerState(), {}, limits=LIMITS), Wire()
         protocol.connection_made(wire)
         return protocol, wire
 
@@ -115,3 +124,68 @@ async def test_nothing_is_written_to_a_connection_that_is_gone(
     wire.close()
     await turns()
     assert (wire.written, wire.too_late) == ([], [])
+
+
+class Slow:
+    """An app that answers when it is told to, in the order of the requests."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.may_answer = asyncio.Semaphore(0)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.append(scope["query_string"])
+        await self.may_answer.acquire()
+        await answer(scope, receive, send)
+
+
+async def test_few_of_many_pipelined_requests_are_parsed(connect: Connect) -> None:
+    app = Slow()
+    protocol, wire = connect(app)
+    wanted = [b"%d" % number for number in range(300)]
+    protocol.data_received(b"".join(b"GET /?%s HTTP/1.1\r\n\r\n" % each for each in wanted))
+    most = 0
+    for number in range(len(wanted)):
+        await eventually(lambda number=number: len(app.asked) > number)  # type: ignore[misc]
+        assert len(app.asked) == number + 1, "one at a time"
+        most = max(most, len(protocol.pipeline))
+        assert not wire.reading or not protocol.pipeline
+        app.may_answer.release()
+    await eventually(lambda: wire.reading)
+    assert app.asked == wanted
+    assert most < 30
+    await eventually(lambda: b"".join(wire.written).count(b"200 OK") == len(wanted))
+
+
+async def test_a_bad_request_behind_a_good_one_does_not_take_its_answer(connect: Connect) -> None:
+    app = Slow()
+    protocol, wire = connect(app)
+    protocol.data_received(REQUEST + b"no HTTP at all\r\n\r\n")
+    await turns()
+    assert (wire.written, wire.closed) == ([], False)
+    app.may_answer.release()
+    await eventually(lambda: wire.closed)
+    assert b"".join(wire.written).startswith(b"HTTP/1.1 200 OK")
+    assert len(app.asked) == 1
+
+
+async def test_a_bad_body_behind_a_good_request_is_told_in_its_turn(connect: Connect) -> None:
+    app = Slow()
+    protocol, wire = connect(app)
+    protocol.data_received(REQUEST + b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n")
+    await turns()
+    assert (wire.written, wire.closed) == ([], False)
+    app.may_answer.release()
+    await eventually(lambda: wire.closed)
+    first, second = b"".join(wire.written).split(b"HTTP/1.1 ")[1:]
+    assert (first[:3], second[:3]) == (b"200", b"400")
+    assert len(app.asked) == 1
+
+
+async def test_a_request_that_arrives_whole_has_no_timer(connect: Connect) -> None:
+    """Neither of its own, nor anything else that it would have to pay for."""
+    protocol, _ = connect(Slow())
+    for method, body in ((b"GET", b""), (b"POST", b"{}")):
+        head = b"%s / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (method, len(body))
+        protocol.data_received(head + body)
+        assert (protocol._timer, protocol._unparsed, protocol._torn_bytes) == (None, b"", 0)

@@ -76,6 +76,14 @@ def test_lists_are_written_with_commas_or_as_json(monkeypatch: pytest.MonkeyPatc
         ("NEXTCLICK_ENCODER_CLICK_TYPES", "click,,view"),
         ("NEXTCLICK_ENCODER_CLICK_TYPES", '["click"'),
         ("NEXTCLICK_ENCODER_CLICK_TYPES", "[]"),
+        ("NEXTCLICK_KEEP_ALIVE_SECONDS", "0"),
+        ("NEXTCLICK_ROOT_PATH", "nextclick"),
+        ("NEXTCLICK_ROOT_PATH", "/nextclick/"),
+        ("NEXTCLICK_ROOT_PATH", "/a b"),
+        ("NEXTCLICK_TRUSTED_PROXIES", "proxy.example"),
+        ("NEXTCLICK_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("NEXTCLICK_TRUSTED_PROXIES", "10.0.0.1,"),
+        ("NEXTCLICK_TRUSTED_PROXIES", "10.0.0.1,*"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_its_variable(
