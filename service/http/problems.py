@@ -17,6 +17,7 @@ from service.live.deployment import DeploymentError
 from service.ranking.bundle import BundleError
 from service.recommender import NoModel, UnknownItem, UnknownModel
 from service.state.link import ClickLogFull, StoreUnavailable
+from service.state.refusals import NO_ANSWER
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:nextclick:problem:"
@@ -133,10 +134,10 @@ def outcome(error: StoreUnavailable) -> str:
     """What a client should know, and do, about a call to the store that failed."""
     if isinstance(error, ClickLogFull):
         return "the click log is full, and the click was not stored: send it again later"
-    return (
-        "Redis did not answer, and whether it was done is unknown: send it again;"
-        " a click with the same event_id is stored once"
-    )
+    again = "send it again; a click with the same event_id is stored once"
+    if error.reason != NO_ANSWER:
+        return f"{error.reason}: {again}"
+    return f"Redis did not answer, and whether it was done is unknown: {again}"
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
