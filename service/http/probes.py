@@ -28,15 +28,15 @@ async def health_live() -> Response:
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=ProbeAnswer, responses=described(503))
 async def health_ready(request: Request) -> Response:
-    """200 when a bundle is loaded and Redis answers."""
+    """200 when a bundle is loaded, and Redis answers and would store a click."""
     follower: DeploymentFollower = request.app.state.follower
     store: SessionStore = request.app.state.store
     if follower.current.champion is None:
         raise _not_ready(follower.error or "no model is published yet")
     try:
-        await store.ping()
-    except StoreUnavailable:
-        raise _not_ready("Redis does not answer") from None
+        await store.check_writable()
+    except StoreUnavailable as error:
+        raise _not_ready(error.reason) from None
     return JSONResponse({"status": "ready"})
 
 

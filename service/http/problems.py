@@ -17,6 +17,7 @@ from service.live.deployment import DeploymentError
 from service.ranking.bundle import BundleError
 from service.recommender import NoModel, UnknownItem, UnknownModel
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
+from service.state.refusals import NO_ANSWER
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:nextclick:problem:"
@@ -140,10 +141,10 @@ def outcome(error: StoreUnavailable) -> str:
             "this session has sent as many clicks as one may: the click was not stored, and none will be"
             " until the session ends"
         )
-    return (
-        "Redis did not answer, and whether it was done is unknown: send it again;"
-        " a click with the same event_id is stored once"
-    )
+    again = "send it again; a click with the same event_id is stored once"
+    if error.reason != NO_ANSWER:
+        return f"{error.reason}: {again}"
+    return f"Redis did not answer, and whether it was done is unknown: {again}"
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -48,7 +48,10 @@ class Settings(BaseSettings):
         description="redis://, rediss:// or unix:// URL (REDIS_URL works too); unset starts a private Redis",
     )
     redis_timeout_seconds: float = Field(
-        default=0.05, gt=0, description="for a whole call to Redis, connecting included"
+        default=0.05, gt=0, description="for a whole call to Redis, waiting for a connection included"
+    )
+    redis_connect_timeout_seconds: float = Field(
+        default=5, gt=0, description="for one try to connect to Redis, TLS and password included"
     )
     shards: int = Field(
         default=16, ge=1, le=16384, description="parts of the live state; fixed in Redis at first start"

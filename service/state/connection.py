@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -75,13 +76,12 @@ def grace_from(now: float, deadline: float) -> float:
 class _Call:
     """Commands that were sent together, and the replies so far."""
 
-    __slots__ = ("deadline", "future", "missing", "replies", "sent_at")
+    __slots__ = ("deadline", "future", "missing", "replies")
 
-    def __init__(self, future: asyncio.Future[list[Reply]], count: int, now: float, deadline: float) -> None:
+    def __init__(self, future: asyncio.Future[list[Reply]], count: int, deadline: float) -> None:
         self.future = future
         self.missing = count
         self.replies: list[Reply] = []
-        self.sent_at = now
         self.deadline = deadline
 
 
@@ -89,10 +89,13 @@ class Connection(asyncio.Protocol):
     """One connection for all calls: those of one turn of the loop leave together, replies keep their order.
 
     A call that nobody waits for any more keeps its place, so that its replies are taken for no other's.
+    Nothing but the order ties a reply to its call: once the oldest one is overdue, no new ones are taken.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.is_open = False
+        self.is_open = False  # for calls
+        self.on_end: Callable[[], None] = _nothing  # called once no more calls are taken
+        self._is_lost = False
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(encoding="utf-8")
@@ -100,19 +103,24 @@ class Connection(asyncio.Protocol):
         self._outgoing: list[bytes] = []
         self._earliest = math.inf  # deadline of all calls, and the one timer for it
         self._timer: Timer | None = None
+        self._transport: asyncio.Transport | None = None
+        self._unasked: hiredis.ReplyError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.is_open = True
+        self.is_open = not self._is_lost
+        if self._is_lost:  # closed meanwhile
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
+        self._is_lost = True
         if self._timer is not None:
             self._timer.cancel()
         while self._calls:
-            future = self._calls.popleft().future
-            if not future.done():
-                future.set_exception(exc or ConnectionError("Redis closed the connection"))
+            call = self._calls.popleft()
+            if not call.future.done():
+                call.future.set_exception(_first_refusal(call.replies) or exc or self._closed())
+        self._end()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -121,9 +129,16 @@ class Connection(asyncio.Protocol):
                 self._take(reply)
         except (hiredis.ProtocolError, UnicodeDecodeError) as error:
             log.error("Redis does not speak its protocol", reason=str(error))
-            self._transport.abort()
+            self.close()
+        if not self.is_open:
+            self._close_if_idle()
 
     def _take(self, reply: Reply) -> None:
+        if not self._calls:
+            # Redis speaks first only to say why it will not have us.
+            self._unasked = reply if isinstance(reply, hiredis.ReplyError) else None
+            self.close()
+            return
         call = self._calls[0]
         call.replies.append(reply)
         call.missing -= 1
@@ -135,11 +150,11 @@ class Connection(asyncio.Protocol):
     def call(self, commands: Sequence[Command], deadline: float = math.inf) -> asyncio.Future[list[Reply]]:
         """Send commands; one reply each, or `TimeoutError` at the deadline, which is in the clock's time.
 
-        Raises `OSError` when the connection is closed.
+        Raises `OSError` when the connection is closed, `ReplyError` when Redis gave that as the reason.
         """
         if not self.is_open:
-            raise ConnectionError("Redis closed the connection")
-        call = _Call(self._loop.create_future(), len(commands), self._clock.time(), deadline)
+            raise self._closed()
+        call = _Call(self._loop.create_future(), len(commands), deadline)
         if not commands:
             call.future.set_result([])
             return call.future
@@ -153,7 +168,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if self.is_open:
+        if not self._is_lost and self._transport is not None:
             self._transport.write(b"".join(outgoing))
 
     def _set_timer(self, deadline: float) -> None:
@@ -164,23 +179,64 @@ class Connection(asyncio.Protocol):
 
     def _passed(self) -> None:
         now = self._clock.time()
-        self._timer = self._clock.call_at(grace_from(now, self._earliest), self._expire, now)
+        earliest = min((call.deadline for call in self._calls if not call.future.done()), default=math.inf)
+        if earliest > now:  # what the timer was set for has been answered
+            self._set_timer(earliest)
+        else:
+            self._timer = self._clock.call_at(grace_from(now, earliest), self._expire, now)
 
-    def _expire(self, until: float) -> None:
+    def _expire(self, until: float, has_read: bool = False) -> None:
         """End the calls whose deadline passed by then."""
+        if not has_read and self._has_unread():
+            # So busy is the loop that not even the grace was enough. It reads before its next timers.
+            self._timer = self._clock.call_at(self._clock.time() + READ_SECONDS, self._expire, until, True)
+            return
         waiting = [call for call in self._calls if not call.future.done()]
         for call in waiting:
             if call.deadline <= until:
                 call.future.set_exception(TimeoutError())
         self._set_timer(min((call.deadline for call in waiting if call.deadline > until), default=math.inf))
+        if self._calls and self._calls[0].deadline <= until:
+            self.retire()
 
-    def close_if_silent(self, for_seconds: float) -> None:
-        """Give up a connection that has left a call without an answer for longer."""
-        if self._calls and self._clock.time() - self._calls[0].sent_at > for_seconds:
-            self.close()
+    def _has_unread(self) -> bool:
+        """Whether bytes have come that the loop has not looked at yet."""
+        socket = None if self._transport is None else self._transport.get_extra_info("socket")
+        if socket is None or socket.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def retire(self) -> None:
+        """Take no more calls; those under way keep their deadlines, and the last one closes it."""
+        self._end()
+        self._close_if_idle()
 
     def close(self) -> None:
         """Close it at once: what is under way fails."""
-        if self.is_open:
-            self._transport.abort()
+        if not self._is_lost:
+            if self._transport is not None:
+                self._transport.abort()
             self.connection_lost(None)
+
+    def _end(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.on_end()
+
+    def _close_if_idle(self) -> None:
+        if all(call.future.done() for call in self._calls):
+            self.close()
+
+    def _closed(self) -> Exception:
+        return self._unasked or ConnectionError("Redis closed the connection")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _first_refusal(replies: Sequence[Reply]) -> Exception | None:
+    """What Redis said before it left."""
+    return next((reply for reply in replies if isinstance(reply, hiredis.ReplyError)), None)

@@ -11,19 +11,32 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
 from hiredis import ReplyError
-from redis.asyncio.connection import ConnectKwargs, SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from service.process.settings import Settings, without_password
 from service.state import keys
 from service.state.connection import Clock, Command, Connection, Deadline, Reply
+from service.state.refusals import (
+    CLICK_LOG_FULL,
+    NO_ANSWER,
+    SESSION_FULL,
+    Refusals,
+    is_elsewhere,
+    is_unknown_script,
+    reason_of,
+)
 from service.state.script import Script
 
-SILENCE_SECONDS = 1.0  # a connection that owes an answer for so long is given up
+# Before Redis is tried again, doubled each time; what lasts as long as the longest was no failure.
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -33,7 +46,14 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):  # noqa: N818
-    """Redis is down, hangs, loads or refuses; whether the call took effect is unknown."""
+    """Redis is down, hangs, loads or refuses; whether the call took effect is unknown.
+
+    `reason` is fit for clients: it holds neither an address nor anything that Redis was sent.
+    """
+
+    def __init__(self, message: str, reason: str = NO_ANSWER) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ClickLogFull(StoreUnavailable):
@@ -47,8 +67,10 @@ class SessionFull(StoreUnavailable):
 class RedisLink:
     """Sends commands, each call within `redis_timeout_seconds`: from wanting a connection to the last reply.
 
-    Connects at the first call; that and every one after a restart of Redis loads `scripts` first. None is
-    repeated: a click without an event id would count twice. `shards` is what Redis says, once it has spoken.
+    A task of its own opens the connection, from the first call on, and another one whenever that ends or
+    Redis turns out to be the wrong one to ask: with its own time-out, with `scripts` loaded, and with pauses
+    between failures. Calls wait for it until their own deadlines. None is repeated: a click without an event
+    id would count twice. `shards` is what Redis says, once it has spoken.
     """
 
     def __init__(
@@ -59,19 +81,30 @@ class RedisLink:
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
         self._scripts = scripts
-        self._url = without_password(url)
+        self._shown_url = without_password(url)
         self._target = parse_url(url)
+        self._tls: ssl.SSLContext | None = None  # once it was needed: it takes long to make
         self._clock = clock
         self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
-        self._prepared = 0  # times
-        self._preparing = asyncio.Lock()
+        self._opened_at = 0.0
+        self._opening: asyncio.Task[None] | None = None
+        self._tries = 0  # to connect, since a connection lasted
+        self._failure: StoreUnavailable | None = None  # of the last try
+        self._waiting: set[asyncio.Future[None]] = set()  # for how the next try ends
+        self._is_closed = False
+        self._refusals = Refusals(self._shown_url)
+        self._told: set[tuple[object, ...]] = set()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, for good."""
+        self._is_closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._opening
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+        self._wake()
 
     async def run(self, commands: Callable[[], list[Command]]) -> list[Reply]:
         """Send commands, made once the number of shards is known, and return one reply each.
@@ -82,51 +115,144 @@ class RedisLink:
         deadline = clock.time() + self.timeout_seconds
         try:
             connection = self._connection
-            if connection is None or not connection.is_open or not self._prepared:
-                async with Deadline(clock, deadline):
-                    connection = await self._connected(clock)
-                    await self._prepare(connection, after=0)
-            prepared = self._prepared
-            replies = await connection.call(commands(), deadline)
-            if any(map(_is_unknown_script, replies)):
-                # Redis was restarted or replaced; a script that is not there has changed nothing.
-                async with Deadline(clock, deadline):
-                    await self._prepare(connection, after=prepared)
-                missing = [i for i, reply in enumerate(replies) if _is_unknown_script(reply)]
-                batch = commands()
-                again = await connection.call([batch[i] for i in missing], deadline)
-                for i, reply in zip(missing, again, strict=True):
-                    replies[i] = reply
+            if connection is None or not connection.is_open:
+                connection = await self._next(clock, deadline)
+            batch = commands()
+            replies = await connection.call(batch, deadline)
+            if ReplyError in map(type, replies):
+                if any(map(is_unknown_script, replies)):
+                    await self._repeat_unknown(connection, commands, replies, clock, deadline)
+                if any(map(is_elsewhere, replies)):
+                    self._open(clock)  # another one; this one may still be good for something until then
+                self._refusals.note(batch, replies, clock.time())
+            elif self._refusals:
+                self._refusals.note(batch, replies, clock.time())
             return replies
         except TimeoutError:
-            if self._connection is not None:
-                self._connection.close_if_silent(SILENCE_SECONDS)
-            raise StoreUnavailable(f"no answer from {self._url} within {self.timeout_seconds} s") from None
-        except (ReplyError, RedisError, OSError) as error:
-            raise StoreUnavailable(f"{self._url}: {error}") from error
+            message = f"no answer from {self._shown_url} within {self.timeout_seconds} s"
+            raise StoreUnavailable(message) from None
+        except (ReplyError, OSError) as error:
+            raise self._unavailable(error) from error
 
-    async def _connected(self, clock: Clock) -> Connection:
-        if self._connection is None or not self._connection.is_open:
-            async with self._connecting:
-                if self._connection is None or not self._connection.is_open:
-                    connection = Connection(clock)
-                    try:
-                        await self._connect(connection)
-                        await self._handshake(connection)
-                    except BaseException:  # a deadline that passes meanwhile, too
-                        connection.close()
-                        raise
-                    self._connection = connection
-        return self._connection
+    async def _repeat_unknown(
+        self,
+        connection: Connection,
+        commands: Callable[[], list[Command]],
+        replies: list[Reply],
+        clock: Clock,
+        deadline: float,
+    ) -> None:
+        """Redis was restarted or replaced behind a connection; a script that is not there changed nothing."""
+        current = self._connection
+        if current is None or current is connection or not current.is_open:
+            current = await self._next(clock, deadline)
+        missing = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+        batch = commands()
+        again = await current.call([batch[i] for i in missing], deadline)
+        for i, reply in zip(missing, again, strict=True):
+            replies[i] = reply
+
+    async def _next(self, clock: Clock, deadline: float) -> Connection:
+        """The connection that the next try opens. Raises `StoreUnavailable` when it fails, `TimeoutError`."""
+        before = self._connection
+        self._open(clock)
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting.add(woken)
+        try:
+            async with Deadline(clock, deadline):
+                await woken
+        except TimeoutError:
+            if self._failure is None:
+                raise
+            raise StoreUnavailable(str(self._failure), self._failure.reason) from None
+        finally:
+            self._waiting.discard(woken)
+        connection = self._connection
+        if connection is None or connection is before or not connection.is_open:
+            failure = self._failure or StoreUnavailable(f"{self._shown_url}: the connection was closed")
+            raise StoreUnavailable(str(failure), failure.reason)
+        return connection
+
+    def _wake(self) -> None:
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
+
+    def _open(self, clock: Clock) -> None:
+        """See to it that a new connection is made."""
+        if self._is_closed:
+            raise StoreUnavailable(f"{self._shown_url}: the link is closed")
+        if self._opening is None:
+            if self._connection is not None and clock.time() - self._opened_at >= LONGEST_PAUSE_SECONDS:
+                self._tries = 0
+            self._opening = asyncio.get_running_loop().create_task(self._try_until_open(clock))
+
+    async def _try_until_open(self, clock: Clock) -> None:
+        try:
+            while True:
+                if self._tries:
+                    await _pause(clock, FIRST_PAUSE_SECONDS * 2.0 ** min(self._tries - 1, 30))
+                self._tries += 1
+                try:
+                    connection = await self._opened(clock)
+                except (ReplyError, RedisError, OSError) as error:
+                    self._failed(self._unavailable(error))
+                else:
+                    break
+        finally:
+            self._opening = None
+        self._use(connection, clock)
+
+    def _failed(self, failure: StoreUnavailable) -> None:
+        if self._failure is None or str(self._failure) != str(failure):
+            log.error("no connection to redis", reason=str(failure))
+        self._failure = failure
+        self._wake()
+
+    def _use(self, connection: Connection, clock: Clock) -> None:
+        if self._failure is not None:
+            log.info("connected to redis", redis=self._shown_url)
+            self._failure = None
+        before, self._connection = self._connection, connection
+        self._opened_at = clock.time()
+        connection.on_end = partial(self._ended, connection, clock)
+        if before is not None:
+            before.retire()
+        if not connection.is_open:  # it has ended meanwhile
+            self._ended(connection, clock)
+        self._wake()
+
+    def _ended(self, connection: Connection, clock: Clock) -> None:
+        if connection is self._connection and not self._is_closed:
+            self._open(clock)
+
+    async def _opened(self, clock: Clock) -> Connection:
+        """A connection that knows our scripts. Raises `ReplyError`, `RedisError` or `OSError`."""
+        seconds = self._settings.redis_connect_timeout_seconds
+        connection = Connection(clock)
+        try:
+            async with Deadline(clock, clock.time() + seconds):
+                await self._connect(connection)
+                await self._handshake(connection)
+                await self._prepare(connection)
+        except TimeoutError:
+            connection.close()
+            raise ConnectionError(f"no connection within {seconds:g} s") from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def _connect(self, connection: Connection) -> None:
-        """Open a connection. Raises `RedisError` or `OSError`."""
+        """Open a connection. The address is looked up each time."""
         loop, target = asyncio.get_running_loop(), self._target
         if "path" in target:
             await loop.create_unix_connection(lambda: connection, target["path"])
-        else:
-            host, port = target.get("host", "localhost"), target.get("port", 6379)
-            await loop.create_connection(lambda: connection, host, port, ssl=_tls(target))
+            return
+        if target.get("connection_class") is SSLConnection and self._tls is None:
+            self._tls = await asyncio.to_thread(_tls, dict(target))
+        host, port = target.get("host", "localhost"), target.get("port", 6379)
+        await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
 
     async def _handshake(self, connection: Connection) -> None:
         """Say who we are, and which database we want. Raises `ReplyError` or `OSError`."""
@@ -140,61 +266,74 @@ class RedisLink:
             if isinstance(reply, ReplyError):
                 raise reply
 
-    async def _prepare(self, connection: Connection, after: int) -> None:
-        """Load the scripts, agree on the number of shards, look at how safe the data is.
-
-        Done once for all callers that want it done again after it was done `after` times.
-        """
-        async with self._preparing:
-            if self._prepared > after:
-                return
-            stored, shards, policy, fsync, appendonly, *loaded = await connection.call(
-                [
-                    ("SET", keys.SHARDS, self._settings.shards, "NX"),
-                    ("GET", keys.SHARDS),
-                    ("CONFIG", "GET", "maxmemory-policy"),
-                    ("CONFIG", "GET", "appendfsync"),
-                    ("CONFIG", "GET", "appendonly"),
-                    *(("SCRIPT", "LOAD", script.source) for script in self._scripts),
-                ]
+    async def _prepare(self, connection: Connection) -> None:
+        """Load the scripts, agree on the number of shards, look at how safe the data is."""
+        stored, shards, policy, fsync, appendonly, *loaded = await connection.call(
+            [
+                ("SET", keys.SHARDS, self._settings.shards, "NX"),
+                ("GET", keys.SHARDS),
+                ("CONFIG", "GET", "maxmemory-policy"),
+                ("CONFIG", "GET", "appendfsync"),
+                ("CONFIG", "GET", "appendonly"),
+                *(("SCRIPT", "LOAD", script.source) for script in self._scripts),
+            ]
+        )
+        for reply in (shards or stored, *loaded):  # a full or read-only Redis may refuse to store it
+            if isinstance(reply, ReplyError):
+                raise reply
+        self.shards = int(shards)
+        if self.shards != self._settings.shards:
+            self._tell(
+                log.error,
+                "the number of shards is fixed in Redis: the stored one is used, not the configured one",
+                stored=self.shards,
+                configured=self._settings.shards,
             )
-            for reply in (shards or stored, *loaded):  # a full or read-only Redis may refuse to store it
-                value(reply)
-            self.shards = int(shards)
-            if self.shards != self._settings.shards:
-                log.error(
-                    "the number of shards is fixed in Redis: the stored one is used, not the configured one",
-                    stored=self.shards,
-                    configured=self._settings.shards,
-                )
-            self._warn_of_loss(policy, fsync, appendonly)
-            self._prepared += 1
+        self._warn_of_loss(policy, fsync, appendonly)
+
+    def _tell(self, say: Callable[..., object], event: str, **facts: object) -> None:
+        """Say it once, not at every connection."""
+        told = (event, *facts.values())
+        if told not in self._told:
+            self._told.add(told)
+            say(event, **facts)
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        reason = reason_of(str(error)) if isinstance(error, ReplyError) else NO_ANSWER
+        return StoreUnavailable(f"{self._shown_url}: {error}", reason)
 
     def _warn_of_loss(self, policy: Reply, fsync: Reply, appendonly: Reply) -> None:
         if any(isinstance(reply, ReplyError) or not reply for reply in (policy, fsync, appendonly)):
             # Many a hosted Redis refuses CONFIG, or answers nothing.
-            log.warning("Redis hides its configuration: how safe its data is was not checked")
+            self._tell(log.warning, "Redis hides its configuration: how safe its data is was not checked")
             return
         if policy[1] != "noeviction":
-            log.warning(
-                "Redis may drop sessions and clicks: set maxmemory-policy noeviction", found=policy[1]
+            self._tell(
+                log.warning,
+                "Redis may drop sessions and clicks: set maxmemory-policy noeviction",
+                found=policy[1],
             )
         if self._settings.durability == "strict" and (fsync[1], appendonly[1]) != ("always", "yes"):
-            log.warning(
+            self._tell(
+                log.warning,
                 "durability=strict needs Redis with appendonly yes and appendfsync always",
                 appendonly=appendonly[1],
                 appendfsync=fsync[1],
             )
 
 
-def _is_unknown_script(reply: Reply) -> bool:
-    return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
+async def _pause(clock: Clock, seconds: float) -> None:
+    """Wait, at most for the longest pause."""
+    over = asyncio.Event()
+    timer = clock.call_at(clock.time() + min(seconds, LONGEST_PAUSE_SECONDS), over.set)
+    try:
+        await over.wait()
+    finally:
+        timer.cancel()
 
 
-def _tls(target: ConnectKwargs) -> ssl.SSLContext | None:
-    options: dict[str, Any] = dict(target)
-    if options.pop("connection_class", None) is not SSLConnection:
-        return None
+def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+    del options["connection_class"]
     context: ssl.SSLContext = SSLConnection(**options).ssl_context.get()
     return context
 
@@ -212,8 +351,8 @@ def refusal(reply: Reply) -> StoreUnavailable | None:
     if not isinstance(reply, ReplyError):
         return None
     message = str(reply)
-    if message.startswith("CLICKLOGFULL"):
-        return ClickLogFull(message)
-    if message.startswith("SESSIONFULL"):
-        return SessionFull(message)
-    return StoreUnavailable(f"Redis refused: {message}")
+    if message.startswith(CLICK_LOG_FULL):
+        return ClickLogFull(message, "the click log is full")
+    if message.startswith(SESSION_FULL):
+        return SessionFull(message, "the session has sent as many clicks as one may")
+    return StoreUnavailable(f"Redis refused: {message}", reason_of(message))

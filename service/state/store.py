@@ -286,6 +286,11 @@ class SessionStore:
         (reply,) = await self._link.run(lambda: [("PING",)])
         value(reply)
 
+    async def check_writable(self) -> None:
+        """Return once Redis has answered, and would have written; it changes nothing."""
+        (reply,) = await self._link.run(lambda: [("SET", keys.SHARDS, self._link.shards, "NX")])
+        value(reply)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._link.close()

@@ -32,6 +32,10 @@ class StillClock:
         self._timers.append(timer)
         return timer
 
+    def has_timer_at(self, when: float) -> bool:
+        """Whether something is to happen just then."""
+        return any(abs(timer.when - when) < 1e-9 and not timer.is_cancelled for timer in self._timers)
+
     def move_to(self, now: float) -> None:
         """Jump: timers that are due find that it is `now`, and may be late."""
         self._now = now

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from redis import Redis
 from redis.asyncio.connection import parse_url
+from structlog.testing import capture_logs
 
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.state import link as redis_link
-from service.state.connection import READ_SECONDS
-from service.state.link import SILENCE_SECONDS, RedisLink, StoreUnavailable, value
+from service.state.connection import READ_SECONDS, Connection
+from service.state.link import LONGEST_PAUSE_SECONDS, RedisLink, StoreUnavailable, value
 from tests.service.state.clock import StillClock
-from tests.waiting import stopped
+from tests.waiting import eventually, stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +44,8 @@ async def make_link() -> AsyncIterator[MakeLink]:
     links = []
 
     def make(url: str, timeout_seconds: float = PATIENT, clock: StillClock | None = None) -> RedisLink:
-        links.append(RedisLink(Settings(redis_timeout_seconds=timeout_seconds), url, (), clock=clock))
+        settings = Settings(redis_timeout_seconds=timeout_seconds, redis_connect_timeout_seconds=1000)
+        links.append(RedisLink(settings, url, (), clock=clock))
         return links[-1]
 
     yield make
@@ -189,31 +193,117 @@ async def test_a_call_that_gave_up_leaves_its_reply_to_nobody(
     clock = StillClock()
     link = make_link(own_redis.url, 0.1, clock)
     assert await link.run(lambda: [("ECHO", "first")]) == ["first"]
+    first = connections(own_redis)
+    clock.move_to(LONGEST_PAUSE_SECONDS)
     with stopped(own_redis.pid):
         await give_up(link, clock)
     assert await link.run(lambda: [("ECHO", "next")]) == ["next"]
+    await eventually(lambda: not connections(own_redis) & first)  # once Redis has noticed
     assert len(connections(own_redis)) == 1
 
 
-@pytest.mark.parametrize(
-    ("silent_seconds", "is_given_up"), [(SILENCE_SECONDS - 0.1, False), (SILENCE_SECONDS + 0.1, True)]
-)
-async def test_a_connection_that_stays_silent_is_given_up(
-    make_link: MakeLink, own_redis: EmbeddedRedis, silent_seconds: float, is_given_up: bool
+async def test_calls_under_way_keep_their_deadlines_beside_one_that_is_overdue(
+    make_link: MakeLink, own_redis: EmbeddedRedis
 ) -> None:
     clock = StillClock()
-    link = make_link(own_redis.url, 0.15, clock)
+    link = make_link(own_redis.url, 0.1, clock)
     await link.run(lambda: list(PING))
-    first = connections(own_redis)
     with stopped(own_redis.pid):
-        await give_up(link, clock)
-        clock.move_to(silent_seconds - 0.15 - READ_SECONDS)
-        await give_up(link, clock)
-    assert await link.run(lambda: list(PING)) == ["PONG"]
-    async with asyncio.timeout(PATIENT):
-        while (now := connections(own_redis)) & first and is_given_up:  # until Redis has noticed
-            await asyncio.sleep(0.01)
-    assert (now == first) is not is_given_up
+        overdue = asyncio.create_task(link.run(lambda: [("ECHO", "overdue")]))
+        await turns()
+        clock.move_to(0.09)
+        beside = asyncio.create_task(link.run(lambda: [("ECHO", "beside")]))
+        await turns()
+        clock.move_to(0.1)
+        clock.move_to(0.1 + READ_SECONDS)
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            await overdue
+    assert await beside == ["beside"]
+
+
+async def test_an_answer_that_the_loop_has_not_read_yet_is_waited_for(own_redis: EmbeddedRedis) -> None:
+    """However busy the loop is: its connection is not given up for what it had no time to read."""
+    clock = StillClock()
+    connection = Connection(clock)
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_connection(lambda: connection, own_redis.socket_path)
+    ours = connection._transport
+    assert ours is not None
+    with stopped(own_redis.pid):
+        calling = connection.call([("ECHO", "late")], deadline=0.05)
+        await turns()
+    poll = select.poll()
+    poll.register(ours.get_extra_info("socket").fileno(), select.POLLIN)
+    assert poll.poll(PATIENT * 1000), "the answer is here, and nobody has read it"
+    clock.move_to(0.05)
+    clock.move_to(1.0)
+    assert not calling.done()
+    assert await calling == ["late"]
+    assert connection.is_open
+    connection.close()
+
+
+async def test_one_try_at_a_time_and_pauses_that_grow(make_link: MakeLink) -> None:
+    """A Redis that is down costs no more connections, however many calls there are."""
+    tries = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        writer.close()
+
+    clock = StillClock()
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        link = make_link(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", PATIENT, clock)
+        pauses = [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+        call = asyncio.create_task(link.run(lambda: list(PING)))
+        for expected, pause in enumerate(pauses, start=1):
+            await eventually(partial(clock.has_timer_at, clock.time() + pause))
+            assert tries == expected
+            waiting = [asyncio.create_task(link.run(lambda: list(PING))) for _ in range(20)]
+            await turns()
+            clock.move_to(clock.time() + pause)
+            outcomes = await asyncio.gather(call, *waiting, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+            assert tries <= expected + 1
+            call = asyncio.create_task(link.run(lambda: list(PING)))
+            await turns()
+        call.cancel()
+
+
+async def test_nothing_is_left_of_a_link_that_is_closed(make_link: MakeLink) -> None:
+    before = asyncio.all_tasks()
+    link = make_link("redis://127.0.0.1:1", 0.05)
+    with pytest.raises(StoreUnavailable):
+        await link.run(lambda: list(PING))
+    assert len(asyncio.all_tasks() - before) == 1
+    await link.close()
+    assert asyncio.all_tasks() == before
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await link.run(lambda: list(PING))
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_lost_connection_is_opened_anew_before_anybody_asks(
+    make_link: MakeLink, own_redis: EmbeddedRedis
+) -> None:
+    link = make_link(own_redis.url)
+    await link.run(lambda: list(PING))
+    (first,) = connections(own_redis)
+    with Redis.from_url(own_redis.url) as client:
+        client.client_kill_filter(_id=first)
+    await eventually(lambda: connections(own_redis) - {first})
+
+
+async def test_a_redis_that_takes_no_more_connections_says_so(
+    make_link: MakeLink, own_redis: EmbeddedRedis
+) -> None:
+    with Redis.from_url(own_redis.url) as client:
+        client.config_set("maxclients", 1)
+        with capture_logs() as logs, pytest.raises(StoreUnavailable) as caught:
+            await make_link(own_redis.url).run(lambda: list(PING))
+    assert caught.value.reason == "Redis takes no more connections"
+    assert ["max number of clients" in entry["reason"] for entry in logs] == [True]
 
 
 async def give_up(link: RedisLink, clock: StillClock) -> None:
@@ -249,23 +339,25 @@ async def test_a_handshake_without_an_answer_leaves_no_connection_behind(
     with Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
     url = f"{own_redis.url}?password=secret"
-    link = make_link(url, 0.05)
+    clock = StillClock()
+    link = make_link(url, 0.05, clock)
     with stopped(own_redis.pid):
-        for _ in range(5):
-            with pytest.raises(StoreUnavailable, match="no answer"):
-                await link.run(lambda: [("PING",)])
+        for _ in range(3):  # tries
+            calling = asyncio.create_task(link.run(lambda: list(PING)))
+            await eventually(partial(clock.has_timer_at, clock.time() + 1000))
+            clock.move_to(clock.time() + 1000)
+            clock.move_to(clock.time() + READ_SECONDS)
+            await eventually(calling.done)
+            await turns()
+            clock.move_to(clock.time() + LONGEST_PAUSE_SECONDS)
+    await eventually(lambda: link._connection is not None)
+    assert await link.run(lambda: list(PING)) == ["PONG"]
     with Redis.from_url(url) as client:
-        async with asyncio.timeout(PATIENT):
-            while client.info("clients")["connected_clients"] > 1:  # this one
-                await asyncio.sleep(0.02)
-        assert client.info("clients")["connected_clients"] == 1
+        await eventually(lambda: client.info("clients")["connected_clients"] == 2)  # the link's, and this
 
 
 def test_tls_follows_from_the_url() -> None:
-    assert redis_link._tls(parse_url("redis://host:1/2")) is None
-    strict = redis_link._tls(parse_url("rediss://:secret@host:1/2"))
-    lax = redis_link._tls(parse_url("rediss://host?ssl_cert_reqs=none&ssl_check_hostname=false"))
-    assert strict is not None
-    assert lax is not None
+    strict = redis_link._tls(dict(parse_url("rediss://:secret@host:1/2")))
+    lax = redis_link._tls(dict(parse_url("rediss://host?ssl_cert_reqs=none&ssl_check_hostname=false")))
     assert (strict.verify_mode, lax.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
     assert strict.check_hostname
