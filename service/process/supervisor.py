@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,12 +26,9 @@ from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from service.process.parent import stop_with
 from service.process.protocol import Connection, Limits
 from service.process.settings import Settings, load_settings, variable
-from service.process.worker import Worker
 
 APP = "service.http.app:create_app"
 BACKLOG = 2048
-ROUND_SECONDS = 0.5  # of uvicorn's loop
-LEAVE_SECONDS = 5.0  # for a worker whose requests are done or out of time; one that hangs gets no more
 HEALTHCHECK_SECONDS = 30  # a worker that imports and loads a bundle on a busy machine is slow, not hung
 
 log = structlog.get_logger()
@@ -66,133 +60,38 @@ class WorkerConfig(uvicorn.Config):
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor of workers, which waits for none of them, and also restarts the private Redis.
-
-    Of uvicorn's, there remain the loop, which looks at everything twice a second, and what signals mean.
-    """
-
-    processes: list[Worker]  # type: ignore[assignment]
+    """uvicorn's supervisor of workers, which also restarts the private Redis."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, redis: EmbeddedRedis | None) -> None:
         super().__init__(config, [listener])
         self._redis = redis
         self._redis_lost = False
-        self._to_replace: list[Worker] = []  # by SIGHUP, one after the other
-        self._newcomer: Worker | None = None  # takes the place of the first of them once it serves
-        self._leaving: dict[Worker, float] = {}  # until when each may finish its requests
-        self._rounds_of_patience = math.ceil(config.timeout_worker_healthcheck / ROUND_SECONDS)
+        self._pids: set[int | None] = set()
 
     @property
     def failed(self) -> bool:
         """Whether it ended because Redis or a worker could not be started."""
-        return self._redis_lost or any(worker.exitcode == STARTUP_FAILURE for worker in self.processes)
-
-    def init_processes(self) -> None:
-        self.processes = [self._started() for _ in range(self.processes_num)]
+        return self._redis_lost or any(process.exitcode == STARTUP_FAILURE for process in self.processes)
 
     def keep_subprocess_alive(self) -> None:
-        """Called by uvicorn in every round."""
-        self._keep_redis_alive()
-        for place, worker in enumerate(self.processes):
-            if self.should_exit.is_set():
-                return
-            if worker.alive and worker.silent_rounds() < self._rounds_of_patience:
-                continue
-            if worker.alive:
-                log.error("worker hangs: killed", pid=worker.pid)
-            self._end(worker)
-            if worker.exitcode == STARTUP_FAILURE:
-                log.error("worker cannot start: the service ends", pid=worker.pid)
+        """Called by uvicorn twice a second."""
+        for process in self.processes:
+            # The worker's end of its pipe; while we hold it too, a worker that dies during a health check
+            # is waited for as if it hung.
+            process.child_conn.close()
+        if self._redis is not None and not self.should_exit.is_set():
+            try:
+                self._redis.restart_if_dead()
+            except EmbeddedRedisError as error:
+                log.error("embedded redis cannot be restarted", reason=str(error))
+                self._redis_lost = True
                 self.should_exit.set()
-                return
-            log.error("worker died: replaced", pid=worker.pid, exitcode=worker.exitcode)
-            self.processes[place] = self._started()
-        self._go_on_replacing()
-        self._see_off()
-
-    def restart_all(self) -> None:
-        """What SIGHUP asks for."""
-        self._to_replace = list(self.processes)
-
-    def handle_ttin(self) -> None:
-        """What SIGTTIN asks for: one worker more."""
-        self.processes_num += 1
-        self.processes.append(self._started())
-
-    def handle_ttou(self) -> None:
-        """What SIGTTOU asks for: one worker less, unless it is the last."""
-        if self.processes_num > 1:
-            self.processes_num -= 1
-            self._let_go(self.processes.pop())
-
-    def terminate_all(self) -> None:
-        """At the end: everybody leaves."""
-        if self._newcomer is not None:
-            self._end(self._newcomer)
-        for worker in self.processes:
-            self._let_go(worker)
-
-    def join_all(self) -> None:
-        """Until everybody has left: each has the time its requests get, and none that it only hangs."""
-        while self._see_off():
-            wait([worker.process.sentinel for worker in self._leaving], ROUND_SECONDS)
-
-    def _keep_redis_alive(self) -> None:
-        if self._redis is None or self.should_exit.is_set():
-            return
-        try:
-            self._redis.restart_if_dead()
-        except EmbeddedRedisError as error:
-            log.error("embedded redis cannot be restarted", reason=str(error))
-            self._redis_lost = True
-            self.should_exit.set()
-
-    def _go_on_replacing(self) -> None:
-        # A worker that has died or left meanwhile was replaced already.
-        self._to_replace = [worker for worker in self._to_replace if worker in self.processes]
-        if not self._to_replace:
-            if self._newcomer is not None:
-                self._end(self._newcomer)
-                self._newcomer = None
-        elif self._newcomer is None:
-            self._newcomer = self._started()
-        elif self._newcomer.silent_rounds() >= self._rounds_of_patience or not self._newcomer.alive:
-            log.error("new worker does not start: the old ones stay", pid=self._newcomer.pid)
-            self._end(self._newcomer)
-            self._newcomer, self._to_replace = None, []
-        elif self._newcomer.ready:
-            old = self._to_replace.pop(0)
-            self.processes[self.processes.index(old)] = self._newcomer
-            self._newcomer = None
-            self._let_go(old)
-
-    def _let_go(self, worker: Worker) -> None:
-        worker.terminate()
-        seconds = self.config.timeout_graceful_shutdown or 0
-        self._leaving[worker] = time.monotonic() + seconds + LEAVE_SECONDS
-
-    def _see_off(self) -> bool:
-        """Look after those that leave; returns whether any are left."""
-        for worker, deadline in list(self._leaving.items()):
-            hangs = worker.silent_rounds() * ROUND_SECONDS >= LEAVE_SECONDS
-            if worker.alive and not hangs and time.monotonic() < deadline:
-                continue
-            if worker.alive:
-                log.error("worker does not leave: killed", pid=worker.pid)
-            self._end(worker)
-            del self._leaving[worker]
-        return bool(self._leaving)
-
-    def _started(self) -> Worker:
-        worker = Worker(self.config, self.sockets)
-        worker.start()
-        return worker
-
-    def _end(self, worker: Worker) -> None:
-        worker.kill()  # which is no signal to one that is dead, and closes its pipe
-        worker.join()
-        # Its gauges no longer count; its counters do.
-        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        known = self._pids | {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        self._pids = {process.pid for process in self.processes}
+        for pid in known - self._pids:
+            # Its gauges no longer count; its counters do.
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Reserved(socket.socket):

@@ -24,7 +24,7 @@ from tests.waiting import DEADLINE_SECONDS, alive, until
 
 # An app that tells what a worker sees; `service.http.app` has its own tests.
 TINY_APP = """
-import asyncio, json, os, threading
+import asyncio, json, os
 from pathlib import Path
 from redis import Redis
 
@@ -34,8 +34,6 @@ def create_app():
     fails = os.environ.get("TINY_APP_FAILS")
     if fails == "create":
         raise RuntimeError("no app today")
-    if fails == "leave":
-        threading.Thread(target=threading.Event().wait).start()
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -181,51 +179,6 @@ def test_a_redis_that_dies_is_started_again(tmp_path: Path) -> None:
         until(lambda: len(service.logged("embedded redis started")) == 2)
         with Redis.from_url(url) as client:
             assert client.ping()
-        assert service.end() == 0
-
-
-def test_a_worker_that_hangs_keeps_nobody_waiting_and_is_replaced(tmp_path: Path) -> None:
-    with running_tiny(tmp_path, workers=2) as service:
-        url = seen_by(service)["NEXTCLICK_REDIS_URL"]
-        first = pids(service)
-        hung = min(first)
-        os.kill(hung, signal.SIGSTOP)
-        os.kill(redis_pid(service), signal.SIGKILL)
-        until(lambda: len(service.logged("embedded redis started")) == 2)
-        assert alive(hung)
-        assert service.logged("worker hangs: killed") == []
-        with Redis.from_url(url) as client:
-            assert client.ping()
-        [entry] = until(lambda: service.logged("worker hangs: killed"))
-        assert entry["pid"] == hung
-        assert pids(service) & first == first - {hung}
-        assert service.end() == 0
-
-
-def test_a_worker_that_hangs_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:
-    with running_tiny(tmp_path, workers=2, NEXTCLICK_SHUTDOWN_TIMEOUT_SECONDS="1000") as service:
-        hung, other = pids(service)
-        os.kill(hung, signal.SIGSTOP)
-        assert service.end() == 0
-        assert [entry["pid"] for entry in service.logged("worker does not leave: killed")] == [hung]
-        assert not alive(other)
-
-
-def test_a_worker_that_never_leaves_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:
-    """It answers that it is there, but a thread of its own goes on for ever."""
-    with running_tiny(tmp_path, NEXTCLICK_SHUTDOWN_TIMEOUT_SECONDS="0", TINY_APP_FAILS="leave") as service:
-        [worker] = pids(service)
-        assert service.end() == 0
-        assert [entry["pid"] for entry in service.logged("worker does not leave: killed")] == [worker]
-
-
-def test_sighup_replaces_every_worker_also_one_that_hangs(tmp_path: Path) -> None:
-    with running_tiny(tmp_path, workers=2) as service:
-        first = pids(service)
-        os.kill(min(first), signal.SIGSTOP)
-        service.process.send_signal(signal.SIGHUP)
-        until(lambda: not any(alive(pid) for pid in first))
-        assert not pids(service) & first
         assert service.end() == 0
 
 
