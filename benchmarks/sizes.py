@@ -65,7 +65,7 @@ def grown(live: Bundle, n_items: int, queries: Vectors, artifacts: Path) -> Path
         copies = [f"copy-{number}" for number in range(n_items - len(names))]
         write_items(path / ITEMS, [*names, *copies])
         info = write_index(vectors, queries, FASTEST, path / INDEX)
-        files = {name: file_sha256(path / name) for name in live.manifest.files}
+        files = {name: file_sha256(path / name) for name in live.manifest.required}
         write_manifest(
             path,
             live.manifest.model_copy(

@@ -18,15 +18,15 @@ from typing import Any, Literal, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service.http.body_limit import read_body
 from service.http.in_flight import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
 from service.http.schemas import PATTERN_MEANINGS
+from service.process.metrics import REFUSED
 
 Guard = Callable[[Request], Awaitable[None]]  # raises `Problem`, or lets the request pass
 Handler = Callable[..., Awaitable[Any]]
@@ -159,6 +159,36 @@ def decode(decoder: Callable[[bytes], Any], content: bytes, place: str) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"not JSON: {_what_is_wrong(error)}" if content else "Field required"
         raise invalid_input(place, message) from None
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """A request's whole body. Raises `Problem` for a larger one, `ClientDisconnect` for one cut short.
+
+    How long it may take is the connection's business (`service.process.protocol`), which answers 408 itself.
+    """
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if int(declared) > max_bytes:  # the server checked the number
+        raise _too_large(max_bytes)
+    body: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message["body"]
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        if not message["more_body"]:
+            return body
+
+
+def _too_large(max_bytes: int) -> Problem:
+    REFUSED.labels("body").inc()
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body-too-large",
+        f"the body is larger than {max_bytes} bytes",
+        {"Connection": "close"},
+    )
 
 
 def _convert(values: dict[str, Any], kind: type[msgspec.Struct], place: str) -> Any:
