@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -419,10 +420,11 @@ class TestRedisGone:
 
 
 async def trend(service: Serving, item_id: str) -> None:
-    """Click until this worker knows that the item is trending."""
+    """Click, in ever more sessions, until this worker knows that the item is trending."""
+    sessions = itertools.count()
     async with asyncio.timeout(DEADLINE_SECONDS):
         while item_ids((await service.client.get("/trending")).json())[:1] != [item_id]:
-            await service.click("trend-setter", item_id)
+            await service.click(f"trend-setter-{next(sessions)}", item_id)
 
 
 async def check_degraded(service: Serving, stage: str) -> None:
