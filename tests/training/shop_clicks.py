@@ -98,7 +98,8 @@ def config(model: str = "vmis_knn", *sets: str, **sections: dict[str, object]) -
     """A config that a small shop passes, on any machine; sections are changed by name."""
     defaults: dict[str, dict[str, object]] = {
         "prepare": {"min_sessions": 100, "min_item_support": 2},
-        "train": {"model": model, "set": list(sets), "threads": 1},
+        # Not auto: which index is measured to be the fastest is the machine's to say, and its size with it.
+        "train": {"model": model, "set": list(sets), "threads": 1, "index": "flat"},
         "gate": {"max_answer_ms": 10_000.0, "replay_sessions": 200},
         "publish": {},
     }
