@@ -161,14 +161,14 @@ def _recommendation(
     found: Recommendation, session_id: str | UnsetType = UNSET, *, explain: bool = False
 ) -> RecommendationAnswer:
     return RecommendationAnswer(
-        found.recommendation_id,
-        found.version,
-        found.stage,
-        found.degraded,
-        found.ignored,
-        _items(found.items),
-        session_id,
-        Explanation(found.reason, found.encoded) if explain else UNSET,
+        session_id=session_id,
+        recommendation_id=found.recommendation_id,
+        version=found.version,
+        stage=found.stage,
+        degraded=found.degraded,
+        ignored=found.ignored,
+        items=_items(found.items),
+        explanation=Explanation(found.reason, found.encoded) if explain else UNSET,
     )
 
 

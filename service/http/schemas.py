@@ -121,9 +121,12 @@ class Explanation(Struct):
     encoded: Annotated[list[str], Meta(description="the items that the model saw, oldest first")]
 
 
-class RecommendationAnswer(Struct):
+class RecommendationAnswer(Struct, kw_only=True):
     """The items to show, best first."""
 
+    session_id: Annotated[str | UnsetType, Meta(description="absent for a session that is not stored")] = (
+        UNSET
+    )
     recommendation_id: str
     version: Annotated[str | None, Meta(description="the live bundle; null before the first is published")]
     stage: Annotated[
@@ -133,9 +136,6 @@ class RecommendationAnswer(Struct):
     degraded: Annotated[bool, Meta(description="Redis did not answer: made without the session")]
     ignored: Annotated[list[str], Meta(description="items of the session that the bundle does not know")]
     items: list[ScoredItem]
-    session_id: Annotated[str | UnsetType, Meta(description="absent for a session that is not stored")] = (
-        UNSET
-    )
     explanation: Annotated[Explanation | UnsetType, Meta(description="with explain=true")] = UNSET
 
 

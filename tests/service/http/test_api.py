@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -419,3 +420,13 @@ async def test_openapi_is_made_of_what_is_decoded(shop: Serving) -> None:
     assert (session["name"], session["in"], session["required"]) == ("session_id", "path", True)
     referred = set(re.findall(r"#/components/schemas/(\w+)", str(schema)))
     assert referred <= components.keys()
+
+
+async def test_an_answer_is_told_in_the_order_that_the_readme_shows(shop: Serving) -> None:
+    stored = await shop.client.get("/recommend", params={"session_id": "s", "k": 1, "explain": True})
+    session, *fields = json.loads(stored.content)
+    assert session == "session_id"
+    known = ["recommendation_id", "version", "stage", "degraded", "ignored", "items", "explanation"]
+    assert fields == known
+    stateless = await shop.client.post("/recommend", json={"items": ["i1"], "k": 1, "explain": True})
+    assert list(json.loads(stateless.content)) == known
