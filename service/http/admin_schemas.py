@@ -33,6 +33,9 @@ class ProbeAnswer(BaseModel):
     """A probe's good answer."""
 
     status: Literal["live", "ready"]
+    warnings: list[str] | None = Field(
+        default=None, description="what an operator should look at, and a balancer need not; absent: nothing"
+    )
 
 
 class QualityAnswer(BaseModel):

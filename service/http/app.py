@@ -24,6 +24,7 @@ from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
 from service.live.trending import Trending
+from service.process.embedded_redis import data_directory
 from service.process.settings import Settings, load_settings
 from service.ranking.retriever import use_one_thread
 from service.recommender import Recommender
@@ -67,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         followers = (
             follower.follow(),
             trending.follow(settings.trending_refresh_seconds),
-            follow_click_log(store, settings.trending_refresh_seconds),
+            follow_click_log(store, settings.trending_refresh_seconds, data_directory(settings)),
             in_flight.tell(),
         )
         tasks = [asyncio.create_task(follow) for follow in followers]
@@ -100,6 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
+    app.state.settings = settings
     app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender

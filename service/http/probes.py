@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response
 from service.http.admin_schemas import ProbeAnswer
 from service.http.problems import RETRY_AFTER, Problem, described
 from service.live.follower import DeploymentFollower
+from service.process.append_only import damaged
+from service.process.embedded_redis import data_directory
 from service.process.metrics import exposition
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
@@ -37,7 +39,13 @@ async def health_ready(request: Request) -> Response:
         await store.check_writable()
     except StoreUnavailable as error:
         raise _not_ready(error.reason) from None
-    return JSONResponse({"status": "ready"})
+    answer: dict[str, object] = {"status": "ready"}
+    if kept := damaged(data_directory(request.app.state.settings)):
+        answer["warnings"] = [
+            f"redis/{each.name}: the private Redis's data was damaged there and cut off, so clicks were lost"
+            for each in kept
+        ]
+    return JSONResponse(answer)
 
 
 @router.get("/metrics", response_class=Response)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import structlog
 
-from service.process.metrics import LOG_ENTRIES, LOG_FILL, LOG_LAG_SECONDS, LOG_UNCOLLECTED, REDIS_ERRORS
+from service.process.append_only import damaged
+from service.process.metrics import (
+    LOG_ENTRIES,
+    LOG_FILL,
+    LOG_LAG_SECONDS,
+    LOG_UNCOLLECTED,
+    REDIS_DAMAGED,
+    REDIS_ERRORS,
+)
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
 log = structlog.get_logger()
 
 
-async def follow_click_log(store: SessionStore, refresh_seconds: float) -> None:
-    """Measure it again and again; raises nothing."""
+async def follow_click_log(store: SessionStore, refresh_seconds: float, redis_data: Path) -> None:
+    """Measure it again and again; raises nothing. `redis_data`: where the private Redis has its files."""
     while True:
         await asyncio.sleep(refresh_seconds)
+        REDIS_DAMAGED.set(len(damaged(redis_data)))
         try:
             state = await store.click_log()
         except StoreUnavailable as error:

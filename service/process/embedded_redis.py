@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Self
 
 import structlog
 
+from service.process import append_only
 from service.process.parent import stopping_with_us
 from service.process.settings import Settings
 
@@ -28,6 +30,8 @@ MINIMUM_VERSION = (6, 2)
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a final NUL included
 ADDRESS = "address"  # a file beside the data: where the running server is, for the other commands
 SILENCE_TIMEOUT_SECONDS = 10.0  # a Redis that loads its data says so, however long that takes
+WATCH_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0  # before a Redis that does not start is tried again
 
 log = structlog.get_logger()
 
@@ -40,7 +44,8 @@ class EmbeddedRedis:
     """A redis-server with append-only data in `data`, reachable at `url` only; a context manager.
 
     Enter it in the main thread: when that is gone, the kernel stops this Redis with SIGTERM, which saves,
-    so not even a `kill -9` of the service leaves it behind. The next start reads the same data.
+    so not even a `kill -9` of the service leaves it behind. The next start reads the same data, and what it
+    cannot read is repaired as far as it can be (`append_only.repaired`).
     """
 
     def __init__(
@@ -48,13 +53,19 @@ class EmbeddedRedis:
         data: Path,
         *,
         strict: bool = False,
+        max_bytes: int | None = None,
         lock_timeout_seconds: float = 5.0,
         silence_timeout_seconds: float = SILENCE_TIMEOUT_SECONDS,
         stop_timeout_seconds: float = 30.0,
     ) -> None:
-        """Start within `silence_timeout_seconds`, but for loading the data; stop within another."""
+        """Start within `silence_timeout_seconds`, but for loading the data; stop within another.
+
+        `strict`: nothing is acknowledged before it is on the disk. `max_bytes`: it refuses to hold more.
+        """
         self._data = data
+        self._log_file = data / "redis.log"
         self._strict = strict
+        self._max_bytes = max_bytes
         self._lock_timeout_seconds = lock_timeout_seconds
         self._silence_timeout_seconds = silence_timeout_seconds
         self._stop_timeout_seconds = stop_timeout_seconds
@@ -62,6 +73,10 @@ class EmbeddedRedis:
         self._directory: str | None = None
         self._lock_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_run = False  # the last one that was started
+        self._syncing = append_only.Syncing(data)
+        self._ended = threading.Event()
+        self._watching = threading.Thread(target=self._watch, name="redis", daemon=True)
 
     @property
     def socket_path(self) -> str:
@@ -85,6 +100,8 @@ class EmbeddedRedis:
             self._directory = _short_temporary_directory()
             (self._data / ADDRESS).write_text(self.url)
             self.start()
+            if not self._strict:
+                self._syncing.start()
         except BaseException:
             self.close()
             raise
@@ -97,13 +114,36 @@ class EmbeddedRedis:
 
     def start(self) -> None:
         """Start the server on the data that is there, and wait until it answers."""
-        log_file = self._data / "redis.log"
+        before = self._log_file.stat().st_size if self._log_file.exists() else 0
+        try:
+            self._start()
+        except EmbeddedRedisError as error:
+            assert self._process is not None
+            if self._process.poll() is None:  # it may still be at it
+                raise
+            try:
+                said = self._log_file.read_bytes()[before:] if self._log_file.exists() else b""
+                is_repaired = append_only.repaired(self._executable, self._data, said)
+            except OSError as reason:
+                raise EmbeddedRedisError(f"{error}; the data cannot be repaired: {reason}") from None
+            if not is_repaired:
+                raise
+            try:
+                self._start()
+            except EmbeddedRedisError as again:
+                log.error("the private Redis's data cannot be read: it begins anew", reason=str(again))
+                append_only.begin_anew(self._data)
+                self._start()
+
+    def _start(self) -> None:
+        self._has_run = False
         command = [
             self._executable,
             *("--port", "0", "--unixsocket", self.socket_path, "--unixsocketperm", "600"),
-            *("--dir", str(self._data.resolve()), "--logfile", str(log_file.resolve())),
-            *("--appendonly", "yes", "--appendfsync", "always" if self._strict else "everysec"),
-            *("--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
+            *("--dir", str(self._data.resolve()), "--logfile", str(self._log_file.resolve())),
+            *("--appendonly", "yes", "--appendfsync", "always" if self._strict else "no"),
+            *("--maxmemory", str(self._max_bytes or 0), "--maxmemory-policy", "noeviction"),
+            *("--save", "", "--daemonize", "no"),
         ]
         self._process = subprocess.Popen(
             stopping_with_us(command),
@@ -115,18 +155,41 @@ class EmbeddedRedis:
             # Redis holds the lock too: nobody opens this data before the last process that writes it is gone.
             pass_fds=(self._lock_fd,),
         )
-        self._wait_until_it_answers(log_file)
+        self._wait_until_it_answers()
+        self._has_run = True
         log.info("embedded redis started", pid=self.pid, data=str(self._data))
 
     def restart_if_dead(self) -> None:
         """Start the server again if it has died; its clients reconnect by themselves."""
         assert self._process is not None
         if self._process.poll() is not None:
-            log.error("embedded redis died", returncode=self._process.returncode)
+            if self._has_run:
+                log.error("embedded redis died", returncode=self._process.returncode)
             self.start()
+
+    def watch(self) -> None:
+        """From now on do that by itself; one that does not start is tried again."""
+        self._watching.start()
+
+    def _watch(self) -> None:
+        pause, told = WATCH_SECONDS, ""
+        while not self._ended.wait(pause):
+            try:
+                self.restart_if_dead()
+            except (EmbeddedRedisError, OSError) as error:
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                if str(error) != told:
+                    log.error("embedded redis cannot be restarted; it is tried again", reason=str(error))
+                    told = str(error)
+            else:
+                pause, told = WATCH_SECONDS, ""
 
     def close(self) -> None:
         """Let the server save and leave, then release the data."""
+        self._ended.set()
+        if self._watching.is_alive():
+            self._watching.join()
+        self._syncing.stop()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -143,19 +206,24 @@ class EmbeddedRedis:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _wait_until_it_answers(self, log_file: Path) -> None:
+    def _wait_until_it_answers(self) -> None:
         assert self._process is not None
         timeout_seconds = self._silence_timeout_seconds
         deadline = time.monotonic() + timeout_seconds
         while (answer := _ping(self.socket_path, timeout_seconds)) != b"+PONG":
             if answer.startswith(b"-LOADING"):
                 deadline = time.monotonic() + timeout_seconds
+            if self._ended.is_set():
+                raise EmbeddedRedisError(f"{self._executable} was not waited for: the service ends")
             if self._process.poll() is not None:
+                status = self._process.returncode
                 raise EmbeddedRedisError(
-                    f"{self._executable} ended at start, status {self._process.returncode}: see {log_file}"
+                    f"{self._executable} ended at start, status {status}: see {self._log_file}"
                 )
             if time.monotonic() > deadline:
-                raise EmbeddedRedisError(f"{self._executable} started but does not answer: see {log_file}")
+                raise EmbeddedRedisError(
+                    f"{self._executable} started but does not answer: see {self._log_file}"
+                )
             time.sleep(0.01)
 
 
@@ -164,7 +232,7 @@ def running_redis_url(settings: Settings) -> str | None:
     if settings.redis_url is not None:
         return settings.redis_url
     try:
-        url = (_data(settings) / ADDRESS).read_text()
+        url = (data_directory(settings) / ADDRESS).read_text()
     except FileNotFoundError:
         return None
     # What a killed service left refuses at once; a Redis that is only slow is waited for.
@@ -180,11 +248,30 @@ def redis_at_hand(settings: Settings) -> Iterator[str]:
     if (url := running_redis_url(settings)) is not None:
         yield url
     else:
-        with EmbeddedRedis(_data(settings), strict=settings.durability == "strict") as server:
+        with private_redis(settings) as server:
             yield server.url
 
 
-def _data(settings: Settings) -> Path:
+def private_redis(settings: Settings) -> EmbeddedRedis:
+    """The one of these settings, not started yet."""
+    max_bytes = settings.redis_max_bytes or memory_bytes() // 2
+    return EmbeddedRedis(
+        data_directory(settings), strict=settings.durability == "strict", max_bytes=max_bytes
+    )
+
+
+def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """What there is for the service: the machine's memory, or what its container may take of it."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = cgroup.read_text().strip()
+    except OSError:
+        return installed
+    return min(installed, int(limit)) if limit.isdecimal() else installed
+
+
+def data_directory(settings: Settings) -> Path:
+    """Where the private Redis keeps its data."""
     return settings.artifacts_dir / "redis"
 
 

@@ -48,6 +48,12 @@ LOG_FILL = Gauge(
 LOG_UNCOLLECTED = Gauge(
     "nextclick_click_log_uncollected", "Entries not collected yet", multiprocess_mode="mostrecent"
 )
+REDIS_DAMAGED = Gauge(
+    "nextclick_redis_damaged",
+    "Times the private Redis's data was damaged, until what was kept of it is deleted",
+    multiprocess_mode="mostrecent",
+)
+LOG_LOST = Counter("nextclick_click_log_lost", "Clicks that Redis acknowledged, and has lost")
 LOG_LAG_SECONDS = Gauge(
     "nextclick_click_log_lag_seconds", "Age of the oldest of these", multiprocess_mode="mostrecent"
 )

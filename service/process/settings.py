@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     durability: Literal["standard", "strict"] = Field(
         default="standard", description="standard survives the death of any process; strict also a power loss"
     )
+    redis_max_bytes: int | None = Field(
+        default=None, ge=1, description="memory of the private Redis; unset: half of what there is"
+    )
     api_key: SecretStr | None = Field(
         default=None, description="key for clicks and recommendations; unset asks for none"
     )

@@ -22,7 +22,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.process import logs
-from service.process.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from service.process.embedded_redis import private_redis
 from service.process.parent import stop_with
 from service.process.protocol import Connection, Limits
 from service.process.settings import Settings, load_settings, variable
@@ -60,18 +60,16 @@ class WorkerConfig(uvicorn.Config):
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor of workers, which also restarts the private Redis."""
+    """uvicorn's supervisor of workers, which also takes the dead out of the metrics."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, redis: EmbeddedRedis | None) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
         super().__init__(config, [listener])
-        self._redis = redis
-        self._redis_lost = False
         self._pids: set[int | None] = set()
 
     @property
     def failed(self) -> bool:
-        """Whether it ended because Redis or a worker could not be started."""
-        return self._redis_lost or any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+        """Whether it ended because a worker could not be started."""
+        return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
 
     def keep_subprocess_alive(self) -> None:
         """Called by uvicorn twice a second."""
@@ -79,13 +77,6 @@ class Supervisor(Multiprocess):
             # The worker's end of its pipe; while we hold it too, a worker that dies during a health check
             # is waited for as if it hung.
             process.child_conn.close()
-        if self._redis is not None and not self.should_exit.is_set():
-            try:
-                self._redis.restart_if_dead()
-            except EmbeddedRedisError as error:
-                log.error("embedded redis cannot be restarted", reason=str(error))
-                self._redis_lost = True
-                self.should_exit.set()
         known = self._pids | {process.pid for process in self.processes}
         super().keep_subprocess_alive()
         self._pids = {process.pid for process in self.processes}
@@ -135,10 +126,9 @@ def serve(settings: Settings, app: str = APP) -> int:
         host, port, *_ = listener.getsockname()
         # The workers find all of this in their environment, before they import anything.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(metrics_directory(settings.metrics_dir))
-        redis = None
         if settings.redis_url is None:
-            strict = settings.durability == "strict"
-            redis = stack.enter_context(EmbeddedRedis(settings.artifacts_dir / "redis", strict=strict))
+            redis = stack.enter_context(private_redis(settings))
+            redis.watch()
             os.environ[variable("redis_url")] = redis.url
         config = WorkerConfig(
             app,
@@ -160,7 +150,7 @@ def serve(settings: Settings, app: str = APP) -> int:
             timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
             timeout_worker_healthcheck=HEALTHCHECK_SECONDS,
         )
-        supervisor = Supervisor(config, listener, redis)
+        supervisor = Supervisor(config, listener)
         log.info("listening", host=host, port=port, workers=settings.workers)
         supervisor.run()
         return STARTUP_FAILURE if supervisor.failed else 0

@@ -7,6 +7,7 @@ import math
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, cast
 
@@ -14,6 +15,7 @@ import hiredis
 import structlog
 
 READ_SECONDS = 0.002  # a loop has certainly read once by then; uvloop's clock ticks once a millisecond
+PING = ("PING",)
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -101,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(encoding="utf-8")
         self._calls: deque[_Call] = deque()
         self._outgoing: list[bytes] = []
+        self._confirmed: list[asyncio.Future[Reply]] | None = None  # by the PING of this turn
         self._earliest = math.inf  # deadline of all calls, and the one timer for it
         self._timer: Timer | None = None
         self._transport: asyncio.Transport | None = None
@@ -166,8 +169,23 @@ class Connection(asyncio.Protocol):
             self._set_timer(deadline)
         return call.future
 
+    def confirm(self, deadline: float) -> asyncio.Future[Reply]:
+        """Ask whether what Redis has acknowledged so far is out of its memory; an error says it may not be.
+
+        Redis answers a command whether or not its append-only file took it; when it did not, every later
+        command is refused, a PING too. Those who ask in the same turn of the loop share it.
+        """
+        told: asyncio.Future[Reply] = self._loop.create_future()
+        if self._confirmed is None:
+            asked = self.call([PING], deadline)
+            self._confirmed = []
+            asked.add_done_callback(partial(_tell, self._confirmed))
+        self._confirmed.append(told)
+        return told
+
     def _send(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
+        self._confirmed = None
         if not self._is_lost and self._transport is not None:
             self._transport.write(b"".join(outgoing))
 
@@ -231,6 +249,19 @@ class Connection(asyncio.Protocol):
 
     def _closed(self) -> Exception:
         return self._unasked or ConnectionError("Redis closed the connection")
+
+
+def _tell(waiting: Sequence[asyncio.Future[Reply]], asked: asyncio.Future[list[Reply]]) -> None:
+    error = None if asked.cancelled() else asked.exception()
+    for each in waiting:
+        if each.done():
+            continue  # nobody waits for it any more
+        if error is not None:
+            each.set_exception(error)
+        elif asked.cancelled():
+            each.cancel()
+        else:
+            each.set_result(asked.result()[0])
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ m:{17}:<session>       sorted set of a session's marks, lives as long as it: 'e<
 clicks:{17}            stream, the click log: seq, session, item, ts, type, event, rec (both '' when none);
                        or a tombstone: seq, session, erased
 seq:{17}               the last sequence number given in this shard's log: a gap is a lost entry
+resumed:{17}           hash of the run of Redis that goes on with the log: run, at (the number before), lost
 collected:{17}         what is collected of the log for good: '<stream id> <sequence number>'
 trending:{17}          sorted set of items by the sessions that clicked them, time-decayed
 trending_t0:{17}       '<origin> <half-life>' that these counts refer to, in seconds
@@ -51,6 +52,10 @@ def click_log(shard: int) -> str:
 
 def sequence(shard: int) -> str:
     return f"seq:{{{shard}}}"
+
+
+def resumed(shard: int) -> str:
+    return f"resumed:{{{shard}}}"
 
 
 def collected(shard: int) -> str:

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from service.process.settings import Settings, without_password
 from service.state import keys
-from service.state.connection import Clock, Command, Connection, Deadline, Reply
+from service.state.connection import PING, Clock, Command, Connection, Deadline, Reply
 from service.state.refusals import (
     CLICK_LOG_FULL,
     NO_ANSWER,
@@ -33,6 +33,7 @@ from service.state.refusals import (
     reason_of,
 )
 from service.state.script import Script
+from service.state.tail import RUN, Tail
 
 # Before Redis is tried again, doubled each time; what lasts as long as the longest was no failure.
 FIRST_PAUSE_SECONDS = 0.05
@@ -74,13 +75,20 @@ class RedisLink:
     """
 
     def __init__(
-        self, settings: Settings, url: str, scripts: Sequence[Script], *, clock: Clock | None = None
+        self,
+        settings: Settings,
+        url: str,
+        scripts: Sequence[Script],
+        *,
+        tail: Tail | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """`clock` is the running event loop's, if not given."""
+        """`clock`: the running event loop's, if not given; `tail`: compared with every Redis that is met."""
         self.shards = settings.shards
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
         self._scripts = scripts
+        self._tail = tail
         self._shown_url = without_password(url)
         self._target = parse_url(url)
         self._tls: ssl.SSLContext | None = None  # once it was needed: it takes long to make
@@ -106,8 +114,10 @@ class RedisLink:
             self._connection.close()
         self._wake()
 
-    async def run(self, commands: Callable[[], list[Command]]) -> list[Reply]:
+    async def run(self, commands: Callable[[], list[Command]], *, kept: bool = False) -> list[Reply]:
         """Send commands, made once the number of shards is known, and return one reply each.
+
+        `kept`: only once Redis has written to its append-only file what it acknowledged.
 
         Raises `StoreUnavailable`; what Redis refuses is a reply: see `value`.
         """
@@ -119,14 +129,19 @@ class RedisLink:
                 connection = await self._next(clock, deadline)
             batch = commands()
             replies = await connection.call(batch, deadline)
+            if ReplyError in map(type, replies) and any(map(is_unknown_script, replies)):
+                connection = await self._repeat_unknown(connection, commands, replies, clock, deadline)
+            if kept:
+                batch.append(PING)
+                replies.append(await connection.confirm(deadline))
             if ReplyError in map(type, replies):
-                if any(map(is_unknown_script, replies)):
-                    await self._repeat_unknown(connection, commands, replies, clock, deadline)
                 if any(map(is_elsewhere, replies)):
                     self._open(clock)  # another one; this one may still be good for something until then
                 self._refusals.note(batch, replies, clock.time())
             elif self._refusals:
                 self._refusals.note(batch, replies, clock.time())
+            if kept:
+                value(replies.pop())
             return replies
         except TimeoutError:
             message = f"no answer from {self._shown_url} within {self.timeout_seconds} s"
@@ -141,7 +156,7 @@ class RedisLink:
         replies: list[Reply],
         clock: Clock,
         deadline: float,
-    ) -> None:
+    ) -> Connection:
         """Redis was restarted or replaced behind a connection; a script that is not there changed nothing."""
         current = self._connection
         if current is None or current is connection or not current.is_open:
@@ -151,6 +166,7 @@ class RedisLink:
         again = await current.call([batch[i] for i in missing], deadline)
         for i, reply in zip(missing, again, strict=True):
             replies[i] = reply
+        return current
 
     async def _next(self, clock: Clock, deadline: float) -> Connection:
         """The connection that the next try opens. Raises `StoreUnavailable` when it fails, `TimeoutError`."""
@@ -268,10 +284,11 @@ class RedisLink:
 
     async def _prepare(self, connection: Connection) -> None:
         """Load the scripts, agree on the number of shards, look at how safe the data is."""
-        stored, shards, policy, fsync, appendonly, *loaded = await connection.call(
+        stored, shards, run, policy, fsync, appendonly, *loaded = await connection.call(
             [
                 ("SET", keys.SHARDS, self._settings.shards, "NX"),
                 ("GET", keys.SHARDS),
+                RUN,
                 ("CONFIG", "GET", "maxmemory-policy"),
                 ("CONFIG", "GET", "appendfsync"),
                 ("CONFIG", "GET", "appendonly"),
@@ -290,6 +307,8 @@ class RedisLink:
                 configured=self._settings.shards,
             )
         self._warn_of_loss(policy, fsync, appendonly)
+        if self._tail is not None:
+            await self._tail.compare(connection, run, self.shards)
 
     def _tell(self, say: Callable[..., object], event: str, **facts: object) -> None:
         """Say it once, not at every connection."""
@@ -312,6 +331,14 @@ class RedisLink:
                 log.warning,
                 "Redis may drop sessions and clicks: set maxmemory-policy noeviction",
                 found=policy[1],
+            )
+        if appendonly[1] != "yes":
+            self._tell(log.warning, "acknowledged clicks die with Redis: set appendonly yes")
+        elif fsync[1] == "everysec":
+            self._tell(
+                log.warning,
+                "a Redis that dies while its disk is slow loses acknowledged clicks: set appendfsync always",
+                found=fsync[1],
             )
         if self._settings.durability == "strict" and (fsync[1], appendonly[1]) != ("always", "yes"):
             self._tell(

@@ -19,6 +19,7 @@ from service.state import keys
 from service.state.connection import Clock, Command, Reply
 from service.state.link import RedisLink, StoreUnavailable, refusal, value
 from service.state.script import Script
+from service.state.tail import RESUME, Tail
 
 _pack = msgspec.msgpack.Encoder().encode  # Redis reads it faster than JSON, and with every bit of a float
 
@@ -121,7 +122,7 @@ REMEMBER = Script("remember.lua")
 TRENDING = Script("trending.lua")
 CLICK_LOG = Script("click_log.lua")
 TAKE_TOKEN = Script("take_token.lua")
-SCRIPTS = (APPEND, ERASE, REMEMBER, TRENDING, CLICK_LOG, TAKE_TOKEN)
+SCRIPTS = (APPEND, ERASE, REMEMBER, TRENDING, CLICK_LOG, TAKE_TOKEN, RESUME)
 
 
 class SessionStore:
@@ -133,7 +134,8 @@ class SessionStore:
     def __init__(self, settings: Settings, url: str, *, clock: Clock | None = None) -> None:
         self._settings = settings
         self._encoder_click_types = frozenset(settings.encoder_click_types)
-        self._link = RedisLink(settings, url, SCRIPTS, clock=clock)
+        self._tail = Tail()
+        self._link = RedisLink(settings, url, SCRIPTS, tail=self._tail, clock=clock)
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
         """Store one click and log it, once per event id."""
@@ -141,18 +143,21 @@ class SessionStore:
 
     async def append_arrival(self, arrival: Arrival, *, with_session: bool = False) -> Appended:
         """The same, with what is known of the click."""
-        (reply,) = await self._link.run(lambda: [self._append(arrival, with_session=with_session)])
-        return _appended(value(reply))
+        (reply,) = await self._link.run(lambda: [self._append(arrival, with_session=with_session)], kept=True)
+        return self._appended(arrival, value(reply))
 
     async def append_many(self, arrivals: Sequence[Arrival]) -> list[Appended | StoreUnavailable]:
         """Store many clicks in one round trip, in order; each is its own atomic step with its own outcome."""
         try:
             replies = await self._link.run(
-                lambda: [self._append(arrival, with_session=False) for arrival in arrivals]
+                lambda: [self._append(arrival, with_session=False) for arrival in arrivals], kept=True
             )
         except StoreUnavailable as error:
             return [error] * len(arrivals)
-        return [refusal(reply) or _appended(reply) for reply in replies]
+        return [
+            refusal(reply) or self._appended(arrival, reply)
+            for arrival, reply in zip(arrivals, replies, strict=True)
+        ]
 
     async def read(self, session_id: str) -> tuple[Click, ...]:
         """The session's clicks, oldest first; empty when it is unknown or has expired."""
@@ -173,9 +178,12 @@ class SessionStore:
                     session_id,
                     self._settings.click_log_max_entries_per_shard,
                 )
-            ]
+            ],
+            kept=True,
         )
-        return bool(value(reply) > 0)
+        deleted, number = value(reply)
+        self._tail.acknowledged(self._shard(session_id), number)
+        return bool(deleted > 0)
 
     async def trending(self, limit: int) -> list[tuple[str, float]]:
         """The items that most sessions clicked, decayed to now, merged over the shards, highest score first.
@@ -334,6 +342,12 @@ class SessionStore:
             ),
         )
 
+    def _appended(self, arrival: Arrival, reply: Reply) -> Appended:
+        length, duplicate, members, judged, number = reply
+        self._tail.acknowledged(self._shard(arrival.session_id), number)
+        pairs = zip(judged[::2], judged[1::2], strict=True)
+        return Appended(length, bool(duplicate), _clicks(members), tuple(Judged(*pair) for pair in pairs))
+
     def _shard(self, session_id: str) -> int:
         return keys.shard_of(session_id, self._link.shards)
 
@@ -341,12 +355,6 @@ class SessionStore:
         shard = self._shard(session_id)
         names = (keys.session(shard, session_id), keys.marks(shard, session_id))
         return [*names, keys.click_log(shard), keys.sequence(shard)]
-
-
-def _appended(reply: Reply) -> Appended:
-    length, duplicate, members, judged = reply
-    pairs = zip(judged[::2], judged[1::2], strict=True)
-    return Appended(length, bool(duplicate), _clicks(members), tuple(Judged(*pair) for pair in pairs))
 
 
 def _add(scores: defaultdict[str, float], found: Sequence[str], factor: float) -> None:

@@ -1,6 +1,6 @@
 -- Erase a session and leave a tombstone in the click log, atomically.
 -- KEYS: session, marks, clicks, sequence, shown; all of one shard. ARGV: session id, the log's hard cap
--- Returns how many keys were deleted.
+-- Returns how many keys were deleted, and the tombstone's number.
 local session, marks, clicks, sequence, shown = unpack(KEYS)
 -- A log that is full of clicks has room for tombstones: a tenth more.
 local most = ARGV[2] + math.ceil(ARGV[2] / 10)
@@ -12,4 +12,4 @@ redis.call('DEL', shown)
 local deleted = redis.call('DEL', session, marks)
 local number = string.format('%.0f', redis.call('INCR', sequence))
 redis.call('XADD', clicks, '*', 'seq', number, 'session', ARGV[1], 'erased', '1')
-return deleted
+return {deleted, tonumber(number)}

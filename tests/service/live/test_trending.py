@@ -26,11 +26,11 @@ REFRESH_SECONDS = 0.005
 
 
 @asynccontextmanager
-async def following(redis_url: str) -> AsyncIterator[tuple[SessionStore, Trending]]:
+async def following(redis_url: str, tmp_path: Path) -> AsyncIterator[tuple[SessionStore, Trending]]:
     """Both followers on a store of one shard."""
     store = SessionStore(Settings(redis_timeout_seconds=DEADLINE_SECONDS, shards=1), redis_url)
     trending = Trending(store)
-    loops = (trending.follow(REFRESH_SECONDS), follow_click_log(store, REFRESH_SECONDS))
+    loops = (trending.follow(REFRESH_SECONDS), follow_click_log(store, REFRESH_SECONDS, tmp_path))
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield store, trending
@@ -55,9 +55,9 @@ def items(trending: Trending) -> list[str]:
 
 
 async def test_trending_that_cannot_be_read_does_not_hide_the_click_log(
-    redis_url: str, redis_client: Redis
+    redis_url: str, redis_client: Redis, tmp_path: Path
 ) -> None:
-    async with following(redis_url) as (store, trending):
+    async with following(redis_url, tmp_path) as (store, trending):
         await store.append("s", Click("a", time.time()))
         await eventually(lambda: items(trending) == ["a"])
         counts, _ = keys.trending(0)
@@ -73,9 +73,9 @@ async def test_trending_that_cannot_be_read_does_not_hide_the_click_log(
 
 
 async def test_a_click_log_that_cannot_be_read_does_not_stop_trending(
-    redis_url: str, redis_client: Redis
+    redis_url: str, redis_client: Redis, tmp_path: Path
 ) -> None:
-    async with following(redis_url) as (store, trending):
+    async with following(redis_url, tmp_path) as (store, trending):
         await store.append("s", Click("a", time.time()))
         await eventually(lambda: items(trending) == ["a"])
         redis_client.set(keys.click_log(0), "no stream")

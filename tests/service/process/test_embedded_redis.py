@@ -33,7 +33,7 @@ def connect(server: EmbeddedRedis) -> Redis:
 def test_it_is_private_durable_and_never_evicts(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "redis") as server, connect(server) as client:
         config = client.config_get("*")
-        assert (config["port"], config["appendonly"], config["appendfsync"]) == ("0", "yes", "everysec")
+        assert (config["port"], config["appendonly"], config["appendfsync"]) == ("0", "yes", "no")
         assert config["maxmemory-policy"] == "noeviction"
         assert os.stat(server.socket_path).st_mode & 0o077 == 0
         assert Path(server.socket_path).parent.stat().st_mode & 0o077 == 0
@@ -126,14 +126,13 @@ def test_it_is_restarted_when_it_died(tmp_path: Path) -> None:
             assert client.ping()
 
 
-def test_data_that_cannot_be_read_is_an_error_that_names_the_log(tmp_path: Path) -> None:
+def test_data_that_cannot_be_repaired_is_an_error_that_names_the_log(tmp_path: Path) -> None:
     data = tmp_path / "redis"
     data.mkdir()
-    (data / "appendonly.aof").write_bytes(b"*nonsense\r\n" * 10)
+    (data / "appendonly.aof").mkdir()  # nothing that Redis would have written,
+    (data / "appendonlydir").write_text("")  # neither an old one nor a new one
     with pytest.raises(EmbeddedRedisError, match=r"redis\.log"), EmbeddedRedis(data):
         pass
-    (kept,) = data.rglob("appendonly.aof")  # since Redis 7 it is moved into a directory of its own
-    assert kept.read_bytes().startswith(b"*nonsense")
 
 
 def test_one_that_hangs_is_killed(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from service.process.settings import Settings
 from service.state import keys
 from service.state.connection import READ_SECONDS
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
-from service.state.store import SCRIPTS, Appended, Arrival, Click, Judged, SessionStore
+from service.state.store import APPEND, SCRIPTS, Appended, Arrival, Click, Judged, SessionStore
 from tests.service.state.clock import StillClock
 from tests.service.state.cluster import cluster, one_node_cluster, slot_of, url_of
 from tests.waiting import stopped
@@ -565,6 +565,12 @@ async def test_unsafe_redis_configuration_is_warned_of(make_store: MakeStore, re
     with capture_logs() as logs:
         await make_store().ping()
     assert logs == []
+    with configured(redis_client, appendfsync="everysec"), capture_logs() as logs:
+        await make_store().ping()
+    assert ["while its disk is slow" in entry["event"] for entry in logs] == [True]
+    with configured(redis_client, appendonly="no"), capture_logs() as logs:
+        await make_store().ping()
+    assert ["die with Redis" in entry["event"] for entry in logs] == [True]
 
 
 async def test_scripts_that_redis_forgot_are_loaded_again(store: SessionStore, redis_client: Redis) -> None:
@@ -631,6 +637,8 @@ async def test_a_redis_that_hides_its_configuration_is_used(
 async def test_a_click_whose_answer_is_lost_is_not_sent_again(
     make_store: MakeStore, redis_server: EmbeddedRedis, redis_client: Redis
 ) -> None:
+    click = str(APPEND.call([])[1]).encode()
+
     async def pass_on(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         """Between store and Redis: everything passes but the answer to a click."""
         redis, to_redis = await asyncio.open_unix_connection(redis_server.socket_path)
@@ -640,7 +648,7 @@ async def test_a_click_whose_answer_is_lost_is_not_sent_again(
                 to_client.write(data)
 
         answering = asyncio.create_task(answer())
-        while b"EVALSHA" not in (request := await client.read(65536)):
+        while click not in (request := await client.read(65536)):
             to_redis.write(request)
         answering.cancel()
         await asyncio.wait([answering])

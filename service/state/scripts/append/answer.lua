@@ -1,2 +1,2 @@
 -- Answer: the click is stored.
-return answer(0, judged)
+return answer(0, judged, tonumber(number))

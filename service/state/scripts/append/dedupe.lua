@@ -4,7 +4,7 @@
 
 -- Before the cap: a retried click that is in the log already can be acknowledged however full the log is.
 if event_id ~= '' and redis.call('ZSCORE', marks, 'e' .. event_id) then
-  return answer(1, {})
+  return answer(1, {}, 0)
 end
 if redis.call('XLEN', clicks) >= log_cap then
   return redis.error_reply('CLICKLOGFULL ' .. clicks .. ' holds its maximum of ' .. log_cap .. ' entries')
