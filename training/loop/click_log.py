@@ -11,8 +11,9 @@ from typing import cast
 import duckdb
 import numpy as np
 import pyarrow as pa
+import structlog
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from service.process.settings import Settings
 from service.state import keys
@@ -20,6 +21,8 @@ from training.data.clicks import ClicksError, Commit, Gap, Position
 
 PAGE = 10_000  # entries asked for at a time
 START = Position(id="0-0", seq=0)
+
+log = structlog.get_logger()
 
 _FIELDS = ("id", "seq", "session", "item", "ts", "type", "event", "rec", "erased")
 _YEAR_10000 = 253_402_300_800  # epoch seconds; a day is written with four digits of its year
@@ -118,10 +121,12 @@ class ClickLog:
             yield Batch(pa.concat_tables(tables), dict(reached), tuple(gaps))
 
     def acknowledge(self, positions: Mapping[int, Position]) -> None:
-        """Tell the service what is collected, and take from the log what of that is old, or in the way.
+        """Take from the log what is collected and old, or in the way, and tell the service how far that is.
 
         Nothing behind a position is touched. Up to it, entries go at `click_log_max_age_seconds`, or, oldest
-        first, while a log is longer than half of what it may hold.
+        first, while a log is longer than half of what it may hold; all of them when Redis has no memory left.
+        Trimming needs none, and goes first. What the service is told is for its metrics only: what decides,
+        here and after a crash, is the commit on disk.
         """
         seconds, microseconds = self._client.time()  # of the clock that gave the ids
         age = round(self._settings.click_log_max_age_seconds * 1000)
@@ -129,12 +134,34 @@ class ClickLog:
         with self._client.pipeline(transaction=False) as pipe:
             for shard, position in positions.items():
                 first_kept = min((too_old, 0), _parts(_following(position.id)))
-                pipe.set(keys.collected(shard), f"{position.id} {position.seq}")
                 pipe.xtrim(keys.click_log(shard), minid=_id(first_kept), approximate=False)
                 pipe.xlen(keys.click_log(shard))
-            lengths = pipe.execute()[2::3]
+            lengths = pipe.execute()[1::2]
         for (shard, position), length in zip(positions.items(), lengths, strict=True):
             self._make_room(shard, position, length - self._settings.click_log_max_entries_per_shard // 2)
+        try:
+            self._tell(positions)
+        except OutOfMemoryError:
+            self._trim_all_collected(positions)
+
+    def _tell(self, positions: Mapping[int, Position]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for shard, position in positions.items():
+                pipe.set(keys.collected(shard), f"{position.id} {position.seq}")
+            pipe.execute()
+
+    def _trim_all_collected(self, positions: Mapping[int, Position]) -> None:
+        log.warning("redis is full: what is collected leaves the click log before its time")
+        with self._client.pipeline(transaction=False) as pipe:
+            for shard, position in positions.items():
+                pipe.xtrim(keys.click_log(shard), minid=_following(position.id), approximate=False)
+            pipe.execute()
+        try:
+            self._tell(positions)
+        except OutOfMemoryError:
+            log.error(
+                "redis is still full, with nothing collected left in it: something else takes its memory"
+            )
 
     def _make_room(self, shard: int, position: Position, excess: int) -> None:
         stream = keys.click_log(shard)
