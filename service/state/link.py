@@ -20,7 +20,8 @@ from hiredis import ReplyError
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
-from service.process.settings import Settings, without_password
+from service.process import redis_url
+from service.process.settings import Settings
 from service.state import keys
 from service.state.connection import Clock, Command, Connection, Deadline, Reply
 from service.state.refusals import (
@@ -81,7 +82,8 @@ class RedisLink:
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
         self._scripts = scripts
-        self._shown_url = without_password(url)
+        self._url = redis_url.parse(url)
+        self._shown_url = self._url.shown
         self._target = parse_url(url)
         self._tls: ssl.SSLContext | None = None  # once it was needed: it takes long to make
         self._clock = clock
@@ -263,8 +265,8 @@ class RedisLink:
         if database := self._target.get("db"):
             commands.append(("SELECT", database))
         for reply in await connection.call(commands):
-            if isinstance(reply, ReplyError):
-                raise reply
+            if isinstance(reply, ReplyError):  # one that does not know AUTH quotes what it was sent
+                raise ReplyError(self._url.without_secrets(str(reply)))
 
     async def _prepare(self, connection: Connection) -> None:
         """Load the scripts, agree on the number of shards, look at how safe the data is."""

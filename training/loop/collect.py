@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.process.embedded_redis import EmbeddedRedisError, redis_at_hand
-from service.process.settings import Settings, without_password
+from service.process.redis_url import parse
+from service.process.settings import Settings
 from training.data.clicks import COMMIT, DIRECTORY, Commit, Gap, Totals
 from training.loop.click_files import SPILL, checked_commit, remove_unlisted, write_commit
 from training.loop.click_log import ClickLog
@@ -123,6 +124,7 @@ def _locked(clicks: Path) -> Iterator[None]:
 @contextmanager
 def _connected(url: str) -> Iterator[Redis]:
     """Raises `CollectError` for whatever Redis does not answer as it should."""
+    address = parse(url)
     client = Redis.from_url(
         url,
         socket_timeout=TIMEOUT_SECONDS,
@@ -134,7 +136,8 @@ def _connected(url: str) -> Iterator[Redis]:
         try:
             yield client
         except RedisError as error:
-            raise CollectError(f"{without_password(url)}: {error}; what is committed stays") from error
+            said = address.without_secrets(str(error))
+            raise CollectError(f"{address.shown}: {said}; what is committed stays") from error
 
 
 @contextmanager
