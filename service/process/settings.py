@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     redis_connect_timeout_seconds: float = Field(
         default=5, gt=0, description="for one try to connect to Redis, TLS and password included"
     )
+    redis_prefix: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9_.:-]{0,63}[_.:-])?$",
+        description="stands before the name of every key, like shop:, so that shops can share a Redis",
+    )
     shards: int = Field(
         default=16, ge=1, le=16384, description="parts of the live state; fixed in Redis at first start"
     )
@@ -248,7 +253,7 @@ def describe(settings: Settings) -> str:
 
 
 def _shown(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return "-"
     if isinstance(value, float):
         return f"{value:g}"

@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 
 from service.process import redis_url
 from service.process.settings import Settings
-from service.state import keys
 from service.state.connection import Clock, Command, Connection, Deadline, Reply
+from service.state.keys import Keys
 from service.state.refusals import (
     CLICK_LOG_FULL,
     NO_ANSWER,
@@ -81,6 +81,7 @@ class RedisLink:
         self.shards = settings.shards
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
+        self._keys = Keys(settings.redis_prefix)
         self._scripts = scripts
         self._url = redis_url.parse(url)
         self._shown_url = self._url.shown
@@ -272,8 +273,8 @@ class RedisLink:
         """Load the scripts, agree on the number of shards, look at how safe the data is."""
         stored, shards, policy, fsync, appendonly, *loaded = await connection.call(
             [
-                ("SET", keys.SHARDS, self._settings.shards, "NX"),
-                ("GET", keys.SHARDS),
+                ("SET", self._keys.shards, self._settings.shards, "NX"),
+                ("GET", self._keys.shards),
                 ("CONFIG", "GET", "maxmemory-policy"),
                 ("CONFIG", "GET", "appendfsync"),
                 ("CONFIG", "GET", "appendonly"),

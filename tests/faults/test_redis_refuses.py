@@ -15,11 +15,13 @@ from structlog.testing import capture_logs
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
-from service.state import keys
+from service.state.keys import Keys
 from tests.service.bundles import Shop
 from tests.service.serving import Serving, serving
 from tests.training.shop import Shop as Collector
 from tests.waiting import until
+
+keys = Keys()
 
 pytestmark = pytest.mark.anyio
 

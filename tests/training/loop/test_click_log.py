@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import duckdb
 import pytest
 
-from service.state import keys
+from service.state.keys import Keys
 from service.state.link import ClickLogFull, StoreUnavailable
 from tests.training.shop import Shop, click
 from training.data.clicks import Position, Totals
 from training.loop.click_log import ClickLog
+
+keys = Keys()
 
 MALFORMED: Mapping[str, dict[str, str]] = {
     "no seq": {"session": "s", "item": "a", "ts": "1.5", "type": "click", "event": ""},
@@ -95,7 +97,7 @@ def test_a_redis_with_other_shards_is_refused(shop: Shop) -> None:
     shop.send(("s", click("a")))
     shop.collect()
     before = shop.contents()
-    shop.client.set(keys.SHARDS, 3)
+    shop.client.set(keys.shards, 3)
     result = shop.run()
     assert result.exit_code == 2
     assert "it has 3 shards instead of 2: this is another Redis" in result.stderr
