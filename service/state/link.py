@@ -34,6 +34,7 @@ from service.state.refusals import (
     reason_of,
 )
 from service.state.script import Script
+from service.state.sentinels import ANYWHERE, PrimaryFinder
 
 # Before Redis is tried again, doubled each time; what lasts as long as the longest was no failure.
 FIRST_PAUSE_SECONDS = 0.05
@@ -85,7 +86,11 @@ class RedisLink:
         self._scripts = scripts
         self._url = redis_url.parse(url)
         self._shown_url = self._url.shown
-        self._target = parse_url(url)
+        self._finder: PrimaryFinder | None = None
+        if (sentinels := self._url.sentinels) is not None:
+            self._finder = PrimaryFinder(self._url, sentinels, settings.redis_connect_timeout_seconds)
+        self._target = parse_url(url if sentinels is None else self._url.at(*ANYWHERE))
+        self._place: tuple[str, int] | None = None  # of the primary, when sentinels were asked last
         self._tls: ssl.SSLContext | None = None  # once it was needed: it takes long to make
         self._clock = clock
         self._connection: Connection | None = None
@@ -247,7 +252,7 @@ class RedisLink:
         return connection
 
     async def _connect(self, connection: Connection) -> None:
-        """Open a connection. The address is looked up each time."""
+        """Open a connection. The address is looked up each time, and sentinels are asked each time."""
         loop, target = asyncio.get_running_loop(), self._target
         if "path" in target:
             await loop.create_unix_connection(lambda: connection, target["path"])
@@ -255,6 +260,11 @@ class RedisLink:
         if target.get("connection_class") is SSLConnection and self._tls is None:
             self._tls = await asyncio.to_thread(_tls, dict(target))
         host, port = target.get("host", "localhost"), target.get("port", 6379)
+        if self._finder is not None:
+            host, port = await self._finder.primary()
+            if self._place != (host, port):
+                log.info("the primary was found", redis=self._shown_url, host=host, port=port)
+            self._place = host, port
         await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
 
     async def _handshake(self, connection: Connection) -> None:
@@ -303,7 +313,7 @@ class RedisLink:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         reason = reason_of(str(error)) if isinstance(error, ReplyError) else NO_ANSWER
-        return StoreUnavailable(f"{self._shown_url}: {error}", reason)
+        return StoreUnavailable(f"{self._shown_url}: {self._url.without_secrets(str(error))}", reason)
 
     def _warn_of_loss(self, policy: Reply, fsync: Reply, appendonly: Reply) -> None:
         if any(isinstance(reply, ReplyError) or not reply for reply in (policy, fsync, appendonly)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -61,7 +62,7 @@ def running_redis(
 
 
 def _started(directory: Path, lines: tuple[str, ...], password: str | None, is_sentinel: bool) -> Server:
-    directory.mkdir()
+    directory.mkdir(parents=True)
     file, log = directory / "redis.conf", directory / "redis.log"
     while True:
         port = free_port()
@@ -76,6 +77,8 @@ def _started(directory: Path, lines: tuple[str, ...], password: str | None, is_s
         except BaseException:
             server.kill()
             raise
+        if is_sentinel and "already in use" not in log.read_text():
+            pytest.skip(f"{command[0]} is no sentinel: failovers are NOT tested")
         assert "already in use" in log.read_text(), log.read_text()
 
 

@@ -28,7 +28,9 @@ USER, PASSWORD, PREFIX = "nextclick", "a-long-password", "shop:"
 
 def documented() -> list[str]:
     """The words of the line."""
-    (line,) = re.findall(rf"^ACL SETUSER {USER} .*$", (ROOT / "docs/operations.md").read_text("utf-8"), re.M)
+    (line,) = re.findall(
+        rf"^ACL SETUSER {USER} .*~.*$", (ROOT / "docs/operations.md").read_text("utf-8"), re.M
+    )
     return str(line).split()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from redis.asyncio.connection import parse_url
 
-from service.process.redis_url import MASK, SCHEMES, RedisUrlError, parse, without_password
+from service.process.redis_url import MASK, SCHEMES, RedisUrlError, Sentinels, parse, without_password
 from service.process.settings import Settings
 
 SECRET = "hush-hush"
@@ -151,6 +151,25 @@ REFUSED = [
     "rediss://host?ssl_check_hostname=perhaps",
     "rediss://host?ssl_min_version=1",
     "rediss://host?ssl_ca_certs=",
+    # sentinels
+    f"redis+sentinel://:{SECRET}/{SECRET}@host/shop",
+    f"redis+sentinel://:{SECRET}@{SECRET}@host/shop",
+    f"redis+sentinel://{SECRET}@host/shop",
+    "redis+sentinel://host",
+    "redis+sentinel://host/",
+    "redis+sentinel://host//1",
+    f"redis+sentinel://host/shop/{SECRET}",
+    "redis+sentinel://host/shop/1/2",
+    "redis+sentinel://host/shop/1?db=1",
+    "redis+sentinel://one,,two/shop",
+    "redis+sentinel://one,two:0/shop",
+    f"redis+sentinel://one:1,:{SECRET}@two:2/shop",
+    "redis+sentinel://host/sh%20op",
+    "redis+sentinel://host/shop?ssl_cert_reqs=none",
+    f"redis+sentinel://host/shop?sentinel_username={SECRET}",
+    f"redis+sentinel://host/shop?sentinel_{SECRET}=1",
+    f"redis://host?sentinel_password={SECRET}",
+    f"sentinel://:{SECRET}@host/shop",
     # a socket
     "unix://",
     f"unix://{SECRET}",
@@ -176,6 +195,42 @@ def test_what_is_refused_is_told_nowhere(url: str) -> None:
     for said in (str(refused.value), str(invalid.value), repr(invalid.value), without_password(url)):
         assert SECRET not in said
     assert without_password(url) == MASK
+
+
+@pytest.mark.parametrize(
+    ("url", "sentinels", "at", "shown"),
+    [
+        (
+            "redis+sentinel://one/shop",
+            Sentinels((("one", 26379),), "shop", None, None),
+            "redis://p:1/?",
+            None,
+        ),
+        (
+            "redis+sentinel://me:hu%40sh@one:1,[::1]:2,three/my.shop/3?sentinel_password=h%40sh&sentinel_username=m",
+            Sentinels((("one", 1), ("::1", 2), ("three", 26379)), "my.shop", "m", "h@sh"),
+            "redis://me:hu%40sh@p:1/3?",
+            f"redis+sentinel://me:{MASK}@one:1,[::1]:2,three/my.shop/3"
+            f"?sentinel_password={MASK}&sentinel_username=m",
+        ),
+        (
+            "rediss+sentinel://:h@one/shop?db=1&sentinel_password=hush&ssl_ca_certs=/ca.pem",
+            Sentinels((("one", 26379),), "shop", None, "hush"),
+            "rediss://:h@p:1/?db=1&ssl_ca_certs=/ca.pem",
+            f"rediss+sentinel://:{MASK}@one/shop?db=1&sentinel_password={MASK}&ssl_ca_certs=/ca.pem",
+        ),
+    ],
+)
+def test_sentinels_are_read_so_and_shown_so(
+    url: str, sentinels: Sentinels, at: str, shown: str | None
+) -> None:
+    parsed = parse(url)
+    assert (Settings(redis_url=url).redis_url, parsed.sentinels, parsed.at("p", 1)) == (url, sentinels, at)
+    assert parsed.shown == (shown or url)
+    assert parse(parsed.at("::1", 2)).text == parsed.at("::1", 2), "is a URL, too"
+    assert (sentinels.password or SECRET) not in repr(parsed)
+    quoted = [secret for secret in (parsed.password, sentinels.password) if secret]
+    assert not any(secret in parsed.without_secrets(f"unknown: '{secret}'") for secret in quoted)
 
 
 def test_no_repr_tells_a_secret() -> None:
@@ -223,4 +278,5 @@ def test_any_text_is_read_or_refused(url: str) -> None:
         parsed = parse(url)
     except RedisUrlError:
         return
+    url = url if parsed.sentinels is None else parsed.at("host", 1)
     assert (parse_url(url).get("password") or "") == parsed.password
