@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, unquote
 
 import structlog
 
@@ -85,7 +86,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        return f"unix://{self.socket_path}"
+        return f"unix://{quote(self.socket_path)}"
 
     @property
     def pid(self) -> int:
@@ -236,7 +237,7 @@ def running_redis_url(settings: Settings) -> str | None:
     except FileNotFoundError:
         return None
     # What a killed service left refuses at once; a Redis that is only slow is waited for.
-    return url if _ping(url.removeprefix("unix://"), SILENCE_TIMEOUT_SECONDS) else None
+    return url if _ping(unquote(url.removeprefix("unix://")), SILENCE_TIMEOUT_SECONDS) else None
 
 
 @contextmanager

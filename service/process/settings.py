@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.process import redis_url
+
 PREFIX = "NEXTCLICK_"
-MASK = "**********"  # as pydantic shows a secret
 REDIS_URL = "NEXTCLICK_REDIS_URL"  # the one variable with a second name, REDIS_URL
 
 
@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
     )
 
     artifacts_dir: Path = Field(
@@ -44,14 +45,20 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, description="worker processes; one per core is a good number")
     redis_url: str | None = Field(
         default=None,
+        repr=False,
         validation_alias=AliasChoices(REDIS_URL, "REDIS_URL"),
-        description="redis://, rediss:// or unix:// URL (REDIS_URL works too); unset starts a private Redis",
+        description="redis, rediss, unix or redis+sentinel URL (or REDIS_URL); unset starts a private Redis",
     )
     redis_timeout_seconds: float = Field(
         default=0.05, gt=0, description="for a whole call to Redis, waiting for a connection included"
     )
     redis_connect_timeout_seconds: float = Field(
         default=5, gt=0, description="for one try to connect to Redis, TLS and password included"
+    )
+    redis_prefix: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9_.:-]{0,63}[_.:-])?$",
+        description="stands before the name of every key, like shop:, so that shops can share a Redis",
     )
     shards: int = Field(
         default=16, ge=1, le=16384, description="parts of the live state; fixed in Redis at first start"
@@ -209,9 +216,9 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must start with redis://, rediss:// or unix://")
+    def _unambiguous(cls, value: str | None) -> str | None:
+        if value is not None:
+            redis_url.parse(value)
         return value
 
 
@@ -241,25 +248,21 @@ def describe(settings: Settings) -> str:
     rows = [("VARIABLE", "VALUE", "DEFAULT", "MEANING")]
     for field, info in Settings.model_fields.items():
         value, default = _shown(getattr(settings, field)), _shown(info.default)
+        if field == "redis_url" and settings.redis_url is not None:
+            value = redis_url.without_password(settings.redis_url)
         rows.append((variable(field), value, default, info.description or ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows)
 
 
-def without_password(url: str) -> str:
-    """A Redis URL fit to be printed. Passwords stand before the host, those of Unix sockets in the query."""
-    url = re.sub("(//[^/?:]*:)[^/?]*@", rf"\g<1>{MASK}@", url)
-    return re.sub("(password=)[^&]*", rf"\g<1>{MASK}", url)
-
-
 def _shown(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return "-"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
         return ",".join(value)
-    return without_password(value) if isinstance(value, str) else str(value)
+    return str(value)
 
 
 def _unknown_variables() -> Iterator[str]:

@@ -24,66 +24,63 @@ Keys of a shard share its hash tag, and so lie in one slot of a cluster: one scr
 cluster wants the keys of a call declared, to send the call where they are. `append` declares all but those of
 `quality` and `co`: whose they are it reads itself, from `shown` and from the session. It declares what they
 begin with, which has the same tag, and adds the version or the item.
+
+NEXTCLICK_REDIS_PREFIX stands before each of these names, so that shops can share a Redis. It ends in one of
+`_.:-`, so that the keys of `shop:` are none of those of `shop2:`.
 """
 
 from __future__ import annotations
 
 import zlib
 
-SHARDS = "shards"
 
+class Keys:
+    """The names of one shop's keys."""
 
-def shard_of(session_id: str, shards: int) -> int:
-    """Which of the shards holds a session; the same for ever."""
-    return zlib.crc32(session_id.encode()) % shards
+    def __init__(self, prefix: str = "") -> None:
+        self.shards = f"{prefix}shards"
+        self._prefix = prefix
 
+    @staticmethod
+    def shard_of(session_id: str, shards: int) -> int:
+        """Which of the shards holds a session; the same for ever."""
+        return zlib.crc32(session_id.encode()) % shards
 
-def session(shard: int, session_id: str) -> str:
-    return f"s:{{{shard}}}:{session_id}"
+    def session(self, shard: int, session_id: str) -> str:
+        return f"{self._prefix}s:{{{shard}}}:{session_id}"
 
+    def marks(self, shard: int, session_id: str) -> str:
+        return f"{self._prefix}m:{{{shard}}}:{session_id}"
 
-def marks(shard: int, session_id: str) -> str:
-    return f"m:{{{shard}}}:{session_id}"
+    def click_log(self, shard: int) -> str:
+        return f"{self._prefix}clicks:{{{shard}}}"
 
+    def sequence(self, shard: int) -> str:
+        return f"{self._prefix}seq:{{{shard}}}"
 
-def click_log(shard: int) -> str:
-    return f"clicks:{{{shard}}}"
+    def resumed(self, shard: int) -> str:
+        return f"{self._prefix}resumed:{{{shard}}}"
 
+    def collected(self, shard: int) -> str:
+        return f"{self._prefix}collected:{{{shard}}}"
 
-def sequence(shard: int) -> str:
-    return f"seq:{{{shard}}}"
+    def shown(self, shard: int, session_id: str) -> str:
+        return f"{self._prefix}shown:{{{shard}}}:{session_id}"
 
+    def quality(self, shard: int, version: str = "") -> str:
+        """Without a version, what such keys begin with."""
+        return f"{self._prefix}quality:{{{shard}}}:{version}"
 
-def resumed(shard: int) -> str:
-    return f"resumed:{{{shard}}}"
+    def cold(self, shard: int) -> str:
+        return f"{self._prefix}cold:{{{shard}}}"
 
+    def co_clicks(self, shard: int, item_id: str = "") -> str:
+        """Without an item, what such keys begin with."""
+        return f"{self._prefix}co:{{{shard}}}:{item_id}"
 
-def collected(shard: int) -> str:
-    return f"collected:{{{shard}}}"
+    def trending(self, shard: int) -> list[str]:
+        """The counts, and what they refer to."""
+        return [f"{self._prefix}trending:{{{shard}}}", f"{self._prefix}trending_t0:{{{shard}}}"]
 
-
-def shown(shard: int, session_id: str) -> str:
-    return f"shown:{{{shard}}}:{session_id}"
-
-
-def quality(shard: int, version: str = "") -> str:
-    """Without a version, what such keys begin with."""
-    return f"quality:{{{shard}}}:{version}"
-
-
-def cold(shard: int) -> str:
-    return f"cold:{{{shard}}}"
-
-
-def co_clicks(shard: int, item_id: str = "") -> str:
-    """Without an item, what such keys begin with."""
-    return f"co:{{{shard}}}:{item_id}"
-
-
-def trending(shard: int) -> list[str]:
-    """The counts, and what they refer to."""
-    return [f"trending:{{{shard}}}", f"trending_t0:{{{shard}}}"]
-
-
-def rate(client: str) -> str:
-    return f"rate:{client}"
+    def rate(self, client: str) -> str:
+        return f"{self._prefix}rate:{client}"

@@ -20,9 +20,10 @@ from hiredis import ReplyError
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
-from service.process.settings import Settings, without_password
-from service.state import keys
+from service.process import redis_url
+from service.process.settings import Settings
 from service.state.connection import PING, Clock, Command, Connection, Deadline, Reply
+from service.state.keys import Keys
 from service.state.refusals import (
     CLICK_LOG_FULL,
     NO_ANSWER,
@@ -33,6 +34,7 @@ from service.state.refusals import (
     reason_of,
 )
 from service.state.script import Script
+from service.state.sentinels import ANYWHERE, PrimaryFinder
 from service.state.tail import RUN, Tail
 
 # Before Redis is tried again, doubled each time; what lasts as long as the longest was no failure.
@@ -87,10 +89,16 @@ class RedisLink:
         self.shards = settings.shards
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
+        self._keys = Keys(settings.redis_prefix)
         self._scripts = scripts
         self._tail = tail
-        self._shown_url = without_password(url)
-        self._target = parse_url(url)
+        self._url = redis_url.parse(url)
+        self._shown_url = self._url.shown
+        self._finder: PrimaryFinder | None = None
+        if (sentinels := self._url.sentinels) is not None:
+            self._finder = PrimaryFinder(self._url, sentinels, settings.redis_connect_timeout_seconds)
+        self._target = parse_url(url if sentinels is None else self._url.at(*ANYWHERE))
+        self._place: tuple[str, int] | None = None  # of the primary, when sentinels were asked last
         self._tls: ssl.SSLContext | None = None  # once it was needed: it takes long to make
         self._clock = clock
         self._connection: Connection | None = None
@@ -260,7 +268,7 @@ class RedisLink:
         return connection
 
     async def _connect(self, connection: Connection) -> None:
-        """Open a connection. The address is looked up each time."""
+        """Open a connection. The address is looked up each time, and sentinels are asked each time."""
         loop, target = asyncio.get_running_loop(), self._target
         if "path" in target:
             await loop.create_unix_connection(lambda: connection, target["path"])
@@ -268,6 +276,11 @@ class RedisLink:
         if target.get("connection_class") is SSLConnection and self._tls is None:
             self._tls = await asyncio.to_thread(_tls, dict(target))
         host, port = target.get("host", "localhost"), target.get("port", 6379)
+        if self._finder is not None:
+            host, port = await self._finder.primary()
+            if self._place != (host, port):
+                log.info("the primary was found", redis=self._shown_url, host=host, port=port)
+            self._place = host, port
         await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
 
     async def _handshake(self, connection: Connection) -> None:
@@ -279,15 +292,15 @@ class RedisLink:
         if database := self._target.get("db"):
             commands.append(("SELECT", database))
         for reply in await connection.call(commands):
-            if isinstance(reply, ReplyError):
-                raise reply
+            if isinstance(reply, ReplyError):  # one that does not know AUTH quotes what it was sent
+                raise ReplyError(self._url.without_secrets(str(reply)))
 
     async def _prepare(self, connection: Connection) -> None:
         """Load the scripts, agree on the number of shards, look at how safe the data is."""
         stored, shards, run, policy, fsync, appendonly, *loaded = await connection.call(
             [
-                ("SET", keys.SHARDS, self._settings.shards, "NX"),
-                ("GET", keys.SHARDS),
+                ("SET", self._keys.shards, self._settings.shards, "NX"),
+                ("GET", self._keys.shards),
                 RUN,
                 ("CONFIG", "GET", "maxmemory-policy"),
                 ("CONFIG", "GET", "appendfsync"),
@@ -319,7 +332,7 @@ class RedisLink:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         reason = reason_of(str(error)) if isinstance(error, ReplyError) else NO_ANSWER
-        return StoreUnavailable(f"{self._shown_url}: {error}", reason)
+        return StoreUnavailable(f"{self._shown_url}: {self._url.without_secrets(str(error))}", reason)
 
     def _warn_of_loss(self, policy: Reply, fsync: Reply, appendonly: Reply) -> None:
         if any(isinstance(reply, ReplyError) or not reply for reply in (policy, fsync, appendonly)):

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from service.process.settings import Settings
-from service.state import keys
 from service.state.connection import Clock, Command, Reply
+from service.state.keys import Keys
 from service.state.link import RedisLink, StoreUnavailable, refusal, value
 from service.state.script import Script
 from service.state.tail import RESUME, Tail
@@ -133,8 +133,9 @@ class SessionStore:
 
     def __init__(self, settings: Settings, url: str, *, clock: Clock | None = None) -> None:
         self._settings = settings
+        self._keys = Keys(settings.redis_prefix)
         self._encoder_click_types = frozenset(settings.encoder_click_types)
-        self._tail = Tail()
+        self._tail = Tail(self._keys)
         self._link = RedisLink(settings, url, SCRIPTS, tail=self._tail, clock=clock)
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
@@ -162,7 +163,7 @@ class SessionStore:
     async def read(self, session_id: str) -> tuple[Click, ...]:
         """The session's clicks, oldest first; empty when it is unknown or has expired."""
         (reply,) = await self._link.run(
-            lambda: [("ZRANGE", keys.session(self._shard(session_id), session_id), 0, -1)]
+            lambda: [("ZRANGE", self._keys.session(self._shard(session_id), session_id), 0, -1)]
         )
         return _clicks(value(reply))
 
@@ -174,7 +175,7 @@ class SessionStore:
         (reply,) = await self._link.run(
             lambda: [
                 ERASE.call(
-                    [*self._session_keys(session_id), keys.shown(self._shard(session_id), session_id)],
+                    [*self._session_keys(session_id), self._keys.shown(self._shard(session_id), session_id)],
                     session_id,
                     self._settings.click_log_max_entries_per_shard,
                 )
@@ -195,7 +196,7 @@ class SessionStore:
         shard = 0
         while shard < self._link.shards:
             (reply,) = await self._link.run(
-                lambda shard=shard: [TRENDING.call(keys.trending(shard), limit)]  # type: ignore[misc]
+                lambda shard=shard: [TRENDING.call(self._keys.trending(shard), limit)]  # type: ignore[misc]
             )
             decay, found = value(reply)
             _add(scores, found, float(decay))
@@ -206,7 +207,7 @@ class SessionStore:
         """What else sessions with a cold item clicked, and how many of them, the most frequent first."""
         replies = await self._link.run(
             lambda: [
-                ("ZREVRANGE", keys.co_clicks(shard, item_id), 0, 2 * limit - 1, "WITHSCORES")
+                ("ZREVRANGE", self._keys.co_clicks(shard, item_id), 0, 2 * limit - 1, "WITHSCORES")
                 for shard in range(self._link.shards)
             ]
         )
@@ -235,7 +236,7 @@ class SessionStore:
         (reply,) = await self._link.run(
             lambda: [
                 REMEMBER.call(
-                    [keys.shown(self._shard(session_id), session_id)],
+                    [self._keys.shown(self._shard(session_id), session_id)],
                     *(answer, version, shown, window, int(beside)),
                 )
             ]
@@ -246,7 +247,14 @@ class SessionStore:
         """How each version's answers did."""
         replies = await self._link.run(
             lambda: [
-                ("HMGET", keys.quality(shard, version), "judged", "hits", "reciprocal_ranks", "feedback")
+                (
+                    "HMGET",
+                    self._keys.quality(shard, version),
+                    "judged",
+                    "hits",
+                    "reciprocal_ranks",
+                    "feedback",
+                )
                 for version in versions
                 for shard in range(self._link.shards)
             ]
@@ -265,7 +273,9 @@ class SessionStore:
         """How full the click log is, and how far the collector is behind."""
         replies = await self._link.run(
             lambda: [
-                CLICK_LOG.call([keys.click_log(shard), keys.sequence(shard), keys.collected(shard)])
+                CLICK_LOG.call(
+                    [self._keys.click_log(shard), self._keys.sequence(shard), self._keys.collected(shard)]
+                )
                 for shard in range(self._link.shards)
             ]
         )
@@ -285,7 +295,7 @@ class SessionStore:
         for so many requests it counts. What costs more than the limit passes alone, and is paid off later.
         """
         (reply,) = await self._link.run(
-            lambda: [TAKE_TOKEN.call([keys.rate(client)], limit_per_minute, cost)]
+            lambda: [TAKE_TOKEN.call([self._keys.rate(client)], limit_per_minute, cost)]
         )
         return float(value(reply))
 
@@ -296,7 +306,7 @@ class SessionStore:
 
     async def check_writable(self) -> None:
         """Return once Redis has answered, and would have written; it changes nothing."""
-        (reply,) = await self._link.run(lambda: [("SET", keys.SHARDS, self._link.shards, "NX")])
+        (reply,) = await self._link.run(lambda: [("SET", self._keys.shards, self._link.shards, "NX")])
         value(reply)
 
     async def close(self) -> None:
@@ -310,11 +320,11 @@ class SessionStore:
         return APPEND.call(
             [
                 *self._session_keys(session_id),
-                *keys.trending(shard),
-                keys.shown(shard, session_id),
-                keys.quality(shard),
-                keys.cold(shard),
-                keys.co_clicks(shard),
+                *self._keys.trending(shard),
+                self._keys.shown(shard, session_id),
+                self._keys.quality(shard),
+                self._keys.cold(shard),
+                self._keys.co_clicks(shard),
             ],
             _pack(
                 Appending(
@@ -349,12 +359,12 @@ class SessionStore:
         return Appended(length, bool(duplicate), _clicks(members), tuple(Judged(*pair) for pair in pairs))
 
     def _shard(self, session_id: str) -> int:
-        return keys.shard_of(session_id, self._link.shards)
+        return self._keys.shard_of(session_id, self._link.shards)
 
     def _session_keys(self, session_id: str) -> list[str]:
         shard = self._shard(session_id)
-        names = (keys.session(shard, session_id), keys.marks(shard, session_id))
-        return [*names, keys.click_log(shard), keys.sequence(shard)]
+        names = (self._keys.session(shard, session_id), self._keys.marks(shard, session_id))
+        return [*names, self._keys.click_log(shard), self._keys.sequence(shard)]
 
 
 def _add(scores: defaultdict[str, float], found: Sequence[str], factor: float) -> None:

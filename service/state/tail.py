@@ -14,8 +14,8 @@ import structlog
 from hiredis import ReplyError
 
 from service.process.metrics import LOG_LOST
-from service.state import keys
 from service.state.connection import Connection, Reply
+from service.state.keys import Keys
 from service.state.script import Script
 
 RESUME = Script("resume.lua")
@@ -27,7 +27,8 @@ log = structlog.get_logger()
 class Tail:
     """The newest number that was acknowledged in each shard, by whichever run of Redis."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self._newest: dict[int, int] = {}
         self._run: str | None = None  # which has been compared
 
@@ -44,7 +45,9 @@ class Tail:
         run = found[1]
         replies = await connection.call(
             [
-                RESUME.call([keys.resumed(shard), keys.sequence(shard)], run, self._newest.get(shard, 0))
+                RESUME.call(
+                    [self._keys.resumed(shard), self._keys.sequence(shard)], run, self._newest.get(shard, 0)
+                )
                 for shard in range(shards)
             ]
         )

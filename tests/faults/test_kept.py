@@ -20,7 +20,7 @@ from service.live.deployment import publish
 from service.process.append_only import Syncing, damaged, files_of
 from service.process.embedded_redis import EmbeddedRedis, memory_bytes
 from service.process.settings import Settings
-from service.state import keys
+from service.state.keys import Keys
 from service.state.link import StoreUnavailable
 from service.state.store import Arrival, Click, SessionStore
 from tests.faults import disk
@@ -259,7 +259,7 @@ async def test_a_log_that_lost_its_tail_is_noticed_and_shows_a_gap(artifacts: Pa
             told = [entry["lost"] for entry in logs if "lost its tail" in entry["event"]]
             assert sum(told) == 4
             with Redis.from_url(server.url, decode_responses=True) as client:
-                numbers = [int(entry["seq"]) for _, entry in client.xrange(keys.click_log(0))]
+                numbers = [int(entry["seq"]) for _, entry in client.xrange(Keys().click_log(0))]
             assert numbers == sorted(set(numbers)), "none is given twice"
             assert (len(numbers), numbers[-1]) == (12, 16)
             assert sum(gap.missing for gap in collect(settings).gaps) == 4

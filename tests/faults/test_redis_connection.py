@@ -16,13 +16,15 @@ from structlog.testing import capture_logs
 
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
-from service.state import keys
 from service.state.connection import READ_SECONDS
+from service.state.keys import Keys
 from service.state.link import StoreUnavailable
 from service.state.store import Appended, Click, SessionStore
 from tests.faults.proxy import proxied, server_context
 from tests.service.state.clock import StillClock
 from tests.waiting import DEADLINE_SECONDS, eventually
+
+keys = Keys()
 
 pytestmark = pytest.mark.anyio
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,9 +14,14 @@ from structlog.testing import capture_logs
 
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
+from service.process.settings import Settings
+from service.state.keys import Keys
 from tests.service.bundles import Shop
 from tests.service.serving import Serving, serving
+from tests.training.shop import Shop as Collector
 from tests.waiting import until
+
+keys = Keys()
 
 pytestmark = pytest.mark.anyio
 
@@ -45,17 +52,12 @@ def without_rights(client: Redis, _: Path) -> Iterator[None]:
 @contextmanager
 def unable_to_save(client: Redis, directory: Path) -> Iterator[None]:
     """Its directory has gone."""
-    before = str(client.config_get("dir")["dir"])
-    gone = directory / "gone"
-    gone.mkdir()
-    client.config_set("dir", str(gone))
-    gone.rmdir()
+    shutil.rmtree(directory / "redis")
     client.config_set("save", "3600 1000000")
     client.bgsave()
     until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err" or None)
     yield
     client.config_set("save", "")
-    client.config_set("dir", before)
 
 
 @contextmanager
@@ -107,3 +109,34 @@ async def test_why_is_told_to_clients_balancers_and_once_to_the_log(
         assert own_redis.socket_path not in refused.text + ready.text
     assert (await service.client.get("/health/ready")).status_code == 200
     assert (await service.click("s", "i2")).json()["length"] == 2
+
+
+async def test_a_full_redis_lets_sessions_be_erased_and_takes_clicks_again_once_they_are_collected(
+    artifacts: Path, own_redis: EmbeddedRedis
+) -> None:
+    settings = Settings(artifacts_dir=artifacts, redis_url=own_redis.url, shards=1)
+    async with serving(artifacts, own_redis.url, shards=1, session_max_logged=100_000) as service:
+        await service.click("erased", "mine")
+        await service.click("expired", "mine")
+        with Redis.from_url(own_redis.url, decode_responses=True) as client:
+            client.delete(keys.session(0, "expired"), keys.marks(0, "expired"))
+            client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 400_000)
+            batch = [{"session_id": "s", "item_id": "i"}] * 100
+            statuses = {200}
+            while statuses == {200}:
+                answer = await service.client.post("/clicks", json=batch)
+                statuses = {event["status"] for event in answer.json()["events"]}
+            client.config_set("maxmemory", 1)  # whatever was freed meanwhile
+            assert (await service.client.delete("/sessions/erased")).status_code == 204
+            assert (await service.client.delete("/sessions/expired")).status_code == 404
+            assert (await service.client.delete("/sessions/never-known")).status_code == 404
+            assert (await service.client.get("/sessions/erased")).status_code == 404
+            assert (await service.click("s", "i")).status_code == 503
+
+            collector = Collector(settings, client)
+            collected = (await asyncio.to_thread(collector.collect)).totals
+            assert (collected.erased_sessions, "mine" in collector.items()) == (3, False)
+            assert client.xlen(keys.click_log(0)) == 0
+            assert (await service.client.delete("/sessions/s")).status_code == 204
+            client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 400_000)
+        assert (await service.click("s", "i")).status_code == 200

@@ -15,12 +15,14 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from service.process.settings import REDIS_URL, Settings, variable
-from service.state import keys
+from service.state.keys import Keys
 from service.state.store import Click, SessionStore
 from training.__main__ import app
 from training.data.clicks import Commit, read_commit
 from training.loop.click_merge import MAX_FILES_OF_A_DAY
 from training.loop.collect import BATCH, Collected, collect
+
+keys = Keys()
 
 DAY = 86_400
 NOON = 20_000 * DAY + DAY / 2  # of 2024-10-04
@@ -56,7 +58,12 @@ class Shop:
     @property
     def environment(self) -> dict[str, str]:
         """What tells a command all this."""
-        fields = ("artifacts_dir", "click_log_max_entries_per_shard", "click_log_max_age_seconds")
+        fields = (
+            "artifacts_dir",
+            "click_log_max_entries_per_shard",
+            "click_log_max_age_seconds",
+            "redis_prefix",
+        )
         values = {variable(field): str(getattr(self.settings, field)) for field in fields}
         return values | {REDIS_URL: str(self.settings.redis_url)}
 

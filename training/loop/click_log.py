@@ -11,15 +11,18 @@ from typing import cast
 import duckdb
 import numpy as np
 import pyarrow as pa
+import structlog
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from service.process.settings import Settings
-from service.state import keys
+from service.state.keys import Keys
 from training.data.clicks import ClicksError, Commit, Gap, Position
 
 PAGE = 10_000  # entries asked for at a time
 START = Position(id="0-0", seq=0)
+
+log = structlog.get_logger()
 
 _FIELDS = ("id", "seq", "session", "item", "ts", "type", "event", "rec", "erased")
 _YEAR_10000 = 253_402_300_800  # epoch seconds; a day is written with four digits of its year
@@ -75,6 +78,7 @@ class ClickLog:
         """The client must decode its answers."""
         self._client = client
         self._settings = settings
+        self._keys = Keys(settings.redis_prefix)
         self._database = database
 
     def ends(self, commit: Commit) -> dict[int, str]:
@@ -82,13 +86,13 @@ class ClickLog:
 
         Raises `ClicksError` when this is not the log that `commit` was collected from.
         """
-        stored = cast("str | None", self._client.get(keys.SHARDS))
+        stored = cast("str | None", self._client.get(self._keys.shards))
         shards = None if stored is None else int(stored)
         if commit.shards not in (None, shards):
             raise _another_redis(f"it has {shards or 'no'} shards instead of {commit.shards}")
         with self._client.pipeline(transaction=False) as pipe:
             for shard in range(shards or 0):
-                pipe.xinfo_stream(keys.click_log(shard))
+                pipe.xinfo_stream(self._keys.click_log(shard))
             ends = {i: _last_id(answer) for i, answer in enumerate(pipe.execute(raise_on_error=False))}
         for shard, position in commit.positions.items():
             if _parts(ends[shard]) < _parts(position.id):
@@ -118,10 +122,12 @@ class ClickLog:
             yield Batch(pa.concat_tables(tables), dict(reached), tuple(gaps))
 
     def acknowledge(self, positions: Mapping[int, Position]) -> None:
-        """Tell the service what is collected, and take from the log what of that is old, or in the way.
+        """Take from the log what is collected and old, or in the way, and tell the service how far that is.
 
         Nothing behind a position is touched. Up to it, entries go at `click_log_max_age_seconds`, or, oldest
-        first, while a log is longer than half of what it may hold.
+        first, while a log is longer than half of what it may hold; all of them when Redis has no memory left.
+        Trimming needs none, and goes first. What the service is told is for its metrics only: what decides,
+        here and after a crash, is the commit on disk.
         """
         seconds, microseconds = self._client.time()  # of the clock that gave the ids
         age = round(self._settings.click_log_max_age_seconds * 1000)
@@ -129,15 +135,37 @@ class ClickLog:
         with self._client.pipeline(transaction=False) as pipe:
             for shard, position in positions.items():
                 first_kept = min((too_old, 0), _parts(_following(position.id)))
-                pipe.set(keys.collected(shard), f"{position.id} {position.seq}")
-                pipe.xtrim(keys.click_log(shard), minid=_id(first_kept), approximate=False)
-                pipe.xlen(keys.click_log(shard))
-            lengths = pipe.execute()[2::3]
+                pipe.xtrim(self._keys.click_log(shard), minid=_id(first_kept), approximate=False)
+                pipe.xlen(self._keys.click_log(shard))
+            lengths = pipe.execute()[1::2]
         for (shard, position), length in zip(positions.items(), lengths, strict=True):
             self._make_room(shard, position, length - self._settings.click_log_max_entries_per_shard // 2)
+        try:
+            self._tell(positions)
+        except OutOfMemoryError:
+            self._trim_all_collected(positions)
+
+    def _tell(self, positions: Mapping[int, Position]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for shard, position in positions.items():
+                pipe.set(self._keys.collected(shard), f"{position.id} {position.seq}")
+            pipe.execute()
+
+    def _trim_all_collected(self, positions: Mapping[int, Position]) -> None:
+        log.warning("redis is full: what is collected leaves the click log before its time")
+        with self._client.pipeline(transaction=False) as pipe:
+            for shard, position in positions.items():
+                pipe.xtrim(self._keys.click_log(shard), minid=_following(position.id), approximate=False)
+            pipe.execute()
+        try:
+            self._tell(positions)
+        except OutOfMemoryError:
+            log.error(
+                "redis is still full, with nothing collected left in it: something else takes its memory"
+            )
 
     def _make_room(self, shard: int, position: Position, excess: int) -> None:
-        stream = keys.click_log(shard)
+        stream = self._keys.click_log(shard)
         while excess > 0:
             oldest = self._range(stream, "-", position.id, min(PAGE, excess))
             if not oldest:
@@ -148,7 +176,7 @@ class ClickLog:
     def _page(self, shard: int, position: Position, end: str, count: int) -> list[Entry]:
         if _parts(position.id) >= _parts(end):
             return []
-        return self._range(keys.click_log(shard), f"({position.id}", end, count)
+        return self._range(self._keys.click_log(shard), f"({position.id}", end, count)
 
     def _range(self, stream: str, first: str, last: str, count: int) -> list[Entry]:
         return cast("list[Entry]", self._client.xrange(stream, first, last, count=count))
@@ -186,8 +214,8 @@ def _followed(shard: int, position: Position, entries: pa.Table) -> tuple[Positi
 def _another_redis(what: str) -> ClicksError:
     return ClicksError(
         f"{what}: this is another Redis than the clicks were collected from, or an older copy of it, or its "
-        "clock was set back. Set NEXTCLICK_REDIS_URL to the right one, or move the collected clicks away to "
-        "begin anew"
+        "clock was set back. Set NEXTCLICK_REDIS_URL and NEXTCLICK_REDIS_PREFIX as the service has them, or "
+        "move the collected clicks away to begin anew"
     )
 
 

@@ -16,10 +16,15 @@ from pathlib import Path
 import duckdb
 import structlog
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from service.process.embedded_redis import EmbeddedRedisError, redis_at_hand
-from service.process.settings import Settings, without_password
+from service.process.redis_url import RedisUrl, Sentinels, parse
+from service.process.settings import Settings
+from service.state.sentinels import sentinel_options
 from training.data.clicks import COMMIT, DIRECTORY, Commit, Gap, Totals
 from training.loop.click_files import SPILL, checked_commit, remove_unlisted, write_commit
 from training.loop.click_log import ClickLog
@@ -123,18 +128,32 @@ def _locked(clicks: Path) -> Iterator[None]:
 @contextmanager
 def _connected(url: str) -> Iterator[Redis]:
     """Raises `CollectError` for whatever Redis does not answer as it should."""
-    client = Redis.from_url(
-        url,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        decode_responses=True,
-        encoding_errors="backslashreplace",  # a foreign entry that is no text shall not stop it
-    )
-    with client:
-        try:
+    address = parse(url)
+    try:
+        client = Redis.from_url(
+            url if address.sentinels is None else address.at(*_primary(address, address.sentinels)),
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            decode_responses=True,
+            encoding_errors="backslashreplace",  # a foreign entry that is no text shall not stop it
+        )
+        with client:
             yield client
-        except RedisError as error:
-            raise CollectError(f"{without_password(url)}: {error}; what is committed stays") from error
+    except RedisError as error:
+        said = address.without_secrets(str(error))
+        raise CollectError(f"{address.shown}: {said}; what is committed stays") from error
+
+
+def _primary(url: RedisUrl, sentinels: Sentinels) -> tuple[str, int]:
+    once = {"retry": Retry(NoBackoff(), 0)}
+    options = sentinel_options(url, sentinels, TIMEOUT_SECONDS)
+    asked = Sentinel(sentinels.places, sentinel_kwargs=options | once)  # type: ignore[no-untyped-call]
+    try:
+        host, port = asked.discover_master(sentinels.service)  # type: ignore[no-untyped-call]
+    finally:
+        for sentinel in asked.sentinels:
+            sentinel.close()
+    return str(host), int(port)
 
 
 @contextmanager

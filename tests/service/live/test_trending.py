@@ -15,10 +15,12 @@ from redis import Redis
 from service.live.click_log_metrics import follow_click_log
 from service.live.trending import Trending
 from service.process.settings import Settings
-from service.state import keys
+from service.state.keys import Keys
 from service.state.store import Click, SessionStore
 from tests.service.serving import serving
 from tests.waiting import DEADLINE_SECONDS, eventually
+
+keys = Keys()
 
 pytestmark = pytest.mark.anyio
 

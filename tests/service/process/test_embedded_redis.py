@@ -21,6 +21,7 @@ from service.process.embedded_redis import (
     running_redis_url,
     what_to_install,
 )
+from service.process.redis_url import parse
 from service.process.settings import Settings
 from tests.service.processes import ROOT
 from tests.waiting import DEADLINE_SECONDS, alive
@@ -227,3 +228,13 @@ def test_what_to_install_is_what_can_be_had(
     message = what_to_install(system, machine, python)
     assert told in message
     assert message.endswith("or set NEXTCLICK_REDIS_URL to a Redis that is running")
+
+
+def test_a_temporary_directory_of_any_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(artifacts_dir=tmp_path)
+    with tempfile.TemporaryDirectory(prefix="50% a#b?c+d") as named:
+        monkeypatch.setattr("tempfile.tempdir", named)
+        with EmbeddedRedis(tmp_path / "redis") as server, Redis.from_url(parse(server.url).text) as client:
+            assert server.socket_path.startswith(named)
+            assert client.ping()
+            assert Settings(redis_url=server.url).redis_url == running_redis_url(settings) == server.url

@@ -13,7 +13,6 @@ from service.process.settings import (
     describe,
     load_settings,
     variable,
-    without_password,
 )
 
 
@@ -123,20 +122,3 @@ def test_the_table_shows_every_setting_and_no_secret(monkeypatch: pytest.MonkeyP
     assert rows["NEXTCLICK_PORT"][1:3] == ["9000", "8000"]
     assert rows["NEXTCLICK_REDIS_URL"][1] == "redis://me:**********@host:6379/1"
     assert "hush" not in table
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://host:6379/1", "redis://host:6379/1"),
-        ("redis://:secret@host", "redis://:**********@host"),
-        ("rediss://me:sec@ret@host/0?timeout=1", "rediss://me:**********@host/0?timeout=1"),
-        (
-            "unix://me@/tmp/redis.sock?db=1&password=secret",
-            "unix://me@/tmp/redis.sock?db=1&password=**********",
-        ),
-        ("unix:///tmp/redis.sock", "unix:///tmp/redis.sock"),
-    ],
-)
-def test_urls_are_shown_without_their_password(url: str, shown: str) -> None:
-    assert without_password(url) == shown

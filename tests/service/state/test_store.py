@@ -23,13 +23,15 @@ from structlog.testing import capture_logs
 
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
-from service.state import keys
 from service.state.connection import READ_SECONDS
+from service.state.keys import Keys
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
 from service.state.store import APPEND, SCRIPTS, Appended, Arrival, Click, Judged, SessionStore
 from tests.service.state.clock import StillClock
 from tests.service.state.cluster import cluster, one_node_cluster, slot_of, url_of
 from tests.waiting import stopped
+
+keys = Keys()
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from service.state import keys
+from service.state.keys import Keys
 from tests.training.shop import DAY, NOON, Shop, click
+
+keys = Keys()
 
 
 def test_what_a_commit_replaces_stays_until_the_next_collection(shop: Shop) -> None:

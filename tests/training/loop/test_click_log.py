@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import duckdb
 import pytest
 
-from service.state import keys
-from service.state.link import ClickLogFull
+from service.state.keys import Keys
+from service.state.link import ClickLogFull, StoreUnavailable
 from tests.training.shop import Shop, click
 from training.data.clicks import Position, Totals
 from training.loop.click_log import ClickLog
+
+keys = Keys()
 
 MALFORMED: Mapping[str, dict[str, str]] = {
     "no seq": {"session": "s", "item": "a", "ts": "1.5", "type": "click", "event": ""},
@@ -95,7 +97,7 @@ def test_a_redis_with_other_shards_is_refused(shop: Shop) -> None:
     shop.send(("s", click("a")))
     shop.collect()
     before = shop.contents()
-    shop.client.set(keys.SHARDS, 3)
+    shop.client.set(keys.shards, 3)
     result = shop.run()
     assert result.exit_code == 2
     assert "it has 3 shards instead of 2: this is another Redis" in result.stderr
@@ -202,3 +204,49 @@ def test_a_full_log_keeps_half_of_what_it_may_hold(shop: Shop) -> None:
     shop.send(*[("s", click(f"j{i}")) for i in range(10)])
     assert shop.collect().totals.clicks == 10
     assert len(shop.items()) == 30
+
+
+def test_a_redis_without_memory_is_emptied_of_what_is_collected(shop: Shop) -> None:
+    """Long before the log is half full, and before anything in it is old."""
+    shop = shop.configured(shards=1)
+    shop.send(*[("s", click(f"i{i}")) for i in range(20)])
+    shop.client.config_set("maxmemory", 1)
+    try:
+        assert shop.collect(batch=7).totals.clicks == 20
+        assert seqs(shop, keys.click_log(0)) == []
+        assert shop.collect().totals == Totals()
+    finally:
+        shop.client.config_set("maxmemory", 0)
+    shop.send(("s", click("after")))
+    assert shop.collect().totals.clicks == 1
+    assert len(shop.items()) == 21, "nothing is lost, nothing doubled"
+    assert str(shop.client.get(keys.collected(0))).endswith(" 21")
+
+
+def test_a_redis_that_is_full_of_clicks_takes_more_after_a_collection(shop: Shop) -> None:
+    shop = shop.configured(shards=1, session_max_clicks=1, session_max_logged=100_000)
+    used = int(shop.client.info("memory")["used_memory"])
+    shop.client.config_set("maxmemory", used + 400_000)
+    try:
+        with pytest.raises(StoreUnavailable, match="OOM"):
+            shop.send(*[("s", click(f"i{i}")) for i in range(50_000)])
+        logged = shop.client.xlen(keys.click_log(0))
+        assert shop.collect().totals.clicks == logged
+        shop.send(("s", click("after")))
+        assert shop.collect().totals.clicks == 1
+        assert str(shop.client.get(keys.collected(0))).endswith(f" {logged + 1}")
+    finally:
+        shop.client.config_set("maxmemory", 0)
+
+
+def test_a_kill_between_trimming_and_telling_loses_and_doubles_nothing(shop: Shop) -> None:
+    shop = shop.configured(shards=1)
+    shop.send(*[("s", click(f"i{i}")) for i in range(5)])
+    shop.collect()
+    shop.client.delete(keys.collected(0))
+    shop.client.xtrim(keys.click_log(0), maxlen=0, approximate=False)
+    shop.send(("s", click("after")))
+    found = shop.collect()
+    assert (found.totals.clicks, found.gaps) == (1, ())
+    assert len(shop.items()) == 6
+    assert str(shop.client.get(keys.collected(0))).endswith(" 6")

@@ -15,12 +15,14 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from service.live.deployment import read_deployment
-from service.state import keys
+from service.state.keys import Keys
 from tests.training.interrupts import heed_interrupts
 from tests.training.shop_clicks import DAYS, Files, read_clicks, write_shop
 from tests.waiting import DEADLINE_SECONDS, until
 from training.__main__ import app
 from training.loop.run_record import read_record, run_lock
+
+keys = Keys()
 
 SMALL = """
 [prepare]
@@ -42,7 +44,7 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def logged(clicks: Files, redis_url: str, redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> Redis:
     """A Redis with the shop's clicks in its log, in one shard."""
     monkeypatch.setenv("NEXTCLICK_REDIS_URL", redis_url)
-    redis_client.set(keys.SHARDS, 1)
+    redis_client.set(keys.shards, 1)
     table = read_clicks(clicks.files(DAYS + 2))
     with redis_client.pipeline(transaction=False) as pipeline:
         for seq, row in enumerate(table.to_pylist(), start=1):
