@@ -19,14 +19,11 @@ from service.state.link import StoreUnavailable
 from service.state.store import Click, SessionStore
 from tests.faults.proxy import server_context
 from tests.faults.redis_servers import HOST, Server, free_port, running_redis
-from tests.faults.test_redis_connection import certificate
 from tests.service.processes import ROOT
 from tests.service.serving import Serving, serving
 from tests.training.shop import Shop as Collector
 from tests.waiting import DEADLINE_SECONDS, eventually, stopped, until
 from training.loop.collect import CollectError, collect
-
-__all__ = ["certificate"]
 
 pytestmark = pytest.mark.anyio
 
