@@ -15,5 +15,5 @@ if more <= 0 then
   return 0
 end
 redis.call('HINCRBY', resumed, 'lost', string.format('%.0f', more))
-redis.call('INCRBY', sequence, string.format('%.0f', more))
+redis.call('SET', sequence, string.format('%.0f', tonumber(redis.call('GET', sequence) or 0) + more))
 return more
