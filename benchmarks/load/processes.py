@@ -21,7 +21,7 @@ from service.live.deployment import FILE
 from service.process.embedded_redis import EmbeddedRedis
 
 READY_SECONDS = 60.0
-STOP_SECONDS = 45.0  # the service itself gives requests in flight 30
+STOP_SECONDS = 45.0  # the service itself gives requests in flight 15
 LEFT_BEHIND_SECONDS = 10.0
 REDIS = "redis-server"
 # Where a service of the developer's own may keep its state: this one has state of its own.

@@ -165,7 +165,7 @@ class Settings(BaseSettings):
         default=None, description="directory the workers share their metrics in; unset takes a temporary one"
     )
     shutdown_timeout_seconds: int = Field(
-        default=30, ge=0, description="requests in flight get this long to finish"
+        default=15, ge=0, description="requests in flight get this long to finish"
     )
 
     @field_validator("encoder_click_types", "trusted_proxies", mode="before")
