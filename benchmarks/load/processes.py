@@ -75,7 +75,12 @@ def service(artifacts: Path, workers: int, **settings: str) -> Iterator[Running]
         (own / "bundles").symlink_to((artifacts / "bundles").resolve())
         shutil.copy(artifacts / FILE, own / FILE)
         environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-        environment |= {"NEXTCLICK_ARTIFACTS_DIR": directory, "NEXTCLICK_LOG_LEVEL": "warning", **settings}
+        environment |= {
+            "NEXTCLICK_ARTIFACTS_DIR": directory,
+            "NEXTCLICK_LOG_LEVEL": "warning",
+            "NEXTCLICK_METRICS_PORT": "0",  # two services run side by side
+            **settings,
+        }
         command = [sys.executable, "-m", "service", "--port", str(port), "--workers", str(workers)]
         with started(command, environment, f"http://127.0.0.1:{port}/health/ready") as pid:
             yield Running(port, (pid,), own)

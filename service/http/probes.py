@@ -1,17 +1,15 @@
-"""What balancers and Prometheus ask: is it alive, is it ready, how does it do."""
+"""What balancers ask: is it alive, is it ready."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from service.http.admin_schemas import ProbeAnswer
 from service.http.problems import RETRY_AFTER, Problem, described
 from service.live.follower import DeploymentFollower
-from service.process.metrics import exposition
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -38,12 +36,6 @@ async def health_ready(request: Request) -> Response:
     except StoreUnavailable as error:
         raise _not_ready(error.reason) from None
     return JSONResponse({"status": "ready"})
-
-
-@router.get("/metrics", response_class=Response)
-async def metrics() -> Response:
-    """Prometheus metrics, over all workers."""
-    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _not_ready(detail: str) -> Problem:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import structlog
 import uvicorn
@@ -26,6 +26,8 @@ from uvicorn.supervisors import Multiprocess
 
 from service.process import logs
 from service.process.embedded_redis import EmbeddedRedis
+from service.process.listener import BACKLOG, listen
+from service.process.metrics_server import metrics_server
 from service.process.parent import stop_with
 from service.process.protocol import Connection, Limits
 from service.process.redis_watch import kept_alive
@@ -33,17 +35,12 @@ from service.process.settings import Settings, load_settings, variable
 from service.process.worker import Worker
 
 APP = "service.http.app:create_app"
-BACKLOG = 2048
 ROUND_SECONDS = 0.5  # of uvicorn's loop
 START_SECONDS = 30.0  # of silence: a worker that imports on a busy machine is slow, and does not hang
 HANG_SECONDS = 10.0  # of silence, of a worker that serves
 LEAVE_SECONDS = 5.0  # for a worker whose requests are done or out of time; one that hangs gets no more
 
 log = structlog.get_logger()
-
-
-class ListenError(RuntimeError):
-    """The address cannot be listened on; the message names it."""
 
 
 class WorkerConfig(uvicorn.Config):
@@ -204,35 +201,6 @@ class Supervisor(Multiprocess):
         return worker
 
 
-class Reserved(socket.socket):
-    """A port that is kept, but not listened on; in each worker it becomes a socket of the worker's own.
-
-    The kernel spreads connections over such sockets. On one that all workers share, the worker that has just
-    been busy is the first to accept: with few connections one worker gets nearly all of them. A worker
-    listens when it is ready, and a dead one is sent nothing. Linux only.
-    """
-
-    def __init__(self, family: int, address: Any) -> None:
-        super().__init__(family)
-        _bind_with_others(self, address)
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # so that no other service can listen
-
-    def __reduce__(self) -> tuple[Any, ...]:  # how it gets into a worker
-        return _socket_of_worker, (self.family, self.getsockname())
-
-
-def _socket_of_worker(family: int, address: Any) -> socket.socket:
-    own = socket.socket(family)
-    _bind_with_others(own, address)
-    return own
-
-
-def _bind_with_others(own: socket.socket, address: Any) -> None:
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    own.bind(address)
-
-
 def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status.
 
@@ -245,7 +213,10 @@ def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS
         listener = stack.enter_context(listen(settings.host, settings.port, settings.workers))
         host, port, *_ = listener.getsockname()
         # The workers find all of this in their environment, before they import anything.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(metrics_directory(settings.metrics_dir))
+        metrics = stack.enter_context(metrics_directory(settings.metrics_dir))
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        if settings.metrics_port:
+            stack.enter_context(metrics_server(settings.metrics_host, settings.metrics_port, metrics))
         redis_lost = threading.Event()
         if settings.redis_url is None:
             strict = settings.durability == "strict"
@@ -275,26 +246,6 @@ def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS
         log.info("listening", host=host, port=port, workers=settings.workers)
         supervisor.run()
         return STARTUP_FAILURE if supervisor.failed else 0
-
-
-def listen(host: str, port: int, workers: int = 1) -> socket.socket:
-    """The TCP socket to give to the workers: one that listens, or `Reserved`. Raises `ListenError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)  # at once: a port can be bound twice as long as nobody listens
-        if workers > 1 and sys.platform == "linux":
-            address = listener.getsockname()
-            listener.close()
-            listener = Reserved(family, address)
-    except OSError as error:
-        listener.close()
-        raise ListenError(
-            f"cannot listen on {host} port {port}: {error.strerror}: choose another by --host or --port"
-        ) from error
-    return listener
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ PATIENT = {
     "TINY_HANG_SECONDS": "600",
     "NEXTCLICK_SHUTDOWN_TIMEOUT_SECONDS": "600",
 }  # longer than any test waits
+COUNTS = "from prometheus_client import Counter; Counter('seen', 'As a worker counts').inc()"
 LOADS_FOR_EVER = """#!{python}
 import os, socket, sys
 if sys.argv[1] == "--version" or not os.path.exists("{sign}"):
@@ -64,6 +66,21 @@ def test_a_worker_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
         assert service.end() == 0
         assert killed(service) == [hung]
         assert not alive(hung)
+
+
+def test_metrics_are_told_while_all_workers_hang(tmp_path: Path) -> None:
+    with running_tiny(tmp_path, workers=2, **PATIENT) as service:
+        seen = seen_by(service)
+        for pid in pids(service):
+            os.kill(pid, signal.SIGSTOP)
+        directory = Path(seen["PROMETHEUS_MULTIPROC_DIR"])
+        (
+            directory / "counter_1.db"
+        ).touch()  # as by a worker that was stopped when it had just begun to write
+        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
+        subprocess.run([sys.executable, "-c", COUNTS], env=environment, check=True)
+        assert "seen_total 1.0" in service.metrics().splitlines()
+        assert service.end() == 0
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:

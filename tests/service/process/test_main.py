@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.process.supervisor import ListenError, listen
-from tests.service.processes import clean_environment
+from service.process.listener import ListenError, listen
+from tests.service.processes import clean_environment, own_host
 from tests.service.tiny import pids, redis_pid, running_tiny, seen_by
 from tests.waiting import DEADLINE_SECONDS, alive, until
 
@@ -163,6 +163,24 @@ def test_a_taken_port_is_one_clear_line() -> None:
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
     assert line.startswith(f"cannot listen on 127.0.0.1 port {port}: Address already in use: ")
+
+
+def test_a_taken_port_of_metrics_is_one_clear_line() -> None:
+    host = own_host()
+    with socket.create_server((host, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run("--port", "0", NEXTCLICK_METRICS_HOST=host, NEXTCLICK_METRICS_PORT=port)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"cannot listen on {host} port {port} for metrics: Address already in use: ")
+
+
+def test_metrics_can_be_told_to_nobody(tmp_path: Path, redis_url: str) -> None:
+    with running_tiny(tmp_path, REDIS_URL=redis_url, NEXTCLICK_METRICS_PORT="0") as service:
+        seen_by(service)
+        with pytest.raises(ConnectionRefusedError):
+            service.metrics()
+        assert service.end() == 0
 
 
 def test_wrong_settings_are_one_clear_line() -> None:
