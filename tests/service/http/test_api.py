@@ -360,6 +360,7 @@ async def test_openapi_describes_every_call(shop: Serving) -> None:
         "POST /admin/rollback",
         "POST /admin/reload",
         "GET /admin/hidden",
+        "POST /admin/hidden",
         "PUT /admin/hidden/{item_id}",
         "DELETE /admin/hidden/{item_id}",
         "GET /health/live",
