@@ -7,7 +7,7 @@ export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
 .PHONY: demo test check bench clean help
 
 help:
-	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000 (nextclick demo)"
+	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000, metrics on port 9464"
 	@echo "make test    every test"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed and load measurements (see benchmarks/README.md)"

@@ -99,7 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="do not measure: be the service's server, on this port")
     options = parser.parse_args(arguments)
     if options.port is not None:
-        settings = {"port": options.port, "workers": options.workers, "redis_url": "redis://nobody-asks"}
+        settings = {
+            "port": options.port,
+            "workers": options.workers,
+            "redis_url": "redis://nobody-asks",
+            "metrics_port": 0,
+        }
         return serve(Settings.model_validate(settings), APP)
     measure = Measure(
         lambda seed: power_law_clicks(["none"], seed), 3 * options.seconds, 0, options.closed, 0

@@ -16,7 +16,8 @@ FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --create-home nextclick \
  && install --directory --owner=nextclick --group=nextclick /app/artifacts
 COPY --from=dependencies /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEXTCLICK_HOST=0.0.0.0
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEXTCLICK_HOST=0.0.0.0 \
+    NEXTCLICK_METRICS_HOST=0.0.0.0
 WORKDIR /app
 COPY service service
 USER 10001:10001

@@ -212,6 +212,14 @@ if compose exec -T service sh -c 'touch ~/written'; then
 fi
 say "the service is not root and cannot write to its root file system"
 
+metrics=$(compose exec -T service python -c '
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:9464/metrics", timeout=10).read().decode())')
+grep --quiet '^nextclick_clicks_total{outcome="accepted"}' <<<"$metrics" || fail "no clicks in the metrics: $metrics"
+[[ $(curl --silent --output /dev/null --max-time 10 --write-out '%{http_code}' "$url/metrics") == 404 ]] ||
+  fail "shoppers can read the metrics"
+say "the metrics are told inside, and not to shoppers"
+
 compose stop service
 [[ $(exit_code "$service") == 0 ]] || fail "the service did not stop by itself: exit code $(exit_code "$service")"
 say "the service stopped when it was asked to"

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from service.process import logs
 from service.process.embedded_redis import EmbeddedRedisError
+from service.process.listener import ListenError
 from service.process.settings import SettingsError, describe, load_settings, variable
-from service.process.supervisor import ListenError, serve
+from service.process.supervisor import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

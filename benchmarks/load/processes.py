@@ -21,7 +21,7 @@ from service.live.deployment import FILE
 from service.process.embedded_redis import EmbeddedRedis
 
 READY_SECONDS = 60.0
-STOP_SECONDS = 45.0  # the service itself gives requests in flight 30
+STOP_SECONDS = 45.0  # the service itself gives requests in flight 15
 LEFT_BEHIND_SECONDS = 10.0
 REDIS = "redis-server"
 # Where a service of the developer's own may keep its state: this one has state of its own.
@@ -75,7 +75,12 @@ def service(artifacts: Path, workers: int, **settings: str) -> Iterator[Running]
         (own / "bundles").symlink_to((artifacts / "bundles").resolve())
         shutil.copy(artifacts / FILE, own / FILE)
         environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-        environment |= {"NEXTCLICK_ARTIFACTS_DIR": directory, "NEXTCLICK_LOG_LEVEL": "warning", **settings}
+        environment |= {
+            "NEXTCLICK_ARTIFACTS_DIR": directory,
+            "NEXTCLICK_LOG_LEVEL": "warning",
+            "NEXTCLICK_METRICS_PORT": "0",  # two services run side by side
+            **settings,
+        }
         command = [sys.executable, "-m", "service", "--port", str(port), "--workers", str(workers)]
         with started(command, environment, f"http://127.0.0.1:{port}/health/ready") as pid:
             yield Running(port, (pid,), own)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Security
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from service.http.admin_schemas import ActivateBody, HiddenAnswer, ItemId, ModelsAnswer
+from service.http.admin_schemas import (
+    ActivateBody,
+    HiddenAnswer,
+    HiddenBody,
+    HiddenCountAnswer,
+    ItemId,
+    ModelsAnswer,
+)
 from service.http.api_keys import ADMIN_KEY, SHOPPER_KEY
-from service.http.problems import described
+from service.http.operations import read_body
+from service.http.problems import NOT_JSON, described, invalid_input
 from service.live.follower import DeploymentFollower
+from service.process.settings import Settings
 from service.state.link import StoreUnavailable
 from service.state.store import Quality, SessionStore
 
@@ -65,21 +77,45 @@ async def reload(request: Request) -> Response:
 @router.get("/hidden", response_model=HiddenAnswer)
 async def hidden(request: Request) -> Response:
     """The items that are never answered."""
-    return _hidden(_follower(request))
+    return await _hidden(_follower(request))
+
+
+@router.post(
+    "/hidden",
+    response_model=HiddenCountAnswer,
+    responses=described(413),
+    max_body_size=sys.maxsize,  # `read_body` looks at it, and says so in a problem document
+    openapi_extra={
+        "requestBody": {
+            "content": {"application/json": {"schema": HiddenBody.model_json_schema()}},
+            "required": True,
+        }
+    },
+)
+async def change_hidden(request: Request) -> Response:
+    """Hide many items, unhide others, or both, in any worker, and in one step."""
+    if "json" not in request.headers.get("content-type", ""):
+        raise invalid_input("body", NOT_JSON)
+    settings: Settings = request.app.state.settings
+    content = await read_body(request.scope, request.receive, settings.max_body_bytes)
+    # Not left to FastAPI, which would look at each id on the event loop.
+    changes = await asyncio.to_thread(_decoded, content)
+    await _follower(request).change_hidden(changes.hide, changes.unhide)
+    return JSONResponse({"hidden": len(_follower(request).current.hidden)})
 
 
 @router.put("/hidden/{item_id:path}", response_model=HiddenAnswer)
 async def hide(request: Request, item_id: Annotated[ItemId, Path()]) -> Response:
     """Never answer an item again, in any worker; it need not be known yet."""
-    await _follower(request).hide(item_id)
-    return _hidden(_follower(request))
+    await _follower(request).change_hidden(hide=[item_id])
+    return await _hidden(_follower(request))
 
 
 @router.delete("/hidden/{item_id:path}", response_model=HiddenAnswer)
 async def unhide(request: Request, item_id: Annotated[ItemId, Path()]) -> Response:
     """Let an item be answered again."""
-    await _follower(request).unhide(item_id)
-    return _hidden(_follower(request))
+    await _follower(request).change_hidden(unhide=[item_id])
+    return await _hidden(_follower(request))
 
 
 def _follower(request: Request) -> DeploymentFollower:
@@ -92,8 +128,23 @@ def _store(request: Request) -> SessionStore:
     return store
 
 
-def _hidden(follower: DeploymentFollower) -> Response:
-    return JSONResponse({"hidden": sorted(follower.current.hidden)})
+async def _hidden(follower: DeploymentFollower) -> Response:
+    return await asyncio.to_thread(_told, follower.current.hidden)
+
+
+def _told(hidden: frozenset[str]) -> Response:
+    return JSONResponse({"hidden": sorted(hidden)})
+
+
+def _decoded(content: bytes) -> HiddenBody:
+    try:
+        return HiddenBody.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = first["msg"]
+        if first["type"] == "json_invalid":
+            message = f"not JSON: {first['ctx']['error']}"
+        raise invalid_input(".".join(map(str, ("body", *first["loc"]))), message) from None
 
 
 async def _models(request: Request) -> Response:

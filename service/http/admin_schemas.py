@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
+
+MAX_CHANGES = 50_000  # of one call
 
 
 def _clean(text: str) -> str:
@@ -18,6 +20,7 @@ def _clean(text: str) -> str:
 
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), AfterValidator(_clean)]
+Items = Annotated[tuple[ItemId, ...], Field(max_length=MAX_CHANGES), FailFast()]
 Version = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
 
 
@@ -27,6 +30,23 @@ class ActivateBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     version: Version
+
+
+class HiddenBody(BaseModel):
+    """Items that are to be answered no more, and others that may be answered again."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    hide: Items = ()
+    unhide: Items = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.hide and not self.unhide:
+            raise PydanticCustomError("nothing", "no item is named, neither to hide nor to unhide")
+        if not {*self.hide}.isdisjoint(self.unhide):
+            raise PydanticCustomError("both", "an item is to be hidden and unhidden at once")
+        return self
 
 
 class ProbeAnswer(BaseModel):
@@ -85,3 +105,9 @@ class HiddenAnswer(BaseModel):
     """The items that are never answered."""
 
     hidden: list[str]
+
+
+class HiddenCountAnswer(BaseModel):
+    """What a change of many items leads to."""
+
+    hidden: int = Field(description="how many items are hidden now")

@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        follower.look()
+        await follower.look()
         await follower.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
             await trending.refresh()

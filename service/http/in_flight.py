@@ -39,7 +39,7 @@ class InFlight:
         self._count -= 1
 
     async def tell(self) -> None:
-        """Keep /metrics told, for ever: to write it down with every request would cost each of them more."""
+        """Keep the metrics told, for ever: writing it down at each request would cost each of them more."""
         told = -1
         while True:
             if told != self._count:

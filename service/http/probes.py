@@ -1,11 +1,10 @@
-"""What balancers and Prometheus ask: is it alive, is it ready, how does it do."""
+"""What balancers ask: is it alive, is it ready."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from service.http.admin_schemas import ProbeAnswer
@@ -13,7 +12,6 @@ from service.http.problems import RETRY_AFTER, Problem, described
 from service.live.follower import DeploymentFollower
 from service.process.append_only import damaged
 from service.process.embedded_redis import data_directory
-from service.process.metrics import exposition
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -46,12 +44,6 @@ async def health_ready(request: Request) -> Response:
             for each in kept
         ]
     return JSONResponse(answer)
-
-
-@router.get("/metrics", response_class=Response)
-async def metrics() -> Response:
-    """Prometheus metrics, over all workers."""
-    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _not_ready(detail: str) -> Problem:

@@ -1,4 +1,4 @@
-"""How full the click log is and how far its collector is behind, told to /metrics."""
+"""How full the click log is and how far its collector is behind, told to the metrics."""
 
 from __future__ import annotations
 

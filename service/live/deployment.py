@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -161,18 +161,24 @@ def prune(artifacts: Path, keep: int) -> list[str]:
     return sorted(doomed)
 
 
-def hide(artifacts: Path, item_id: str) -> Deployment:
-    """Never answer `item_id` again; it need not be an item of any bundle."""
-    return update_deployment(
-        artifacts, lambda old: old.model_copy(update={"hidden": tuple(sorted({*old.hidden, item_id}))})
-    )
+def hide(artifacts: Path, *item_ids: str) -> Deployment:
+    """Never answer `item_ids` again; they need not be items of any bundle."""
+    return change_hidden(artifacts, item_ids, ())
 
 
-def unhide(artifacts: Path, item_id: str) -> Deployment:
-    """Let `item_id` be answered again."""
-    return update_deployment(
-        artifacts, lambda old: old.model_copy(update={"hidden": tuple(sorted({*old.hidden} - {item_id}))})
-    )
+def unhide(artifacts: Path, *item_ids: str) -> Deployment:
+    """Let `item_ids` be answered again."""
+    return change_hidden(artifacts, (), item_ids)
+
+
+def change_hidden(artifacts: Path, hide: Iterable[str], unhide: Iterable[str]) -> Deployment:
+    """Hide some items and let others be answered again, in one step."""
+
+    def change(old: Deployment) -> Deployment:
+        hidden = {*old.hidden, *hide}.difference(unhide)
+        return old.model_copy(update={"hidden": tuple(sorted(hidden))})
+
+    return update_deployment(artifacts, change)
 
 
 def _experiment(

@@ -16,10 +16,11 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -28,11 +29,10 @@ from service.live.deployment import (
     Deployment,
     DeploymentError,
     bundle_path,
-    hide,
+    change_hidden,
     publish,
     read_deployment,
     rollback,
-    unhide,
 )
 from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
@@ -45,6 +45,7 @@ WARM_K = 100  # the most that can be asked for
 LOAD_TIMEOUT_SECONDS = 300.0
 
 Load = Callable[[Path, str, Interrupt], Bundle]
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -70,6 +71,10 @@ class DeploymentFollower:
         self._unreadable: str | None = None
         self._seen: tuple[int, int] | None = None  # of deployment.json, when it was last read
         self._loading: asyncio.Task[None] | None = None
+        # One change after the other is applied, in a thread that no bundle keeps busy: where many items are
+        # hidden, each takes so long that requests would feel it.
+        self._applying = asyncio.Lock()
+        self._applier = ThreadPoolExecutor(1, "deployment")
 
     @property
     def error(self) -> str | None:
@@ -79,28 +84,30 @@ class DeploymentFollower:
     async def follow(self) -> None:
         """Look at deployment.json for ever; never waits for a bundle, so hidden items are never late."""
         while True:
-            self.look()
+            await self.look()
             await asyncio.sleep(self._poll_seconds)
 
-    def look(self) -> None:
-        """Read deployment.json if it changed: what is hidden holds at once, new versions start to load."""
-        try:
-            status = (self._artifacts / FILE).stat()
-        except OSError as error:
-            if self._seen is not None:  # else nothing was published yet
-                self._seen = None
+    async def look(self) -> None:
+        """Read deployment.json if it changed: what is hidden holds then, new versions start to load."""
+        async with self._applying:
+            try:
+                status = (self._artifacts / FILE).stat()
+            except OSError as error:
+                if self._seen is not None:  # else nothing was published yet
+                    self._seen = None
+                    self._report(error)
+                return
+            seen = (status.st_ino, status.st_mtime_ns)
+            if self._seen == seen:
+                return
+            try:
+                deployment = await self._apart(read_deployment, self._artifacts)
+            except DeploymentError as error:
+                self._seen, self.refused = seen, {}
                 self._report(error)
-            return
-        if self._seen == (status.st_ino, status.st_mtime_ns):
-            return
-        self._seen = (status.st_ino, status.st_mtime_ns)
-        self._unreadable, self.refused = None, {}
-        try:
-            deployment = read_deployment(self._artifacts)
-        except DeploymentError as error:
-            self._report(error)
-            return
-        self._switch(deployment)
+                return
+            await self._switch(deployment)
+            self._seen, self._unreadable, self.refused = seen, None, {}
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load())
 
@@ -112,7 +119,7 @@ class DeploymentFollower:
     async def reload(self) -> None:
         """Read deployment.json again, and try a refused bundle again."""
         self._seen = None
-        self.look()
+        await self.look()
         await self.settle()
 
     async def activate(self, version: str) -> None:
@@ -129,18 +136,17 @@ class DeploymentFollower:
         await self._change(rollback)
         await self.settle()
 
-    async def hide(self, item_id: str) -> None:
-        """Never answer `item_id` again, in any worker. Raises `DeploymentError`."""
-        await self._change(hide, item_id)
+    async def change_hidden(self, hide: Iterable[str] = (), unhide: Iterable[str] = ()) -> None:
+        """Never answer some items again, and let others be, in any worker. Raises `DeploymentError`."""
+        await self._change(change_hidden, hide, unhide)
 
-    async def unhide(self, item_id: str) -> None:
-        """Let `item_id` be answered again. Raises `DeploymentError`."""
-        await self._change(unhide, item_id)
-
-    async def _change(self, write: Callable[..., Deployment], *arguments: str) -> None:
+    async def _change(self, write: Callable[..., Deployment], *arguments: object) -> None:
         # In a thread: it may have to wait for another publisher's lock.
         await asyncio.to_thread(write, self._artifacts, *arguments)
-        self.look()
+        await self.look()
+
+    async def _apart(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._applier, work, *arguments)
 
     async def _load(self) -> None:
         """Load one version after the other, the champion first, until each is there or refused."""
@@ -153,8 +159,9 @@ class DeploymentFollower:
                 BUNDLE_FAILURES.inc()
                 log.error("bundle refused", version=version, error=str(error), serving=self._serving())
             else:
-                self._bundles[version] = bundle
-                self._switch(self.current.deployment)  # which may have changed meanwhile
+                async with self._applying:
+                    self._bundles[version] = bundle
+                    await self._switch(self.current.deployment)  # which may have changed meanwhile
 
     def _load_in_turn(self, version: str) -> Bundle:
         """One worker after the other: the rest keep the processor for their visitors."""
@@ -192,23 +199,11 @@ class DeploymentFollower:
         wanted = self.current.deployment.serving
         return next((v for v in wanted if v not in self._bundles and v not in self.refused), None)
 
-    def _switch(self, deployment: Deployment) -> None:
-        hidden = frozenset(deployment.hidden)
+    async def _switch(self, deployment: Deployment) -> None:
         old = self.current.bundles
-
-        def serve(version: str | None) -> ServedBundle | None:
-            bundle = self._bundles.get(version) if version is not None else None
-            return ServedBundle.of(bundle, hidden) if bundle is not None else None
-
         before = old["champion"].version if "champion" in old else None
         # One assignment: an answer is made from the old one or from the new one, never from a mixture.
-        self.current = Snapshot(
-            deployment,
-            hidden,
-            serve(deployment.champion) or serve(before),
-            serve(deployment.challenger),
-            serve(deployment.shadow),
-        )
+        self.current = await self._apart(snapshot_of, deployment, self._bundles, before)
         new = self.current.bundles
         kept = {served.version for served in new.values()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in kept}
@@ -217,7 +212,10 @@ class DeploymentFollower:
         for role, served in new.items():
             BUNDLE_LIVE.labels(served.version, served.bundle.manifest.model, role).set(1)
         log.info(
-            "deployment followed", champion=deployment.champion, serving=self._serving(), hidden=len(hidden)
+            "deployment followed",
+            champion=deployment.champion,
+            serving=self._serving(),
+            hidden=len(self.current.hidden),
         )
 
     def _serving(self) -> dict[str, str]:
@@ -227,6 +225,18 @@ class DeploymentFollower:
         self._unreadable = str(error)
         BUNDLE_FAILURES.inc()
         log.error("deployment refused", error=self._unreadable, serving=self._serving())
+
+
+def snapshot_of(deployment: Deployment, bundles: Mapping[str, Bundle], before: str | None) -> Snapshot:
+    """What answers by a deployment, as far as it is loaded: until its champion is, the one `before`."""
+    hidden = frozenset(deployment.hidden)
+
+    def serve(version: str | None) -> ServedBundle | None:
+        bundle = bundles.get(version) if version is not None else None
+        return ServedBundle.of(bundle, hidden) if bundle is not None else None
+
+    champion = serve(deployment.champion) or serve(before)
+    return Snapshot(deployment, hidden, champion, serve(deployment.challenger), serve(deployment.shadow))
 
 
 @contextmanager

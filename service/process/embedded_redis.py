@@ -31,6 +31,7 @@ MINIMUM_VERSION = (6, 2)
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 104 bytes on macOS and 108 on Linux, a final NUL included
 ADDRESS = "address"  # a file beside the data: where the running server is, for the other commands
 SILENCE_TIMEOUT_SECONDS = 10.0  # a Redis that loads its data says so, however long that takes
+STOP_SECONDS = 8.0  # with what the workers may take before: less than the 30 s that Kubernetes gives
 WATCH_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0  # before a Redis that does not start is tried again
 
@@ -257,7 +258,10 @@ def private_redis(settings: Settings) -> EmbeddedRedis:
     """The one of these settings, not started yet."""
     max_bytes = settings.redis_max_bytes or memory_bytes() // 2
     return EmbeddedRedis(
-        data_directory(settings), strict=settings.durability == "strict", max_bytes=max_bytes
+        data_directory(settings),
+        strict=settings.durability == "strict",
+        max_bytes=max_bytes,
+        stop_timeout_seconds=STOP_SECONDS,
     )
 
 

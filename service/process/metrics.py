@@ -1,15 +1,12 @@
-"""What is measured: every Prometheus metric of the service, and the page that shows them.
+"""What is measured: every Prometheus metric of the service.
 
-With PROMETHEUS_MULTIPROC_DIR set, prometheus-client keeps every value in files of that directory, and the
-page adds them up over the workers, whichever of them is asked.
+With PROMETHEUS_MULTIPROC_DIR set, prometheus-client keeps every value in files of that directory, which
+`metrics_server` adds up over the workers.
 """
 
 from __future__ import annotations
 
-import os
-
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Gauge, Histogram
 
 FAST = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 REQUEST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -57,12 +54,3 @@ LOG_LOST = Counter("nextclick_click_log_lost", "Clicks that Redis acknowledged, 
 LOG_LAG_SECONDS = Gauge(
     "nextclick_click_log_lag_seconds", "Age of the oldest of these", multiprocess_mode="mostrecent"
 )
-
-
-def exposition() -> bytes:
-    """All metrics in Prometheus's text format, over all workers."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)

@@ -171,11 +171,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto is console on a terminal and JSON lines elsewhere"
     )
+    metrics_host: str = Field(default="127.0.0.1", description="address to tell metrics on")
+    metrics_port: int = Field(
+        default=9464, ge=0, le=65535, description="TCP port to tell metrics on, under /metrics; 0 tells none"
+    )
     metrics_dir: Path | None = Field(
         default=None, description="directory the workers share their metrics in; unset takes a temporary one"
     )
     shutdown_timeout_seconds: int = Field(
-        default=30, ge=0, description="requests in flight get this long to finish"
+        default=15, ge=0, description="requests in flight get this long to finish"
     )
 
     @field_validator("encoder_click_types", "trusted_proxies", mode="before")

@@ -188,7 +188,7 @@ def check_repaired(service: Service, published: Path, original: bytes) -> None:
     (line,) = service.logged("the private Redis's data was damaged, and is cut off there: clicks are lost")
     assert line["level"] == "error"
     assert 0 < line["bytes_left"] < line["bytes_before"]
-    until(lambda: "nextclick_redis_damaged 1.0" in service.ask("GET", "/metrics").text)
+    until(lambda: "nextclick_redis_damaged 1.0" in service.metrics())
     assert twenty_items(service)
     saved = [service.ask("GET", f"/sessions/s{number}").status for number in range(50)]
     assert saved.count(200) > 0, "what comes before the damage is saved"

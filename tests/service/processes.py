@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from random import randrange
 from typing import Any
 
 from tests.waiting import DEADLINE_SECONDS, until
@@ -53,6 +54,7 @@ class Service:
     process: subprocess.Popen[bytes]
     log: Path
     workers: int = 1
+    metrics_host: str = "127.0.0.1"
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The entries of an event; the last line may be half written."""
@@ -67,6 +69,14 @@ class Service:
     def _listening(self) -> list[dict[str, Any]]:
         assert self.process.poll() is None, self.log.read_text()
         return self.logged("listening")
+
+    def metrics(self) -> str:
+        """What it tells Prometheus."""
+        with closing(HTTPConnection(self.metrics_host, 9464, timeout=DEADLINE_SECONDS)) as connection:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            return answer.read().decode()
 
     @property
     def url(self) -> str:
@@ -113,19 +123,20 @@ class Service:
 @contextmanager
 def running(directory: Path, *command: str, workers: int = 1, **environment: str) -> Iterator[Service]:
     """Run a program that serves, by default `python -m service`, on a free port, and stop it at the end."""
-    log = directory / "service.log"
+    log, metrics_host = directory / "service.log", own_host()
     with log.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, *(command or ("-m", "service"))],
             cwd=directory,
             env=clean_environment()
             | {"NEXTCLICK_PORT": "0", "NEXTCLICK_WORKERS": str(workers), "TMPDIR": str(directory)}
+            | {"NEXTCLICK_METRICS_HOST": metrics_host}
             | environment,
             stdout=stream,
             stderr=stream,
         )
     try:
-        yield Service(process, log, workers)
+        yield Service(process, log, workers, metrics_host)
     finally:
         process.terminate()
         try:
@@ -134,6 +145,11 @@ def running(directory: Path, *command: str, workers: int = 1, **environment: str
             process.kill()
             process.wait()
             print(log.read_text())
+
+
+def own_host() -> str:
+    """An address of this machine that no other service has, so that it can have any port. Linux only."""
+    return f"127.{randrange(1, 255)}.{randrange(256)}.{randrange(1, 255)}"
 
 
 def clean_environment() -> dict[str, str]:

@@ -133,7 +133,7 @@ async def test_seen_items(
     expected: bool,
 ) -> None:
     update_deployment(artifacts, lambda old: old.model_copy(update={"exclude_seen": deployed}))
-    follower.look()
+    await follower.look()
     await click(recommender, "s", "i5")
     await click(recommender, "s", "i9", type="purchase")
     answer = await recommender.recommend("s", Options(exclude_seen=asked))
@@ -146,7 +146,7 @@ async def test_hidden_items_are_in_no_stage(
     await click(recommender, "s", "i1", "i2", "i3")
     await trending.refresh()
     for hidden in ("i1", "i4", SHOP.nearest(["i1", "i2", "i3"])[0], "not in the shop"):
-        await follower.hide(hidden)
+        await follower.change_hidden(hide=[hidden])
     out = follower.current.hidden
     assert items(await recommender.recommend("s", Options())) == SHOP.nearest(["i1", "i2", "i3"], without=out)
     fallback = await recommender.recommend("unknown", Options(60))

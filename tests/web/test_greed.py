@@ -40,15 +40,21 @@ def settings(directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a service that waits for nobody."""
+def hasty_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that waits for nobody."""
     seconds = {f"NEXTCLICK_{name}_SECONDS": "0.3" for name in ("HEAD_TIMEOUT", "BODY_TIMEOUT", "KEEP_ALIVE")}
     directory = tmp_path_factory.mktemp("hasty")
     with running(directory, workers=1, **settings(directory), **seconds) as service:
         until(lambda: service.logged("Application startup complete."))
-        yield service.port
+        yield service
         assert service.end() == 0
         assert service.logged("Exception in ASGI application\n") == []
+
+
+@pytest.fixture(scope="module")
+def hasty(hasty_service: Service) -> int:
+    """Its port."""
+    return hasty_service.port
 
 
 class Narrow(NamedTuple):
@@ -81,11 +87,10 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Narrow]:
             assert service.logged("Exception in ASGI application\n") == []
 
 
-def refused(port: int, reason: str) -> float:
+def refused(service: Service, reason: str) -> float:
     """How many requests were refused for a reason."""
     line = f'nextclick_requests_refused_total{{reason="{reason}"}} '
-    with Wire(port) as wire:
-        rows = wire.ask("GET", "/metrics").body.decode().splitlines()
+    rows = service.metrics().splitlines()
     return next((float(row.removeprefix(line)) for row in rows if row.startswith(line)), 0)
 
 
@@ -114,9 +119,9 @@ def drip(wire: Wire, content: bytes) -> int:
 
 @pytest.mark.parametrize("target", ["/sessions/late/click", "/clicks", "/recommend", "/admin/activate"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
-def test_a_body_that_does_not_come(hasty: int, target: str, chunked: bool) -> None:
+def test_a_body_that_does_not_come(hasty_service: Service, hasty: int, target: str, chunked: bool) -> None:
     framing = CHUNKED if chunked else ("Content-Length", str(len(CLICK) + 1))
-    before = refused(hasty, "slow")
+    before = refused(hasty_service, "slow")
     with Wire(hasty) as wire:
         wire.send(request("POST", target, None, JSON, KEY, framing))
         wire.send(b"%x\r\n%s\r\n" % (len(CLICK), CLICK) if chunked else CLICK)
@@ -124,7 +129,7 @@ def test_a_body_that_does_not_come(hasty: int, target: str, chunked: bool) -> No
         assert (answer.status, answer.problem) == (408, "too-slow")
         assert answer.headers["connection"] == "close"
         assert wire.is_closed()
-    assert refused(hasty, "slow") > before
+    assert refused(hasty_service, "slow") > before
     with Wire(hasty) as wire:
         assert wire.ask("GET", "/sessions/late").status == 404, "it was not all that was announced"
 
@@ -230,7 +235,7 @@ def test_connections_at_work_are_not_closed_for_new_ones(narrow: Narrow) -> None
             assert answer.problem == "too-many-connections"
             assert answer.headers["connection"] == "close"
         assert {wire.answer().status for wire in busy} == {404, 200}
-    assert refused(narrow.port, "connections") >= 1
+    assert refused(narrow.service, "connections") >= 1
 
 
 # Size.

@@ -130,7 +130,7 @@ def test_one_process_of_a_machine_loads_at_a_time_and_nothing_is_written_beside_
 async def test_before_the_first_bundle_there_is_nothing_and_nothing_is_wrong(artifacts: Path) -> None:
     follower = DeploymentFollower(artifacts, POLL_SECONDS)
     for _ in range(3):
-        follower.look()
+        await follower.look()
         await follower.settle()
     assert follower.current.champion is None
     assert follower.error is None
@@ -167,13 +167,13 @@ async def test_a_bad_bundle_is_refused_until_something_changes(artifacts: Path) 
     follower = DeploymentFollower(artifacts, POLL_SECONDS)
     for version in ("v1", "v2"):
         publish(artifacts, version)
-        follower.look()
+        await follower.look()
         await follower.settle()
     assert "items.txt: sha256 differs" in (follower.error or "")
     assert serves(follower) == "v1"
     broken.write_bytes(content)
     for _ in range(10):
-        follower.look()
+        await follower.look()
         await follower.settle()
     assert serves(follower) == "v1", "it is not tried for ever"
     await follower.reload()
@@ -215,7 +215,7 @@ async def test_hidden_items_are_left_out_and_come_back(artifacts: Path) -> None:
     await follower.reload()
     for change, left in ((hide, [1, 3, 4, 5]), (unhide, [1, 2, 3, 4, 5])):
         change(artifacts, "i2")
-        follower.look()
+        await follower.look()
         assert follower.current.champion is not None
         assert follower.current.champion.visible.tolist() == left
         ((_, found),) = follower.current.champion.ranker.rank([[2]], [9], [()])
@@ -229,9 +229,9 @@ async def test_items_are_hidden_while_a_bundle_loads(artifacts: Path) -> None:
     follower = DeploymentFollower(artifacts, POLL_SECONDS)
     await follower.reload()
     publish(artifacts, "v2")
-    follower.look()
+    await follower.look()
     hide(artifacts, "i1")
-    follower.look()
+    await follower.look()
     assert serves(follower) == "v1"  # v2 loads in a thread
     assert follower.current.hidden == {"i1"}
     await follower.settle()
@@ -246,7 +246,7 @@ async def test_the_last_of_two_quick_publications_wins(artifacts: Path) -> None:
     follower = DeploymentFollower(artifacts, POLL_SECONDS)
     for version in ("v1", "v2", "v3"):
         publish(artifacts, version)
-        follower.look()
+        await follower.look()
     await follower.settle()
     assert serves(follower) == "v3"
 

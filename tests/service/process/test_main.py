@@ -11,82 +11,16 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from service.process.supervisor import ListenError, listen
-from tests.service.processes import Service, clean_environment, running
+from service.process.listener import ListenError, listen
+from tests.service.processes import clean_environment, own_host
+from tests.service.tiny import pids, redis_pid, running_tiny, seen_by
 from tests.waiting import DEADLINE_SECONDS, alive, until
-
-# An app that tells what a worker sees; `service.http.app` has its own tests.
-TINY_APP = """
-import asyncio, json, os
-from pathlib import Path
-from redis import Redis
-
-from service.process.settings import load_settings
-
-def create_app():
-    fails = os.environ.get("TINY_APP_FAILS")
-    if fails == "create":
-        raise RuntimeError("no app today")
-
-    async def app(scope, receive, send):
-        if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                if fails == "lifespan":
-                    raise RuntimeError("no app today")
-                await send({"type": message["type"] + ".complete"})
-                if message["type"] == "lifespan.shutdown":
-                    return
-        if scope["path"] == "/slow":
-            Path("slow-began").touch()
-            while not Path("slow-may-end").exists():
-                await asyncio.sleep(0.02)
-        seen = {name: os.environ.get(name) for name in ("NEXTCLICK_REDIS_URL", "PROMETHEUS_MULTIPROC_DIR")}
-        with Redis.from_url(load_settings().redis_url) as client:
-            redis = "PONG" if client.ping() else "nothing"
-        loop = type(asyncio.get_running_loop()).__module__
-        body = json.dumps({"loop": loop, "redis": redis, **seen})
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body.encode()})
-
-    return app
-"""
-RUN_TINY_APP = """
-import sys
-from service.process import logs
-from service.process.settings import load_settings
-from service.process.supervisor import serve
-
-if __name__ == "__main__":
-    settings = load_settings()
-    logs.configure(settings)
-    sys.exit(serve(settings, "tiny:create_app"))
-"""
-
-
-def running_tiny(directory: Path, workers: int = 1, **environment: str) -> AbstractContextManager[Service]:
-    """The service with the tiny app, in `directory`."""
-    (directory / "tiny.py").write_text(TINY_APP)
-    (directory / "run.py").write_text(RUN_TINY_APP)
-    return running(directory, "run.py", workers=workers, **environment)
-
-
-def seen_by(service: Service) -> dict[str, str]:
-    """What one of its workers tells, once they listen."""
-    told: dict[str, str] = until(lambda: service.ask("GET", "/")).json()
-    return told
-
-
-def pids(service: Service) -> set[int]:
-    """The process ids of the workers, once all of them answer."""
-    return {answer.pid for answer in service.each("/") if answer.pid is not None}
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -99,10 +33,6 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         timeout=DEADLINE_SECONDS,
         check=False,
     )
-
-
-def redis_pid(service: Service) -> int:
-    return int(service.logged("embedded redis started")[-1]["pid"])
 
 
 def test_two_workers_share_one_redis_and_a_dead_worker_is_replaced(tmp_path: Path) -> None:
@@ -233,6 +163,24 @@ def test_a_taken_port_is_one_clear_line() -> None:
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
     assert line.startswith(f"cannot listen on 127.0.0.1 port {port}: Address already in use: ")
+
+
+def test_a_taken_port_of_metrics_is_one_clear_line() -> None:
+    host = own_host()
+    with socket.create_server((host, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run("--port", "0", NEXTCLICK_METRICS_HOST=host, NEXTCLICK_METRICS_PORT=port)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"cannot listen on {host} port {port} for metrics: Address already in use: ")
+
+
+def test_metrics_can_be_told_to_nobody(tmp_path: Path, redis_url: str) -> None:
+    with running_tiny(tmp_path, REDIS_URL=redis_url, NEXTCLICK_METRICS_PORT="0") as service:
+        seen_by(service)
+        with pytest.raises(ConnectionRefusedError):
+            service.metrics()
+        assert service.end() == 0
 
 
 def test_wrong_settings_are_one_clear_line() -> None:

@@ -32,14 +32,14 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def metric(page: str, line: str) -> float:
-    """One line of /metrics; 0 when it is not there."""
+    """One line of the metrics; 0 when it is not there."""
     found = re.search(rf"^{re.escape(line)} (\S+)$", page, re.MULTILINE)
     return float(found[1]) if found else 0
 
 
 def live(service: Service, version: str) -> float:
     """How many workers serve a version."""
-    return metric(service.ask("GET", "/metrics").text, LIVE.format(version))
+    return metric(service.metrics(), LIVE.format(version))
 
 
 @pytest.fixture
@@ -62,11 +62,12 @@ def test_two_workers_are_one_service(workers: Service, artifacts: Path) -> None:
         clicks = [("POST", f"/sessions/s{i}/click", {"item_id": "i5"}) for i in range(60)]
         assert [a.status for a in pool.map(lambda click: workers.ask(*click), clicks)] == [200] * 60
     accepted = 'nextclick_clicks_total{outcome="accepted"}'
-    assert [metric(answer.text, accepted) for answer in workers.each("/metrics")] == [60, 60]
+    assert metric(workers.metrics(), accepted) == 60
+    assert workers.ask("GET", "/metrics").status == 404, "shoppers are told nothing"
     for answer in workers.each(RECOMMEND):
         assert item_ids(answer.json()) == SHOP.nearest(["i5"])
 
-    assert workers.ask("PUT", "/admin/hidden/i5", **ADMIN).status == 200
+    assert workers.ask("POST", "/admin/hidden", {"hide": ["i5"]}, **ADMIN).json() == {"hidden": 1}
     until(lambda: all(item_ids(answer.json())[0] != "i5" for answer in workers.each(RECOMMEND)))
 
     new = Shop.make(seed=2)

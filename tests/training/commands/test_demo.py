@@ -16,6 +16,7 @@ import pytest
 
 from service.live.deployment import publish, read_deployment
 from tests.service.bundles import Shop
+from tests.service.processes import own_host
 from tests.waiting import DEADLINE_SECONDS, alive, until
 
 ROOT = Path(__file__).parents[3]
@@ -55,6 +56,7 @@ def running(command: list[str], place: Path) -> Iterator[tuple[subprocess.Popen[
                 "PYTHONPATH": str(ROOT),
                 "NEXTCLICK_ARTIFACTS_DIR": str(place / "artifacts"),
                 "NEXTCLICK_PORT": str(port),
+                "NEXTCLICK_METRICS_HOST": own_host(),
             },
             stdout=said,
             stderr=said,
