@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.http.schemas import NO_CONTROL_CHARACTERS
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
 
 
@@ -17,8 +18,12 @@ def _clean(text: str) -> str:
     return text
 
 
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), AfterValidator(_clean)]
-Version = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
+# The pattern is for the document: what checks it says what is wrong in fewer words.
+SHOWN = {"pattern": NO_CONTROL_CHARACTERS}
+ItemId = Annotated[
+    str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH, json_schema_extra=SHOWN), AfterValidator(_clean)
+]
+Version = Annotated[str, Field(min_length=1, max_length=128, json_schema_extra=SHOWN), AfterValidator(_clean)]
 
 
 class ActivateBody(BaseModel):
