@@ -18,7 +18,8 @@ RUN useradd --uid 10001 --create-home nextclick \
 COPY --from=dependencies /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEXTCLICK_HOST=0.0.0.0
 WORKDIR /app
+COPY docker/with-redis.sh docker/with-redis.sh
 COPY service service
 USER 10001:10001
 EXPOSE 8000
-ENTRYPOINT ["python", "-m", "service"]
+ENTRYPOINT ["docker/with-redis.sh", "python", "-m", "service"]
