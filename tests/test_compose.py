@@ -45,17 +45,16 @@ def test_a_container_is_confined(name: str) -> None:
     assert not {"cap_add", "privileged", "pid", "ipc"} & container.keys()
     assert set(container["tmpfs"]) <= {"/tmp", "/data"}
     assert size(container["mem_limit"]) >= 64 * 2**20
-    assert 1 <= int(container["pids_limit"]) <= 1024
+    assert 1 <= container["pids_limit"] <= 1024, "a number: older compose takes no text"
     logging = container["logging"]
     assert logging["driver"] == "json-file"
     assert size(logging["options"]["max-size"]) * int(logging["options"]["max-file"]) <= 100 * 2**20
 
 
 @pytest.mark.parametrize("name", ["redis", "service", "trainer"])
-def test_limits_can_be_set(name: str) -> None:
-    container = yaml.safe_load(COMPOSE)["services"][name]
-    for limit in ("mem_limit", "pids_limit"):
-        assert re.fullmatch(r"\$\{NEXTCLICK_\w+:-\w+\}", container[limit]), container[limit]
+def test_memory_can_be_set(name: str) -> None:
+    limit = yaml.safe_load(COMPOSE)["services"][name]["mem_limit"]
+    assert re.fullmatch(r"\$\{NEXTCLICK_\w+:-\w+\}", limit), limit
 
 
 def test_nobody_is_root_but_who_makes_the_password() -> None:
