@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ async def run(
             await kill_all(service, disk, kills, load.tally, done)
     except StuckError as error:
         stuck = str(error)
+        print(f"{disk.name}: {stuck}; the service wrote: {service.wrote()}", file=sys.stderr)
     finally:
         if disk.full is not None:
             disk.full.unlink(missing_ok=True)

@@ -89,6 +89,10 @@ class Service:
             _kill(pid)
         return bool(victims)
 
+    def wrote(self) -> str:
+        """The end of its log."""
+        return Path(self._log.name).read_text()[-2000:]
+
     def end(self) -> None:
         """kill -9 of all that is left, until nothing is: what only a process knows is lost now."""
         while left := self._ours():
