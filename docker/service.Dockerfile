@@ -19,7 +19,8 @@ COPY --from=dependencies /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEXTCLICK_HOST=0.0.0.0 \
     NEXTCLICK_METRICS_HOST=0.0.0.0
 WORKDIR /app
+COPY docker/with-redis.sh docker/with-redis.sh
 COPY service service
 USER 10001:10001
 EXPOSE 8000
-ENTRYPOINT ["python", "-m", "service"]
+ENTRYPOINT ["docker/with-redis.sh", "python", "-m", "service"]

@@ -33,7 +33,7 @@ chmod -R a+rX "$place"
 export COMPOSE_PROJECT_NAME=nextclick-smoke
 export NEXTCLICK_HOST=127.0.0.1 NEXTCLICK_PORT=${NEXTCLICK_PORT:-18000} NEXTCLICK_WORKERS=2
 export NEXTCLICK_API_KEY='' NEXTCLICK_SERVER_API_KEY='' NEXTCLICK_ADMIN_API_KEY=''
-export NEXTCLICK_RATE_LIMIT_PER_MINUTE='' NEXTCLICK_LOG_LEVEL=''
+export NEXTCLICK_RATE_LIMIT_PER_MINUTE='' NEXTCLICK_LOG_LEVEL='' NEXTCLICK_REDIS_URL='' NEXTCLICK_REDIS_PASSWORD=''
 export NEXTCLICK_DATA=$place/data NEXTCLICK_PREPARE='' NEXTCLICK_TRAIN='--set epochs=1'
 export NEXTCLICK_RETRAIN_CONFIG=$place/retrain.toml NEXTCLICK_RETRAIN_CRON='*/2 * * * *' NEXTCLICK_RETRAIN_TIMEZONE=UTC
 url=http://127.0.0.1:$NEXTCLICK_PORT
@@ -205,6 +205,18 @@ failures=$(grep --count --invert-match '^200$' "$place/statuses" || true)
 asked=$(grep --count '' "$place/statuses")
 ((failures == 0 && asked > 100)) || fail "$failures of $asked requests failed meanwhile"
 say "each of $asked requests meanwhile was answered"
+
+for name in redis trainer; do
+  [[ $(compose exec -T "$name" id -u) != 0 ]] || fail "the $name container runs as root"
+  if compose exec -T "$name" touch /written; then
+    fail "the $name container can write to its root file system"
+  fi
+done
+answer=$(compose exec -T redis redis-cli ping || true)
+[[ $answer == *NOAUTH* ]] || fail "Redis answers without a password: $answer"
+answer=$(compose exec -T redis sh -c 'REDISCLI_AUTH=$(cat "$REDIS_PASSWORD_FILE") redis-cli config get maxmemory')
+[[ $answer == *1073741824* ]] || fail "Redis has no limit below its container's: $answer"
+say "Redis asks for a password, and has a limit of memory"
 
 [[ $(compose exec -T service id -u) != 0 ]] || fail "the service runs as root"
 if compose exec -T service sh -c 'touch ~/written'; then

@@ -27,15 +27,15 @@ RUN useradd --uid 10001 --create-home nextclick \
 COPY --from=dependencies /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /app
-COPY docker/trainer.sh docker/trainer.sh
+COPY docker/trainer.sh docker/with-redis.sh docker/
 COPY service service
 COPY models models
 COPY training training
 COPY nextclick nextclick
-RUN printf '#!/bin/sh\nexec python -m nextclick "$@"\n' > /usr/local/bin/nextclick && chmod 755 /usr/local/bin/nextclick
+RUN printf '#!/bin/sh\nexec /app/docker/with-redis.sh python -m nextclick "$@"\n' > /usr/local/bin/nextclick && chmod 755 /usr/local/bin/nextclick
 # There is no git in here: manifests name the commit that is given to the build.
 ARG SOURCE_COMMIT=unknown
 ENV SOURCE_COMMIT=$SOURCE_COMMIT
 USER 10001:10001
-ENTRYPOINT ["tini", "--", "docker/trainer.sh"]
+ENTRYPOINT ["tini", "--", "docker/with-redis.sh", "docker/trainer.sh"]
 CMD ["schedule"]

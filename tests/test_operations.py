@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
@@ -21,6 +22,7 @@ from typer.core import TyperGroup
 
 import service.process.metrics  # noqa: F401 (registers the metrics)
 from nextclick.commands import tree
+from service.http.app import create_app
 from service.process.settings import PREFIX, Settings, describe, variable
 from training.loop.cron import Cron
 
@@ -246,15 +248,72 @@ def test_the_cron_job_is_complete() -> None:
     assert {entry["name"] for entry in container["env"]} <= SETTINGS
 
 
+def shoppers_calls() -> dict[str, bool]:
+    """Every path that there is, and whether a shop's pages call it."""
+    document = create_app(Settings(redis_url="redis://nobody-asks")).openapi()
+    asked = {
+        path.format(session_id="a b", item_id="i1"): list(methods.values())
+        for path, methods in document["paths"].items()
+    }
+    return {
+        path: path != "/models" and any({"ShopperKey": []} in each.get("security", []) for each in operations)
+        for path, operations in asked.items()
+    }
+
+
+def paths_of_nginx() -> Callable[[str], bool]:
+    (text,) = blocks("nginx")
+    (allowed,) = re.findall(r"location ~ (\S+) \{", text)
+    taken, put = re.findall(r"rewrite (\S+) (\S+) break;", text)[0]
+    assert re.sub(taken, put.replace("$", "\\"), "/nextclick/recommend") == "/recommend"
+    return lambda path: re.search(allowed, f"/nextclick{path}") is not None
+
+
+def paths_of_caddy() -> Callable[[str], bool]:
+    (text,) = blocks("caddyfile")
+    (allowed,) = re.findall(r"@nextclick path (.*)", text)
+    assert "uri strip_prefix /nextclick" in text
+    return lambda path: any(fnmatch(f"/nextclick{path}", each) for each in allowed.split())
+
+
+def paths_of_a_balancer() -> Callable[[str], bool]:
+    (rule,) = re.findall(r"\| forward (.*?);", section("Exposing it to the open web"))
+    return lambda path: any(fnmatch(path, each) for each in re.findall("`(.*?)`", rule))
+
+
+@pytest.mark.parametrize(
+    "allowed", [paths_of_nginx(), paths_of_caddy(), paths_of_a_balancer()], ids=["nginx", "caddy", "cloud"]
+)
+def test_a_proxy_lets_the_calls_of_a_shops_pages_through_and_no_other(allowed: Callable[[str], bool]) -> None:
+    calls = shoppers_calls()
+    assert sum(calls.values()) == 4
+    assert {path: allowed(path) for path in calls} == calls
+    assert not allowed("/")
+
+
+def test_a_proxy_keeps_within_the_services_limits() -> None:
+    (nginx,), (caddy,), defaults = blocks("nginx"), blocks("caddyfile"), Settings(redis_url=None)
+    assert nginx.count("{") == nginx.count("}")
+    assert caddy.count("{") == caddy.count("}")
+    for text, kept in ((nginx, r"keepalive_timeout (\d+)s;"), (caddy, r"keepalive (\d+)s")):
+        (seconds,) = re.findall(kept, text)
+        assert int(seconds) < defaults.keep_alive_seconds
+    assert f"client_max_body_size {defaults.max_body_bytes // 1024}k;" in nginx
+    assert defaults.host in nginx, "the default host is the one that a proxy on the same machine asks"
+    assert f"127.0.0.1:{defaults.port}" in nginx
+    assert f"127.0.0.1:{defaults.port}" in caddy
+
+
 def test_containers_get_no_variable_that_a_command_would_refuse() -> None:
     """Inside, NEXTCLICK_ names are settings; the trainer's other variables are those its script reads."""
     services = yaml.safe_load(COMPOSE)["services"]
     for name in ("service", "trainer"):
         given = set(services[name]["environment"])
         assert {each for each in given if each.startswith(PREFIX)} <= SETTINGS, name
-    script = (ROOT / "docker" / "trainer.sh").read_text()
-    read = set(re.findall(r"\$\{([A-Z_]+)[:}]", script))
-    assert read == set(services["trainer"]["environment"]) - SETTINGS
+    script, with_redis = ((ROOT / "docker" / name).read_text() for name in ("trainer.sh", "with-redis.sh"))
+    read = set(re.findall(r"\$\{([A-Z_]+)[:}]", script + with_redis)) - SETTINGS - {"REDIS_URL"}
+    # The password is there to begin anew when it changes, and libraries read where home is.
+    assert read == set(services["trainer"]["environment"]) - SETTINGS - {"REDIS_PASSWORD", "HOME"}
     assert PREFIX not in re.sub("^#.*$", "", script, flags=re.MULTILINE)
     image = (ROOT / "docker" / "training.Dockerfile").read_text()
     assert not re.search(rf"^ENV .*{PREFIX}", image, re.MULTILINE)

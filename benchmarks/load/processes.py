@@ -46,8 +46,8 @@ class CpuMeter:
     """Reads what some processes and all that they have started, and this process, have used so far."""
 
     def __init__(self, *pids: int) -> None:
-        found = list(_with_descendants(pids))
-        self._redis = [pid for pid in found if _stat(pid)[0] == REDIS]
+        found = list(with_descendants(pids))
+        self._redis = [pid for pid in found if stat(pid)[0] == REDIS]
         self._service = [pid for pid in found if pid not in self._redis]
 
     def read(self) -> Cpu:
@@ -165,12 +165,13 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _with_descendants(pids: Sequence[int]) -> Iterator[int]:
+def with_descendants(pids: Sequence[int]) -> Iterator[int]:
+    """Processes, and all that they have started and that is there now."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                parent = int(_stat(int(entry.name))[1][1])
+                parent = int(stat(int(entry.name))[1][1])
             except RuntimeError:  # one of the machine's other processes, which has just ended
                 continue
             children.setdefault(parent, []).append(int(entry.name))
@@ -182,11 +183,11 @@ def _with_descendants(pids: Sequence[int]) -> Iterator[int]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    fields = _stat(pid)[1]
+    fields = stat(pid)[1]
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _stat(pid: int) -> tuple[str, list[str]]:
+def stat(pid: int) -> tuple[str, list[str]]:
     """Name and the fields behind it, of proc(5)'s stat; field n there is number n - 3 here."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

@@ -53,7 +53,7 @@ async def models(request: Request) -> Response:
     return await _models(request)
 
 
-@router.post("/activate", response_model=ModelsAnswer)
+@router.post("/activate", response_model=ModelsAnswer, responses=described(413))
 async def activate(request: Request, body: ActivateBody) -> Response:
     """Make a version live in every worker; a bad bundle is refused with 409 and changes nothing."""
     await _follower(request).activate(body.version)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.http.schemas import NO_CONTROL_CHARACTERS
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
 
 MAX_CHANGES = 50_000  # of one call
@@ -19,9 +20,13 @@ def _clean(text: str) -> str:
     return text
 
 
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), AfterValidator(_clean)]
+# The pattern is for the document: what checks it says what is wrong in fewer words.
+SHOWN = {"pattern": NO_CONTROL_CHARACTERS}
+ItemId = Annotated[
+    str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH, json_schema_extra=SHOWN), AfterValidator(_clean)
+]
 Items = Annotated[tuple[ItemId, ...], Field(max_length=MAX_CHANGES), FailFast()]
-Version = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
+Version = Annotated[str, Field(min_length=1, max_length=128, json_schema_extra=SHOWN), AfterValidator(_clean)]
 
 
 class ActivateBody(BaseModel):
@@ -41,9 +46,7 @@ class HiddenBody(BaseModel):
     unhide: Items = ()
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if not self.hide and not self.unhide:
-            raise PydanticCustomError("nothing", "no item is named, neither to hide nor to unhide")
+    def _not_both(self) -> Self:
         if not {*self.hide}.isdisjoint(self.unhide):
             raise PydanticCustomError("both", "an item is to be hidden and unhidden at once")
         return self

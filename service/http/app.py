@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.routing import Route
 
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
@@ -83,10 +84,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     rate: list[Guard] = []
     if settings.rate_limit_per_minute:
         rate.append(RateLimit(store, settings.rate_limit_per_minute))
-    guards: dict[Caller, list[Guard]] = {
-        "shopper": [*_key_guards(settings.api_key), *rate],
-        "server": [*_key_guards(settings.server_api_key or settings.api_key), *rate],
+    keys: dict[Caller, SecretStr | None] = {
+        "shopper": settings.api_key,
+        "server": settings.server_api_key or settings.api_key,
     }
+    guards = {caller: [*_key_guards(key), *rate] for caller, key in keys.items()}
     shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
     app = FastAPI(
@@ -107,12 +109,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.recommender = recommender
     app.state.shop_guards = guards["shopper"]
     app.state.admin_key = AdminKey(settings.admin_api_key)
+    routes = [each.route for each in operations]
     for router in (admin.public, admin.router, probes.router):
+        routes += [route for route in router.routes if isinstance(route, Route)]
         app.include_router(router, max_body_size=settings.max_body_bytes)
     app.add_middleware(TextPaths)
     app.add_middleware(RequestMetrics)  # outside of it, so that it counts what that refuses
-    problems.add_problem_handlers(app)
-    openapi.describe(app, operations)
+    problems.add_problem_handlers(app, routes)
+    openapi.describe(app, operations, [caller for caller, key in keys.items() if key is None])
     return app
 
 

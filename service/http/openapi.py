@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -11,25 +12,26 @@ from starlette.responses import Response
 
 from service.http.api_keys import SERVER_KEY, SHOPPER_KEY
 from service.http.operations import Caller, Operation
-from service.http.problems import described
+from service.http.problems import SOMETIMES_RETRY_AFTER, described
 from service.http.schemas import BatchClickBody, ProblemDocument
 
 REFERENCE = "#/components/schemas/{name}"
-ALWAYS_POSSIBLE = (401, 403, 422, 429, 503)  # key, fields, rate, overload
+ALWAYS_POSSIBLE = (401, 403, 422, 429)  # key, fields, rate
 
 KEYS: dict[Caller, APIKeyHeader] = {"shopper": SHOPPER_KEY, "server": SERVER_KEY}
 
 Schema = dict[str, Any]
 
 
-def describe(app: FastAPI, operations: list[Operation]) -> None:
-    """Have the application's OpenAPI document hold these operations too."""
+def describe(app: FastAPI, operations: list[Operation], unlocked: Sequence[Caller]) -> None:
+    """Have the application's OpenAPI document hold these operations too; `unlocked` are who needs no key."""
     generate = app.openapi
 
     def openapi() -> Schema:
         document = generate()
         if not any(each.declared.path_format in document["paths"] for each in operations):
             _add(document, operations)
+            _unlock(document, [KEYS[caller].scheme_name for caller in unlocked])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -60,7 +62,9 @@ def _add(document: Schema, operations: list[Operation]) -> None:
         success: Schema = {"description": "Successful Response"}
         if answer is not None:
             success["content"] = {"application/json": {"schema": schema_of[answer]}}
-        problems = {*declared.problems, *ALWAYS_POSSIBLE, *((408, 413) if each.body is not None else ())}
+        if Response in get_args(each.answer):  # to be sent again in part
+            success["headers"] = SOMETIMES_RETRY_AFTER
+        problems = {*declared.problems, *ALWAYS_POSSIBLE, *((413,) if each.body is not None else ())}
         operation: Schema = {
             "tags": [declared.tag],
             "summary": each.name.replace("_", " ").capitalize(),
@@ -70,7 +74,7 @@ def _add(document: Schema, operations: list[Operation]) -> None:
             "parameters": [*parameters(each.path, "path"), *parameters(each.query, "query")],
             "responses": {
                 str(int(declared.status)): success,
-                **{str(status): problem for status, problem in described(*sorted(problems)).items()},
+                **{str(status): problem for status, problem in described(*problems).items()},
             },
         }
         if each.body is not None:
@@ -78,6 +82,15 @@ def _add(document: Schema, operations: list[Operation]) -> None:
             operation["requestBody"] = {"required": True, "content": content}
         path = document["paths"].setdefault(declared.path_format, {})
         path[declared.method.lower()] = operation
+
+
+def _unlock(document: Schema, schemes: Sequence[str]) -> None:
+    """Where no key is set, one may be sent, and none is needed."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            security = operation.get("security", [])
+            if any(scheme in each for each in security for scheme in schemes):
+                operation["security"] = [*security, {}]
 
 
 def _parameter(name: str, place: str, schema: Schema, fields: Schema) -> Schema:

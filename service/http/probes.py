@@ -19,14 +19,14 @@ router = APIRouter(tags=["operations"])
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", response_model=ProbeAnswer)
+@router.get("/health/live", response_model=ProbeAnswer, responses=described())
 async def health_live() -> Response:
     """200 while the process answers at all."""
     return JSONResponse({"status": "live"})
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", response_model=ProbeAnswer, responses=described(503))
+@router.get("/health/ready", response_model=ProbeAnswer, responses=described())
 async def health_ready(request: Request) -> Response:
     """200 when a bundle is loaded, and Redis answers and would store a click."""
     follower: DeploymentFollower = request.app.state.follower

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from service.live.deployment import DeploymentError
 from service.ranking.bundle import BundleError
@@ -25,6 +26,7 @@ MAX_NAME_LENGTH = 64
 MAX_FIELD_LENGTH = 256
 CLIENT_CLOSED_REQUEST = 499  # not of the standard, but what every proxy writes
 RETRY_AFTER = {"Retry-After": "1"}
+OF_ANY_CALL = (408, 431, 503)  # what a connection may answer before there is a call
 NOT_JSON = "the body was not sent as JSON: set the header Content-Type: application/json"
 
 
@@ -72,14 +74,15 @@ def render(problem: HTTPException) -> Response:
     return Response(json.dumps(document).encode(), problem.status_code, problem.headers, MEDIA_TYPE)
 
 
-def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every exception with a problem document."""
+def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
+    """Answer every exception with a problem document; `routes` are those that a 405 tells of."""
 
     @app.exception_handler(HTTPException)
-    async def http_problem(_: Request, error: HTTPException) -> Response:
-        if (
-            error.status_code == HTTPStatus.BAD_REQUEST
-        ):  # FastAPI's, for what is not even text, or nested too deep
+    async def http_problem(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            error.headers = _allow(routes, request, error)
+        # FastAPI's, for what is not even text, or nested too deep.
+        if error.status_code == HTTPStatus.BAD_REQUEST:
             return render(invalid_input("body", "not JSON"))
         return render(error)
 
@@ -147,10 +150,32 @@ def outcome(error: StoreUnavailable) -> str:
     return f"Redis did not answer, and whether it was done is unknown: {again}"
 
 
+def _allow(routes: Sequence[Route], request: Request, error: HTTPException) -> dict[str, str]:
+    """Every method of a path, which two routes may share: the framework's own error names those of one."""
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in here if route.path == here[0].path for method in route.methods or ()}
+    methods = methods or set((error.headers or {})["Allow"].split(", "))
+    return {"Allow": ", ".join(sorted(methods))}
+
+
+def _header(name: str, *, always: bool = True, **schema: object) -> dict[str, Any]:
+    return {name: {"required": always, "schema": schema}}
+
+
+SOMETIMES_RETRY_AFTER = _header("Retry-After", always=False, type="integer", minimum=1)
+HEADERS = {
+    401: _header("WWW-Authenticate", type="string"),
+    429: SOMETIMES_RETRY_AFTER,  # not for a session that is full: that has to end
+    503: _header("Retry-After", type="integer", minimum=1),
+}
+
+
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of problem documents, by status."""
-    reference = {"$ref": "#/components/schemas/ProblemDocument"}
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": reference}}}
-        for status in statuses
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    problems: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, *OF_ANY_CALL}):
+        problems[status] = {"description": HTTPStatus(status).phrase, "content": content}
+        if status in HEADERS:
+            problems[status]["headers"] = HEADERS[status]
+    return problems

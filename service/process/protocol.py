@@ -70,6 +70,8 @@ class Refusal:
             (b"content-length", b"%d" % len(self._body)),
             (b"connection", b"close"),
         ]
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            self._headers.append((b"retry-after", b"1"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As an application: the answer to a request whose turn comes later."""

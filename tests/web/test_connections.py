@@ -135,7 +135,10 @@ def test_a_method_that_a_path_does_not_have(wire: Wire) -> None:
     for method in ("PATCH", "PUT", "OPTIONS"):
         answer = wire.ask(method, "/recommend", b"")
         assert (answer.status, answer.problem) == (405, "method-not-allowed")
-        assert answer.headers["allow"]
+        assert answer.headers["allow"] == "GET, HEAD, POST", "those of both of its routes"
+    assert wire.ask("PATCH", "/admin/hidden/i1", b"").headers["allow"] == "DELETE, PUT"
+    assert wire.ask("PATCH", "/sessions/s/click", b"").headers["allow"] == "POST"
+    assert wire.ask("PATCH", "/openapi.json", b"").headers["allow"] == "GET, HEAD"
     assert wire.ask("GET", "/health/live").status == 200
 
 

@@ -233,7 +233,7 @@ def test_connections_at_work_are_not_closed_for_new_ones(narrow: Narrow) -> None
 
             answer = until(one_too_many)
             assert answer.problem == "too-many-connections"
-            assert answer.headers["connection"] == "close"
+            assert (answer.headers["connection"], answer.headers["retry-after"]) == ("close", "1")
         assert {wire.answer().status for wire in busy} == {404, 200}
     assert refused(narrow.service, "connections") >= 1
 

@@ -382,17 +382,36 @@ async def test_openapi_names_its_operations_and_who_may_call_them(shop: Serving)
     assert {"click", "clicks", "recommend", "recommend_items", "activate", "health_ready"} <= set(names)
     assert schema["components"]["securitySchemes"].keys() == {"ShopperKey", "ServerKey", "AdminKey"}
     paths = schema["paths"]
-    assert paths["/recommend"]["get"]["security"] == [{"ShopperKey": []}]
+    assert paths["/recommend"]["get"]["security"] == [{"ShopperKey": []}, {}], "none is set, none is needed"
     servers = [
         (path, method)
         for path, methods in paths.items()
         for method, each in methods.items()
-        if each.get("security") == [{"ServerKey": []}]
+        if {"ServerKey": []} in each.get("security", [])
     ]
     session = "/sessions/{session_id}"
     assert sorted(servers) == [("/clicks", "post"), (session, "delete"), (session, "get")]
     assert paths["/admin/activate"]["post"]["security"] == [{"AdminKey": []}]
     assert "security" not in paths["/health/live"]["get"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "shopper_is_free", "server_is_free"),
+    [
+        ({}, True, True),
+        ({"server_api_key": "server-key"}, True, False),
+        ({"api_key": "shop-key"}, False, False),
+    ],
+)
+async def test_openapi_says_where_no_key_is_needed(
+    published: Path, redis_url: str, keys: dict[str, str], shopper_is_free: bool, server_is_free: bool
+) -> None:
+    async with serving(published, redis_url, **keys) as service:
+        paths = (await service.client.get("/openapi.json")).json()["paths"]
+    for path, method in (("/recommend", "get"), ("/models", "get")):
+        assert ({} in paths[path][method]["security"]) is shopper_is_free, path
+    assert ({} in paths["/clicks"]["post"]["security"]) is server_is_free
+    assert {} not in paths["/admin/reload"]["post"]["security"], "without a key all of it is refused"
 
 
 async def test_openapi_is_made_of_what_is_decoded(shop: Serving) -> None:
