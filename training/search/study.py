@@ -7,7 +7,6 @@ line, and cannot be read after the next one. Ours is what optuna has not: one pr
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from models.base import Hyper
 
 STUDY = "nextclick"
 FILE = "trials.db"
+LOCK = ".lock"
 IDENTITY = "identity"  # the study's attribute that holds everything its trials have in common
 
 
@@ -59,17 +59,14 @@ def anew(place: Path) -> str:
 
 @contextmanager
 def _alone_in(place: Path) -> Iterator[None]:
-    """The directory is locked, by its descriptor: whatever ends the process lets go of it."""
+    """Whatever ends the process lets go of it."""
     place.mkdir(parents=True, exist_ok=True)
-    directory = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TuneError(f"{place}: another process is at work on this study") from None
-    else:
+    with (place / LOCK).open("w") as lock:  # for writing: NFS locks nothing else
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TuneError(f"{place}: another process is at work on this study") from None
         yield
-    finally:
-        os.close(directory)
 
 
 def _differences(theirs: dict[str, Hyper], ours: dict[str, Hyper]) -> str:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
+from service.process.embedded_redis import find_redis_server
 from service.process.listener import ListenError, listen
 from tests.service.processes import clean_environment, own_host
 from tests.service.tiny import pids, redis_pid, running_tiny, seen_by
@@ -109,6 +111,46 @@ def test_a_redis_that_dies_is_started_again(tmp_path: Path) -> None:
         until(lambda: len(service.logged("embedded redis started")) == 2)
         with Redis.from_url(url) as client:
             assert client.ping()
+        assert service.end() == 0
+
+
+def test_a_redis_that_cannot_be_started_again_ends_the_service(tmp_path: Path) -> None:
+    broken, wrapped = tmp_path / "broken-redis", tmp_path / "bin" / "redis-server"
+    wrapped.parent.mkdir()
+    wrapped.write_text(f'#!/bin/sh\nif [ -e {broken} ]; then exit 1; fi\nexec "{find_redis_server()}" "$@"\n')
+    wrapped.chmod(0o700)
+    with running_tiny(tmp_path, workers=2, PATH=f"{wrapped.parent}:{os.environ['PATH']}") as service:
+        workers = pids(service)
+        broken.touch()
+        os.kill(redis_pid(service), signal.SIGKILL)
+        assert service.process.wait(DEADLINE_SECONDS) == 3
+        [entry] = service.logged("embedded redis cannot be kept")
+        assert "ended at start" in entry["reason"]
+        assert not any(alive(pid) for pid in workers)
+
+
+def test_sighup_with_an_app_that_is_broken_keeps_the_workers(tmp_path: Path, redis_url: str) -> None:
+    with running_tiny(tmp_path, workers=2, REDIS_URL=redis_url) as service:
+        workers = pids(service)
+        (tmp_path / "broken").touch()
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: service.logged("new worker does not start: the old ones stay"))
+        assert pids(service) == workers
+        (tmp_path / "broken").unlink()
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: not any(alive(pid) for pid in workers))
+        assert service.end() == 0
+
+
+def test_one_worker_more_and_one_less(tmp_path: Path, redis_url: str) -> None:
+    with running_tiny(tmp_path, workers=2, REDIS_URL=redis_url) as service:
+        two = pids(service)
+        service.process.send_signal(signal.SIGTTIN)
+        three = pids(replace(service, workers=3))
+        assert two < three
+        service.process.send_signal(signal.SIGTTOU)
+        until(lambda: not all(alive(pid) for pid in three))
+        assert pids(service) == two
         assert service.end() == 0
 
 

@@ -29,7 +29,7 @@ from training.learn.registry import find_model
 from training.learn.train import Progress, train_phase
 from training.measure.validation import validation_on
 from training.search.space import search_space
-from training.search.study import FILE, STUDY, TuneError, open_study
+from training.search.study import FILE, LOCK, STUDY, TuneError, open_study
 from training.search.tune import TuneOptions, study_path, tune
 
 FIXED = ["dim=8", "batch_size=64", "epochs=3"]
@@ -199,7 +199,7 @@ def test_hopeless_trials_are_pruned(uninterrupted: tuple[Path, list[FrozenTrial]
 
 def test_nothing_but_finished_trials_is_kept(uninterrupted: tuple[Path, list[FrozenTrial]]) -> None:
     place = study_path(uninterrupted[0], "planted", "gru4rec")
-    assert [file.name for file in place.iterdir()] == [FILE]
+    assert {file.name for file in place.iterdir()} == {FILE, LOCK}
 
 
 def first_pruned(trials: list[FrozenTrial]) -> int:
