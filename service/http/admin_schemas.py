@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 from pydantic_core import PydanticCustomError
 
 from service.http.schemas import NO_CONTROL_CHARACTERS
@@ -38,18 +38,12 @@ class ActivateBody(BaseModel):
 
 
 class HiddenBody(BaseModel):
-    """Items that are to be answered no more, and others that may be answered again."""
+    """Items that are to be answered no more, and others that may be again; an item of both is hidden."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     hide: Items = ()
     unhide: Items = ()
-
-    @model_validator(mode="after")
-    def _not_both(self) -> Self:
-        if not {*self.hide}.isdisjoint(self.unhide):
-            raise PydanticCustomError("both", "an item is to be hidden and unhidden at once")
-        return self
 
 
 class ProbeAnswer(BaseModel):

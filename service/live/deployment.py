@@ -172,10 +172,10 @@ def unhide(artifacts: Path, *item_ids: str) -> Deployment:
 
 
 def change_hidden(artifacts: Path, hide: Iterable[str], unhide: Iterable[str]) -> Deployment:
-    """Hide some items and let others be answered again, in one step."""
+    """Let some items be answered again and hide others, in one step; one that is named twice is hidden."""
 
     def change(old: Deployment) -> Deployment:
-        hidden = {*old.hidden, *hide}.difference(unhide)
+        hidden = {*old.hidden}.difference(unhide).union(hide)
         return old.model_copy(update={"hidden": tuple(sorted(hidden))})
 
     return update_deployment(artifacts, change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import threading
@@ -55,16 +56,24 @@ class _Handler(WSGIRequestHandler):
 
 
 @contextmanager
-def metrics_server(host: str, port: int, directory: str) -> Iterator[None]:
+def metrics_server(host: str, port: int, directory: str, *, or_another: bool) -> Iterator[None]:
     """Meanwhile, tell whoever asks what the workers have written into `directory`, summed over all of them.
 
-    The files are read as they are: a worker that hangs is not waited for. Raises `ListenError`.
+    The files are read as they are: a worker that hangs is not waited for. `or_another`: a port that is taken,
+    as by another service on this machine, is no reason not to start. Raises `ListenError`.
     """
     registry = CollectorRegistry()
     _Written(registry, directory)  # type: ignore[no-untyped-call]
     kind = _ServerOfIPv6 if ":" in host else _Server
+    page = make_wsgi_app(registry)
     try:
-        server = make_server(host, port, make_wsgi_app(registry), kind, _Handler)
+        try:
+            server = make_server(host, port, page, kind, _Handler)
+        except OSError as error:
+            if not or_another or error.errno != errno.EADDRINUSE:
+                raise
+            server = make_server(host, 0, page, kind, _Handler)
+            log.warning("the usual port of metrics is taken, this is another", port=server.server_port)
     except OSError as error:
         raise ListenError(
             f"cannot listen on {host} port {port} for metrics: {error.strerror}: choose another by "

@@ -210,7 +210,10 @@ def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS
         metrics = stack.enter_context(metrics_directory(settings.metrics_dir))
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         if settings.metrics_port:
-            stack.enter_context(metrics_server(settings.metrics_host, settings.metrics_port, metrics))
+            or_another = "metrics_port" not in settings.model_fields_set
+            stack.enter_context(
+                metrics_server(settings.metrics_host, settings.metrics_port, metrics, or_another=or_another)
+            )
         if settings.redis_url is None:
             redis = stack.enter_context(private_redis(settings))
             redis.watch()

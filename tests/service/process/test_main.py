@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -114,7 +115,7 @@ def test_a_redis_that_dies_is_started_again(tmp_path: Path) -> None:
         assert service.end() == 0
 
 
-def test_a_redis_that_cannot_be_started_again_ends_the_service(tmp_path: Path) -> None:
+def test_a_redis_that_cannot_be_started_again_is_tried_until_it_can(tmp_path: Path) -> None:
     broken, wrapped = tmp_path / "broken-redis", tmp_path / "bin" / "redis-server"
     wrapped.parent.mkdir()
     wrapped.write_text(f'#!/bin/sh\nif [ -e {broken} ]; then exit 1; fi\nexec "{find_redis_server()}" "$@"\n')
@@ -123,10 +124,14 @@ def test_a_redis_that_cannot_be_started_again_ends_the_service(tmp_path: Path) -
         workers = pids(service)
         broken.touch()
         os.kill(redis_pid(service), signal.SIGKILL)
-        assert service.process.wait(DEADLINE_SECONDS) == 3
-        [entry] = service.logged("embedded redis cannot be kept")
-        assert "ended at start" in entry["reason"]
-        assert not any(alive(pid) for pid in workers)
+        tried = "embedded redis cannot be restarted; it is tried again"
+        until(lambda: service.logged(tried))
+        assert "ended at start" in service.logged(tried)[0]["reason"]
+        broken.unlink()
+        until(lambda: len(service.logged("embedded redis started")) == 2)
+        assert pids(service) == workers, "which went on meanwhile"
+        assert len(service.logged(tried)) == 1
+        assert service.end() == 0
 
 
 def test_sighup_with_an_app_that_is_broken_keeps_the_workers(tmp_path: Path, redis_url: str) -> None:
@@ -215,6 +220,19 @@ def test_a_taken_port_of_metrics_is_one_clear_line() -> None:
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
     assert line.startswith(f"cannot listen on {host} port {port} for metrics: Address already in use: ")
+
+
+def test_the_usual_port_of_metrics_may_be_another_services(tmp_path: Path, redis_url: str) -> None:
+    host = own_host()
+    with (
+        socket.create_server((host, 9464)),
+        running_tiny(tmp_path, REDIS_URL=redis_url, NEXTCLICK_METRICS_HOST=host) as service,
+    ):
+        seen_by(service)
+        [other] = service.logged("the usual port of metrics is taken, this is another")
+        with urllib.request.urlopen(f"http://{host}:{other['port']}/metrics") as page:
+            assert page.status == 200
+        assert service.end() == 0
 
 
 def test_metrics_can_be_told_to_nobody(tmp_path: Path, redis_url: str) -> None:

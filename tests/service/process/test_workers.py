@@ -54,6 +54,7 @@ def workers(artifacts: Path, redis_url: str, tmp_path: Path) -> Iterator[Service
     }
     with running(tmp_path, workers=2, **environment) as service:
         until(lambda: live(service, "v1") == 2)
+        service.each("/health/live")  # they listen a moment after
         yield service
 
 
