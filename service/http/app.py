@@ -18,7 +18,7 @@ from service.http.api_keys import AdminKey, ShopKey
 from service.http.in_flight import InFlight
 from service.http.operations import Caller, Guard, operations_of
 from service.http.rate_limit import RateLimit
-from service.http.request_metrics import RequestMetrics
+from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
@@ -108,7 +108,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (admin.public, admin.router, probes.router):
         app.include_router(router, max_body_size=settings.max_body_bytes)
     app.add_middleware(TextPaths)
-    app.add_middleware(RequestMetrics)  # outside of it, so that it counts what that refuses
+    # Outside of it, so that it sees what that refuses.
+    app.add_middleware(
+        RequestLog, share=settings.access_log_share, slow_seconds=settings.access_log_slow_ms / 1000
+    )
     problems.add_problem_handlers(app)
     openapi.describe(app, operations)
     return app

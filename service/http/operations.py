@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.http.in_flight import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
+from service.http.request_log import ANSWER, ASKED
 from service.http.schemas import PATTERN_MEANINGS
 from service.process.metrics import REFUSED
 
@@ -102,6 +103,7 @@ class Operation:
         for guard in self._guards:
             await guard(Request(scope))
         asked: dict[str, Any] = {}
+        scope[ASKED] = asked
         if self.path is not None:
             asked["path"] = _convert(scope["path_params"], self.path, "path")
         if self.query is not None:
@@ -112,7 +114,7 @@ class Operation:
                 raise invalid_input("body", NOT_JSON if content else "Field required")
             asked["body"] = decode(self._decode, content, "body")
         with self._in_flight:  # only now: who is slow to send would hold a place that others need
-            answer = await self._handler(**asked)
+            scope[ANSWER] = answer = await self._handler(**asked)
         if isinstance(answer, Response):  # one that needs headers of its own
             await answer(scope, receive, send)
         elif answer is None:

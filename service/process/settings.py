@@ -161,6 +161,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto is console on a terminal and JSON lines elsewhere"
     )
+    access_log_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="requests that get a line in the log; slow ones and 5xx always do",
+    )
+    access_log_slow_ms: float = Field(
+        default=100, ge=0, description="a request that takes so long always gets its line"
+    )
     metrics_dir: Path | None = Field(
         default=None, description="directory the workers share their metrics in; unset takes a temporary one"
     )
