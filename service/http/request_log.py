@@ -1,4 +1,4 @@
-"""Sees every request: gives it an id, times it, and writes one line for it where that is worth a line.
+"""Sees every request: gives it an id and its patience with Redis, times it, and tells of some in the log.
 
 Timed and told by method, route template and status, never by raw path or query. What of a request is known
 beyond that is looked for only when its line is written.
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.process.metrics import REQUEST_SECONDS
 from service.process.request_ids import HEADER, SCOPE_KEY, request_id
+from service.state.link import PATIENCE, Patience
 
 # Where an operation leaves in the scope what it was asked (by place: path, query, body), and its answer.
 ASKED = "nextclick.asked"
@@ -62,6 +63,7 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", ()), (HEADER, known_as)]
             await send(message)
 
+        patience = PATIENCE.set(Patience())
         started = perf_counter()
         try:
             await self._app(scope, receive, watch)
@@ -70,6 +72,7 @@ class RequestLog:
             raise
         finally:
             seconds = perf_counter() - started
+            PATIENCE.reset(patience)
             route = getattr(scope.get("route"), "path_format", "other")
             _seconds_of(scope["method"], route, status).observe(seconds)
             if status >= 500 or seconds >= self._slow_seconds or self._random_number() < self._share:

@@ -119,7 +119,13 @@ class Settings(BaseSettings):
         default=None, description="key for /admin; unset refuses /admin altogether"
     )
     rate_limit_per_minute: int = Field(
-        default=0, ge=0, description="requests per client, over all workers; 0 is no limit"
+        default=0, ge=0, description="requests of one address, over all workers; 0 is no limit"
+    )
+    key_rate_limit_per_minute: int = Field(
+        default=0, ge=0, description="requests with the shop's or the server's key, each; 0 is no limit"
+    )
+    wrong_keys_per_minute: int = Field(
+        default=10, ge=0, description="wrong keys that one address may send; 0 is no limit"
     )
     max_requests_in_flight: int = Field(
         default=64, ge=1, description="per worker; more are refused with 503 until some are done"

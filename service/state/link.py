@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -64,6 +65,16 @@ class SessionFull(StoreUnavailable):
     """The session has had its share of the click log; nothing was changed."""
 
 
+class Patience:
+    """A request's: once one of its calls has waited for a whole time-out in vain, the next fail at once."""
+
+    spent_on: StoreUnavailable | None = None
+
+
+# Of the request at hand; None beside requests, where each call has its own time-out.
+PATIENCE: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
 class RedisLink:
     """Sends commands, each call within `redis_timeout_seconds`: from wanting a connection to the last reply.
 
@@ -111,6 +122,9 @@ class RedisLink:
 
         Raises `StoreUnavailable`; what Redis refuses is a reply: see `value`.
         """
+        patience = PATIENCE.get()
+        if patience is not None and patience.spent_on is not None:
+            raise StoreUnavailable(str(patience.spent_on), patience.spent_on.reason)
         clock = self._clock or asyncio.get_running_loop()
         deadline = clock.time() + self.timeout_seconds
         try:
@@ -130,7 +144,7 @@ class RedisLink:
             return replies
         except TimeoutError:
             message = f"no answer from {self._shown_url} within {self.timeout_seconds} s"
-            raise StoreUnavailable(message) from None
+            raise _in_vain(StoreUnavailable(message)) from None
         except (ReplyError, OSError) as error:
             raise self._unavailable(error) from error
 
@@ -164,7 +178,7 @@ class RedisLink:
         except TimeoutError:
             if self._failure is None:
                 raise
-            raise StoreUnavailable(str(self._failure), self._failure.reason) from None
+            raise _in_vain(StoreUnavailable(str(self._failure), self._failure.reason)) from None
         finally:
             self._waiting.discard(woken)
         connection = self._connection
@@ -320,6 +334,14 @@ class RedisLink:
                 appendonly=appendonly[1],
                 appendfsync=fsync[1],
             )
+
+
+def _in_vain(failure: StoreUnavailable) -> StoreUnavailable:
+    """A call has waited for its whole time-out."""
+    patience = PATIENCE.get()
+    if patience is not None:
+        patience.spent_on = failure
+    return failure
 
 
 async def _pause(clock: Clock, seconds: float) -> None:
