@@ -202,12 +202,14 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for each in value or ():
+        for place, each in enumerate(value or (), 1):
             if each != "*":
                 try:
                     ip_network(each)
                 except ValueError:
-                    raise ValueError(f"{each!r} is no address, no network (10.0.0.0/8), and not *") from None
+                    # Not what it is: it may have been meant for another variable.
+                    message = f"entry {place} is no address, no network (10.0.0.0/8), and not *"
+                    raise ValueError(message) from None
         if value is not None and "*" in value and len(value) > 1:
             raise ValueError("* trusts everyone, and stands alone")
         return value

@@ -32,6 +32,7 @@ from service.state.refusals import (
     is_elsewhere,
     is_unknown_script,
     reason_of,
+    without_arguments,
 )
 from service.state.script import Script
 
@@ -314,7 +315,7 @@ class RedisLink:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         reason = reason_of(str(error)) if isinstance(error, ReplyError) else NO_ANSWER
-        return StoreUnavailable(f"{self._shown_url}: {error}", reason)
+        return StoreUnavailable(f"{self._shown_url}: {without_arguments(str(error))}", reason)
 
     def _warn_of_loss(self, policy: Reply, fsync: Reply, appendonly: Reply) -> None:
         if any(isinstance(reply, ReplyError) or not reply for reply in (policy, fsync, appendonly)):
@@ -377,4 +378,4 @@ def refusal(reply: Reply) -> StoreUnavailable | None:
         return ClickLogFull(message, "the click log is full")
     if message.startswith(SESSION_FULL):
         return SessionFull(message, "the session has sent as many clicks as one may")
-    return StoreUnavailable(f"Redis refused: {message}", reason_of(message))
+    return StoreUnavailable(f"Redis refused: {without_arguments(message)}", reason_of(message))
