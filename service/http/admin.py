@@ -29,13 +29,12 @@ from service.state.store import Quality, SessionStore
 
 async def shopper(request: Request, _: Annotated[str | None, Security(SHOPPER_KEY)]) -> None:
     """The same guards as of the shop's calls."""
-    for guard in request.app.state.shop_guards:
-        await guard(request)
+    await request.app.state.guards["shopper"](request)
 
 
 async def admin(request: Request, _: Annotated[str | None, Security(ADMIN_KEY)]) -> None:
     """The admin's key."""
-    await request.app.state.admin_key(request)
+    await request.app.state.guards["admin"](request)
 
 
 public = APIRouter(tags=["operations"], dependencies=[Depends(shopper)], responses=described(401, 403, 429))
@@ -43,7 +42,7 @@ router = APIRouter(
     prefix="/admin",
     tags=["admin"],
     dependencies=[Depends(admin)],
-    responses=described(401, 403, 409, 422),
+    responses=described(401, 403, 409, 422, 429),
 )
 
 

@@ -83,7 +83,7 @@ class ShopApi:
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 
-    @operation("POST", "/clicks", tag="clicks", scope="server")
+    @operation("POST", "/clicks", tag="clicks", scope="server", is_batch=True)
     async def clicks(
         self,
         body: Annotated[list[BatchClick], Meta(min_length=1, max_length=MAX_BATCH)],

@@ -15,11 +15,11 @@ from starlette.routing import Route
 
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
-from service.http.api_keys import AdminKey, ShopKey
+from service.http.api_keys import Key, WrongKeys, no_admin_key
 from service.http.in_flight import InFlight
-from service.http.operations import Caller, Guard, operations_of
+from service.http.operations import Caller, Guard, Guards, operations_of
 from service.http.rate_limit import RateLimit
-from service.http.request_metrics import RequestMetrics
+from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
@@ -81,14 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
 
-    rate: list[Guard] = []
-    if settings.rate_limit_per_minute:
-        rate.append(RateLimit(store, settings.rate_limit_per_minute))
-    keys: dict[Caller, SecretStr | None] = {
-        "shopper": settings.api_key,
-        "server": settings.server_api_key or settings.api_key,
-    }
-    guards = {caller: [*_key_guards(key), *rate] for caller, key in keys.items()}
+    guards = _guards(settings, store)
     shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
     app = FastAPI(
@@ -103,22 +96,50 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
-    app.state.settings = settings
     app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender
-    app.state.shop_guards = guards["shopper"]
-    app.state.admin_key = AdminKey(settings.admin_api_key)
+    app.state.guards = guards
     routes = [each.route for each in operations]
     for router in (admin.public, admin.router, probes.router):
         routes += [route for route in router.routes if isinstance(route, Route)]
         app.include_router(router, max_body_size=settings.max_body_bytes)
     app.add_middleware(TextPaths)
-    app.add_middleware(RequestMetrics)  # outside of it, so that it counts what that refuses
+    # Outside of it, so that it sees what that refuses.
+    app.add_middleware(
+        RequestLog, share=settings.access_log_share, slow_seconds=settings.access_log_slow_ms / 1000
+    )
     problems.add_problem_handlers(app, routes)
-    openapi.describe(app, operations, [caller for caller, key in keys.items() if key is None])
+    openapi.describe(app, operations, _open_to(settings))
     return app
 
 
-def _key_guards(key: SecretStr | None) -> list[Guard]:
-    return [] if key is None else [ShopKey(key)]
+def _open_to(settings: Settings) -> list[Caller]:
+    """Who needs no key."""
+    keys: dict[Caller, SecretStr | None] = {
+        "shopper": settings.api_key,
+        "server": settings.server_api_key or settings.api_key,
+    }
+    return [caller for caller, key in keys.items() if key is None]
+
+
+def _guards(settings: Settings, store: SessionStore) -> dict[Caller, Guards]:
+    """Who is let in, and how often."""
+    wrong_keys = WrongKeys(store, settings.wrong_keys_per_minute)
+    shop_key, server_key, admin_key = settings.api_key, settings.server_api_key, settings.admin_api_key
+    per_address, per_key = settings.rate_limit_per_minute, settings.key_rate_limit_per_minute
+
+    def key_of(caller: Caller, key: SecretStr | None, *, is_public: bool = False) -> Guard | None:
+        return Key(caller, key, wrong_keys, is_public=is_public) if key is not None else None
+
+    shopper = Guards(
+        key_of("shopper", shop_key, is_public=True),
+        RateLimit(store, per_address, "shopper" if shop_key is not None else None, per_key) or None,
+    )
+    # A shop's own server speaks for all shoppers from one address: it is counted by its key alone.
+    server = Guards(key_of("server", server_key), RateLimit(store, 0, "server", per_key) or None)
+    return {
+        "shopper": shopper,
+        "server": shopper if server_key is None else server,
+        "admin": Guards(key_of("admin", admin_key) or no_admin_key, None),
+    }

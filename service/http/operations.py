@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -25,12 +25,14 @@ from starlette.types import Receive, Scope, Send
 
 from service.http.in_flight import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
+from service.http.request_log import ANSWER, ASKED
 from service.http.schemas import PATTERN_MEANINGS
 from service.process.metrics import REFUSED
 
 Guard = Callable[[Request], Awaitable[None]]  # raises `Problem`, or lets the request pass
+Limit = Callable[[Request, int], Awaitable[None]]  # so does this, and counts it for so many requests
 Handler = Callable[..., Awaitable[Any]]
-Caller = Literal["shopper", "server"]  # who calls it: a shop's pages, or the shop's own server
+Caller = Literal["shopper", "server", "admin"]  # a shop's pages, the shop's own server, its operators
 
 _JSON = b"application/json"
 _JSON_HEADER = (b"content-type", _JSON)
@@ -38,6 +40,20 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED = re.compile(r"^Object (?:missing required field|contains unknown field) `(?P<name>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\[(\d+)\]")
 _DECLARED = "__operation__"
+
+
+class Guards(NamedTuple):
+    """Who is let in, and how often; None where that is no question."""
+
+    key: Guard | None
+    limit: Limit | None
+
+    async def __call__(self, request: Request) -> None:
+        """Let one request pass. Raises `Problem`."""
+        if self.key is not None:
+            await self.key(request)
+        if self.limit is not None:
+            await self.limit(request, 1)
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class Declared:
     problems: tuple[int, ...]
     status: int
     scope: Caller
+    is_batch: bool
 
     @property
     def path_format(self) -> str:
@@ -65,11 +82,15 @@ def operation(
     problems: tuple[int, ...] = (),
     status: int = HTTPStatus.OK,
     scope: Caller = "shopper",
+    is_batch: bool = False,
 ) -> Callable[[Handler], Handler]:
-    """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents."""
+    """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents.
+
+    `is_batch`: its body is a list, which counts for as many requests as it holds.
+    """
 
     def declare(handler: Handler) -> Handler:
-        setattr(handler, _DECLARED, Declared(method, path, tag, problems, status, scope))
+        setattr(handler, _DECLARED, Declared(method, path, tag, problems, status, scope, is_batch))
         return handler
 
     return declare
@@ -78,9 +99,7 @@ def operation(
 class Operation:
     """One call of the API, as an ASGI application: guard, read, decode, handle, encode."""
 
-    def __init__(
-        self, handler: Handler, guards: Sequence[Guard], in_flight: InFlight, max_body_bytes: int
-    ) -> None:
+    def __init__(self, handler: Handler, guards: Guards, in_flight: InFlight, max_body_bytes: int) -> None:
         self.declared: Declared = getattr(handler, _DECLARED)
         self.name = handler.__name__
         self.description = inspect.getdoc(handler) or ""
@@ -90,7 +109,7 @@ class Operation:
         assert not hints, f"{self.name}: {sorted(hints)} is neither path, query nor body"
         self.route = Route(self.declared.path, self, methods=[self.declared.method], name=self.name)
         self._handler = handler
-        self._guards = tuple(guards)
+        self._key, self._limit = guards
         self._in_flight = in_flight
         self._max_body_bytes = max_body_bytes
         self._encode = msgspec.json.Encoder().encode
@@ -99,20 +118,31 @@ class Operation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self.route  # as FastAPI's own routes do: who measures or traces looks for it
-        for guard in self._guards:
-            await guard(Request(scope))
+        if self._key is not None:
+            await self._key(Request(scope))
+        is_batch = self.declared.is_batch
+        if self._limit is not None and not is_batch:
+            await self._limit(Request(scope), 1)
         asked: dict[str, Any] = {}
+        scope[ASKED] = asked
         if self.path is not None:
             asked["path"] = _convert(scope["path_params"], self.path, "path")
         if self.query is not None:
             asked["query"] = _convert(self._query_values(scope["query_string"]), self.query, "query")
         if self._decode is not None:
-            content = await read_body(scope, receive, self._max_body_bytes)
-            if not _is_json(scope):
-                raise invalid_input("body", NOT_JSON if content else "Field required")
-            asked["body"] = decode(self._decode, content, "body")
+            cost = 1
+            try:
+                content = await read_body(scope, receive, self._max_body_bytes)
+                if not _is_json(scope):
+                    raise invalid_input("body", NOT_JSON if content else "Field required")
+                asked["body"] = decode(self._decode, content, "body")
+                if is_batch:
+                    cost = len(asked["body"])
+            finally:
+                if self._limit is not None and is_batch:  # only now is known what it costs
+                    await self._limit(Request(scope), cost)
         with self._in_flight:  # only now: who is slow to send would hold a place that others need
-            answer = await self._handler(**asked)
+            scope[ANSWER] = answer = await self._handler(**asked)
         if isinstance(answer, Response):  # one that needs headers of its own
             await answer(scope, receive, send)
         elif answer is None:
@@ -140,7 +170,7 @@ class Operation:
 
 
 def operations_of(
-    api: object, guards: Mapping[Caller, Sequence[Guard]], in_flight: InFlight, max_body_bytes: int
+    api: object, guards: Mapping[Caller, Guards], in_flight: InFlight, max_body_bytes: int
 ) -> list[Operation]:
     """Every operation that an object's methods declare, in their order, behind the guards of its scope."""
     return [

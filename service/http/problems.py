@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from service.live.deployment import DeploymentError
+from service.process import request_ids
 from service.ranking.bundle import BundleError
 from service.recommender import NoModel, UnknownItem, UnknownModel
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
@@ -128,11 +129,13 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
         return render(invalid_input(".".join(map(str, first["loc"])), first["msg"]))
 
     @app.exception_handler(Exception)
-    async def internal_problem(_: Request, __: Exception) -> Response:
-        # Starlette raises it again after this answer, so that the server logs it with its traceback.
-        return render(
-            Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "an unexpected error, which was logged")
-        )
+    async def internal_problem(request: Request, __: Exception) -> Response:
+        # Starlette raises it again after this answer, so that the server logs it with its traceback. It
+        # answers outside of all middleware, so that the id is not added to this answer as to all others.
+        known = request.scope.get(request_ids.SCOPE_KEY) or request_ids.request_id(request.scope["headers"])
+        headers = {request_ids.NAME: known.decode()}
+        detail = "an unexpected error, which was logged"
+        return render(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, headers))
 
 
 def outcome(error: StoreUnavailable) -> str:

@@ -1,37 +1,74 @@
-"""How often one client may ask."""
+"""How often one may ask: of one address, and with one key."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
 
 from starlette.requests import Request
 
 from service.http.problems import Problem
 from service.process.metrics import REDIS_ERRORS, REFUSED
 from service.state.link import StoreUnavailable
-from service.state.store import SessionStore
+from service.state.store import Bucket, SessionStore
+
+LONGEST_NAME = 64
 
 
 class RateLimit:
-    """A guard of a client's rate over all workers; while Redis is down, everyone passes."""
+    """A guard of rates over all workers; while Redis is down, everyone passes. 0 is no limit.
 
-    def __init__(self, store: SessionStore, per_minute: int) -> None:
+    `caller` is whose key it was, None where no key is asked for.
+    """
+
+    def __init__(self, store: SessionStore, per_address: int, caller: str | None, per_key: int) -> None:
         self._store = store
-        self._per_minute = per_minute
+        self._per_address = per_address
+        self._of_key = [Bucket(f"key:{caller}", per_key)] if caller is not None and per_key else []
 
-    async def __call__(self, request: Request) -> None:
-        client = request.client.host if request.client else "local"
+    def __bool__(self) -> bool:
+        return bool(self._per_address or self._of_key)
+
+    async def __call__(self, request: Request, cost: int = 1) -> None:
+        """Let a request pass that counts for `cost` requests. Raises `Problem`."""
+        buckets = self._of_key
+        if self._per_address:
+            buckets = [Bucket(f"address:{address_of(request)}", self._per_address), *buckets]
         try:
-            wait_seconds = await self._store.take_token(client, self._per_minute)
+            wait = await self._store.take_tokens(buckets, cost)
         except StoreUnavailable:
             REDIS_ERRORS.labels("take_token").inc()
             return
-        if wait_seconds > 0:
-            REFUSED.labels("rate").inc()
-            raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "rate-limited",
-                f"more than {self._per_minute} requests per minute",
-                {"Retry-After": str(math.ceil(wait_seconds))},
-            )
+        if wait is not None:
+            of_key = wait.bucket in self._of_key
+            REFUSED.labels("key_rate" if of_key else "rate").inc()
+            whose = "with this key" if of_key else "from this address"
+            detail = f"more than {wait.bucket.per_minute} requests per minute {whose}"
+            raise too_many("rate-limited", detail, wait.seconds)
+
+
+def too_many(kind: str, detail: str, wait_seconds: float) -> Problem:
+    """429, and when to come again."""
+    headers = {"Retry-After": str(math.ceil(wait_seconds))}
+    return Problem(HTTPStatus.TOO_MANY_REQUESTS, kind, detail, headers)
+
+
+def address_of(request: Request) -> str:
+    """What a client is counted by: its address, as the nearest proxy that is trusted tells it."""
+    return _customer(request.client.host) if request.client else "local"
+
+
+@lru_cache(maxsize=4096)
+def _customer(host: str) -> str:
+    """An IPv4 address, or the network of an IPv6 address: its customer may take any address in there."""
+    try:
+        address = ip_address(host)
+    except ValueError:  # a proxy may say anything
+        return host[:LONGEST_NAME]
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"

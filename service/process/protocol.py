@@ -18,7 +18,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.process import request_ids
 from service.process.metrics import REFUSED
+from service.process.request_ids import request_id
 from service.process.settings import Settings
 
 HEAD_END = b"\r\n\r\n"
@@ -75,7 +77,8 @@ class Refusal:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As an application: the answer to a request whose turn comes later."""
-        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        headers = [*self._headers, (request_ids.HEADER, request_id(scope["headers"]))]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
         await send({"type": "http.response.body", "body": self._body})
 
     def on_the_wire(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -341,8 +344,15 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if awaited is not Awaited.BODY or not self.cycle.response_started:
-            self.transport.write(refusal.on_the_wire(self.server_state.default_headers))
+            identified = (request_ids.HEADER, self._request_id(awaited))
+            self.transport.write(refusal.on_the_wire([*self.server_state.default_headers, identified]))
         self.transport.close()
+
+    def _request_id(self, awaited: Awaited) -> bytes:
+        """Of the message that did not arrive whole, as far as it did; a new one where there is none."""
+        if awaited is Awaited.BODY and (known := self.scope.get(request_ids.SCOPE_KEY)):
+            return cast(bytes, known)
+        return request_id(() if awaited is Awaited.NOTHING else self.headers)
 
     # How many there are.
 

@@ -129,7 +129,13 @@ class Settings(BaseSettings):
         default=None, description="key for /admin; unset refuses /admin altogether"
     )
     rate_limit_per_minute: int = Field(
-        default=0, ge=0, description="requests per client, over all workers; 0 is no limit"
+        default=0, ge=0, description="requests of one address, over all workers; 0 is no limit"
+    )
+    key_rate_limit_per_minute: int = Field(
+        default=0, ge=0, description="requests with the shop's or the server's key, each; 0 is no limit"
+    )
+    wrong_keys_per_minute: int = Field(
+        default=10, ge=0, description="wrong keys that one address may send; 0 is no limit"
     )
     max_requests_in_flight: int = Field(
         default=64, ge=1, description="per worker; more are refused with 503 until some are done"
@@ -175,6 +181,15 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         default=9464, ge=0, le=65535, description="TCP port to tell metrics on, under /metrics; 0 tells none"
     )
+    access_log_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="requests that get a line in the log; slow ones and 5xx always do",
+    )
+    access_log_slow_ms: float = Field(
+        default=100, ge=0, description="a request that takes so long always gets its line"
+    )
     metrics_dir: Path | None = Field(
         default=None, description="directory the workers share their metrics in; unset takes a temporary one"
     )
@@ -201,12 +216,14 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for each in value or ():
+        for place, each in enumerate(value or (), 1):
             if each != "*":
                 try:
                     ip_network(each)
                 except ValueError:
-                    raise ValueError(f"{each!r} is no address, no network (10.0.0.0/8), and not *") from None
+                    # Not what it is: it may have been meant for another variable.
+                    message = f"entry {place} is no address, no network (10.0.0.0/8), and not *"
+                    raise ValueError(message) from None
         if value is not None and "*" in value and len(value) > 1:
             raise ValueError("* trusts everyone, and stands alone")
         return value

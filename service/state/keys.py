@@ -18,7 +18,9 @@ quality:{17}:<version> hash of how a version's answers did: judged, hits, recipr
 cold:{17}              sorted set of clicked items that no bundle knows, by their last click
 co:{17}:<item>         sorted set of what sessions clicked beside such an item
 shards                 how many shards there are; set once
-rate:<client>          when one client's bucket of tokens is full again, in microseconds
+rate:{rate}:<bucket>   '<when a bucket of tokens is full again> <when that was written>', in microseconds: of
+                       'address:<address>', of 'key:<caller>', of wrong keys 'wrong:<caller>:<address>'; and
+                       'right:<caller>:<address>', the mark of an address that has sent the right key
 
 Keys of a shard share its hash tag, and so lie in one slot of a cluster: one script may touch them all. A
 cluster wants the keys of a call declared, to send the call where they are. `append` declares all but those of
@@ -82,5 +84,6 @@ class Keys:
         """The counts, and what they refer to."""
         return [f"{self._prefix}trending:{{{shard}}}", f"{self._prefix}trending_t0:{{{shard}}}"]
 
-    def rate(self, client: str) -> str:
-        return f"{self._prefix}rate:{client}"
+    def rate(self, bucket: str) -> str:
+        """All of these lie in one slot: a request may take from several at once."""
+        return f"{self._prefix}rate:{{rate}}:{bucket}"

@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from service.state.refusals import (
     is_elsewhere,
     is_unknown_script,
     reason_of,
+    without_arguments,
 )
 from service.state.script import Script
 from service.state.sentinels import ANYWHERE, PrimaryFinder
@@ -65,6 +67,16 @@ class ClickLogFull(StoreUnavailable):
 
 class SessionFull(StoreUnavailable):
     """The session has had its share of the click log; nothing was changed."""
+
+
+class Patience:
+    """A request's: once one of its calls has waited for a whole time-out in vain, the next fail at once."""
+
+    spent_on: StoreUnavailable | None = None
+
+
+# Of the request at hand; None beside requests, where each call has its own time-out.
+PATIENCE: ContextVar[Patience | None] = ContextVar("patience", default=None)
 
 
 class RedisLink:
@@ -129,6 +141,9 @@ class RedisLink:
 
         Raises `StoreUnavailable`; what Redis refuses is a reply: see `value`.
         """
+        patience = PATIENCE.get()
+        if patience is not None and patience.spent_on is not None:
+            raise StoreUnavailable(str(patience.spent_on), patience.spent_on.reason)
         clock = self._clock or asyncio.get_running_loop()
         deadline = clock.time() + self.timeout_seconds
         try:
@@ -153,7 +168,7 @@ class RedisLink:
             return replies
         except TimeoutError:
             message = f"no answer from {self._shown_url} within {self.timeout_seconds} s"
-            raise StoreUnavailable(message) from None
+            raise _in_vain(StoreUnavailable(message)) from None
         except (ReplyError, OSError) as error:
             raise self._unavailable(error) from error
 
@@ -188,7 +203,7 @@ class RedisLink:
         except TimeoutError:
             if self._failure is None:
                 raise
-            raise StoreUnavailable(str(self._failure), self._failure.reason) from None
+            raise _in_vain(StoreUnavailable(str(self._failure), self._failure.reason)) from None
         finally:
             self._waiting.discard(woken)
         connection = self._connection
@@ -332,7 +347,8 @@ class RedisLink:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         reason = reason_of(str(error)) if isinstance(error, ReplyError) else NO_ANSWER
-        return StoreUnavailable(f"{self._shown_url}: {self._url.without_secrets(str(error))}", reason)
+        told = self._url.without_secrets(without_arguments(str(error)))
+        return StoreUnavailable(f"{self._shown_url}: {told}", reason)
 
     def _warn_of_loss(self, policy: Reply, fsync: Reply, appendonly: Reply) -> None:
         if any(isinstance(reply, ReplyError) or not reply for reply in (policy, fsync, appendonly)):
@@ -360,6 +376,14 @@ class RedisLink:
                 appendonly=appendonly[1],
                 appendfsync=fsync[1],
             )
+
+
+def _in_vain(failure: StoreUnavailable) -> StoreUnavailable:
+    """A call has waited for its whole time-out."""
+    patience = PATIENCE.get()
+    if patience is not None:
+        patience.spent_on = failure
+    return failure
 
 
 async def _pause(clock: Clock, seconds: float) -> None:
@@ -395,4 +419,4 @@ def refusal(reply: Reply) -> StoreUnavailable | None:
         return ClickLogFull(message, "the click log is full")
     if message.startswith(SESSION_FULL):
         return SessionFull(message, "the session has sent as many clicks as one may")
-    return StoreUnavailable(f"Redis refused: {message}", reason_of(message))
+    return StoreUnavailable(f"Redis refused: {without_arguments(message)}", reason_of(message))

@@ -52,6 +52,11 @@ def code_of(message: str) -> str:
     return code
 
 
+def without_arguments(message: str) -> str:
+    """What Redis said, but not what it quotes of a command that it lacks: passwords, keys of sessions."""
+    return message.partition(", with args beginning with")[0]
+
+
 def reason_of(message: str) -> str:
     """The same in words fit for clients: nothing of the message itself."""
     return _REASONS.get(code_of(message), _OTHERWISE)
@@ -91,7 +96,7 @@ class Refusals:
         if code in OURS:
             return
         if code not in self._commands:
-            log.error("redis refuses", redis=self._shown_url, code=code, reason=message)
+            log.error("redis refuses", redis=self._shown_url, code=code, reason=without_arguments(message))
         self._commands.setdefault(code, set()).add(name)
         self._last[code] = now
 

@@ -62,6 +62,20 @@ class Appended(NamedTuple):
     judged: tuple[Judged, ...] = ()
 
 
+class Bucket(NamedTuple):
+    """Whose requests are counted together, and how many of them may come in a minute."""
+
+    name: str
+    per_minute: int
+
+
+class Wait(NamedTuple):
+    """How long until there is room again in a bucket."""
+
+    seconds: float
+    bucket: Bucket
+
+
 @dataclass(frozen=True)
 class Quality:
     """How a version's answers did, over all workers and restarts."""
@@ -121,8 +135,11 @@ ERASE = Script("erase.lua")
 REMEMBER = Script("remember.lua")
 TRENDING = Script("trending.lua")
 CLICK_LOG = Script("click_log.lua")
-TAKE_TOKEN = Script("take_token.lua")
-SCRIPTS = (APPEND, ERASE, REMEMBER, TRENDING, CLICK_LOG, TAKE_TOKEN, RESUME)
+TAKE_TOKENS = Script("bucket.lua", "take_tokens.lua")
+TRY_KEY = Script("bucket.lua", "try_key.lua")
+SCRIPTS = (APPEND, ERASE, REMEMBER, TRENDING, CLICK_LOG, TAKE_TOKENS, TRY_KEY, RESUME)
+
+RIGHT_KEY_SECONDS = 86400  # so long an address is known to have sent the right key
 
 
 class SessionStore:
@@ -288,14 +305,27 @@ class SessionStore:
             lag_seconds=max(0, *(age for *_, age in shards)) / 1000,
         )
 
-    async def take_token(self, client: str, limit_per_minute: int, cost: int = 1) -> float:
-        """Count a request of `client`, over all workers: 0.0 when it may pass, else the seconds to wait.
+    async def take_tokens(self, buckets: Sequence[Bucket], cost: int = 1) -> Wait | None:
+        """Count a request over all workers, in every bucket or, if one of them is empty, in none.
 
-        A burst of `limit_per_minute` may pass at once; the allowance comes back evenly over a minute. `cost`:
-        for so many requests it counts. What costs more than the limit passes alone, and is paid off later.
+        As much as `per_minute` may pass at once; the allowance comes back evenly over a minute. `cost`: for
+        so many requests it counts. What costs more than the limit passes alone, and is paid off later.
         """
+        names = [self._keys.rate(bucket.name) for bucket in buckets]
+        limits = [bucket.per_minute for bucket in buckets]
+        (reply,) = await self._link.run(lambda: [TAKE_TOKENS.call(names, cost, *limits)])
+        seconds, of = value(reply)
+        return Wait(float(seconds), buckets[of - 1]) if of else None
+
+    async def try_key(self, caller: str, address: str, wrong_per_minute: int, *, is_right: bool) -> float:
+        """Count a key that an address has sent: 0.0 when it may be told whether it is right, else the wait.
+
+        Once an address has sent too many wrong ones, it is told of none, unless it is one that has sent the
+        right key before.
+        """
+        names = [self._keys.rate(f"wrong:{caller}:{address}"), self._keys.rate(f"right:{caller}:{address}")]
         (reply,) = await self._link.run(
-            lambda: [TAKE_TOKEN.call([self._keys.rate(client)], limit_per_minute, cost)]
+            lambda: [TRY_KEY.call(names, wrong_per_minute, int(is_right), RIGHT_KEY_SECONDS)]
         )
         return float(value(reply))
 

@@ -27,6 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "60",
         "NEXTCLICK_ADMIN_API_KEY": ADMIN["X-API-Key"],
         "NEXTCLICK_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+        "NEXTCLICK_ACCESS_LOG_SHARE": "1",
     }
     with running(tmp_path_factory.mktemp("service"), workers=2, **environment) as service:
         service.each("/health/ready")

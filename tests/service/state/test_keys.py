@@ -36,7 +36,7 @@ def test_without_a_prefix_they_are_what_they_always_were() -> None:
     ] == [
         *("s:{17}:a", "m:{17}:a", "shown:{17}:a"),
         *("clicks:{17}", "seq:{17}", "collected:{17}", "trending:{17}", "trending_t0:{17}", "cold:{17}"),
-        *("quality:{17}:v", "co:{17}:i", "shards", "rate:me"),
+        *("quality:{17}:v", "co:{17}:i", "shards", "rate:{rate}:me"),
         "resumed:{17}",
     ]
 

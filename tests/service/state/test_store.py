@@ -26,7 +26,7 @@ from service.process.settings import Settings
 from service.state.connection import READ_SECONDS
 from service.state.keys import Keys
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
-from service.state.store import APPEND, SCRIPTS, Appended, Arrival, Click, Judged, SessionStore
+from service.state.store import APPEND, SCRIPTS, Appended, Arrival, Bucket, Click, Judged, SessionStore
 from tests.service.state.clock import StillClock
 from tests.service.state.cluster import cluster, one_node_cluster, slot_of, url_of
 from tests.waiting import stopped
@@ -448,56 +448,113 @@ async def test_trending_survives_another_half_life(make_store: MakeStore) -> Non
     assert dict(await store.trending(10)) == pytest.approx({"a": 0.5, "b": 0.5}, rel=0.02)
 
 
+def age(client: Redis, name: str, seconds: float) -> None:
+    """As if a bucket had been written so long ago; a clock that jumps back has done so in the future."""
+    times = str(client.get(keys.rate(name))).split()
+    client.set(keys.rate(name), " ".join(str(int(time) - round(seconds * 1e6)) for time in times))
+
+
+async def take(store: SessionStore, limit: int, cost: int = 1, name: str = "client") -> float:
+    """How long to wait."""
+    wait = await store.take_tokens([Bucket(name, limit)], cost)
+    assert wait is None or wait.bucket == Bucket(name, limit)
+    return wait.seconds if wait else 0.0
+
+
 async def test_the_rate_limit_is_shared_and_refills(make_store: MakeStore, redis_client: Redis) -> None:
-    def now() -> float:
-        seconds, microseconds = redis_client.time()
-        return seconds + microseconds / 1e6
-
-    def full_at() -> float:
-        return float(str(redis_client.get("rate:client"))) / 1e6
-
     one_worker, another = make_store(), make_store()
-    assert [await worker.take_token("client", 2) for worker in (one_worker, another)] == [0.0, 0.0]
-    assert 0 < redis_client.pttl("rate:client") <= 60_000
-    next_at = full_at() - 60 + 30  # a token in thirty seconds
-    earliest = now()
-    wait = await one_worker.take_token("client", 2)
-    assert next_at - now() - 1e-5 <= wait <= next_at - earliest + 1e-5
-    assert wait > 0
-    assert await one_worker.take_token("other client", 2) == 0.0
-    redis_client.set("rate:client", f"{(full_at() - 30) * 1e6:.0f}")  # thirty seconds pass
-    assert await another.take_token("client", 2) == 0.0
-    assert await one_worker.take_token("client", 2) > 0
+    assert [await take(worker, 2) for worker in (one_worker, another)] == [0.0, 0.0]
+    assert 0 < redis_client.pttl(keys.rate("client")) <= 60_000
+    assert 0 < await take(one_worker, 2) <= 30, "a token in thirty seconds"
+    assert await take(one_worker, 2, name="other client") == 0.0
+    age(redis_client, "client", 30)
+    assert await take(another, 2) == 0.0
+    assert 0 < await take(one_worker, 2) <= 30
 
 
 async def test_a_request_costs_what_it_holds(make_store: MakeStore, redis_client: Redis) -> None:
     store = make_store()
 
-    def owe(seconds: float) -> float:
-        """The bucket is full again that long from now: when that is."""
+    def owe(seconds: float) -> str:
+        """The bucket is full again that long from now: what it holds."""
         now, microseconds = redis_client.time()
-        full_at = now + microseconds / 1e6 + seconds
-        redis_client.set("rate:client", f"{full_at * 1e6:.0f}")
-        return full_at
+        written_at = now * 1_000_000 + microseconds
+        held = f"{written_at + round(seconds * 1e6)} {written_at}"
+        redis_client.set(keys.rate("client"), held)
+        return held
 
     # A token a second. Time only passes: what is due in so many seconds is due in less.
     owe(0)
-    assert await store.take_token("client", 60, 60) == 0.0, "all there is"
+    assert await take(store, 60, 60) == 0.0, "all there is"
     owe(40)
-    assert await store.take_token("client", 60, 20) == 0.0
-    before = owe(59)
-    assert 0 < await store.take_token("client", 60, 60) <= 59
-    assert float(str(redis_client.get("rate:client"))) == pytest.approx(before * 1e6, abs=1), (
-        "refused is free"
-    )
+    assert await take(store, 60, 20) == 0.0
+    held = owe(59)
+    assert 0 < await take(store, 60, 60) <= 59
+    assert redis_client.get(keys.rate("client")) == held, "refused is free"
     owe(50)
-    assert 0 < await store.take_token("client", 60, 100) <= 50, (
-        "more than a bucket holds waits until it is full"
-    )
+    assert 0 < await take(store, 60, 100) <= 50, "more than a bucket holds waits until it is full"
     owe(0)
-    assert await store.take_token("client", 60, 3600) == 0.0
-    assert 3000 < await store.take_token("client", 60) <= 3541, "and is paid off"
-    assert 3_000_000 < redis_client.pttl("rate:client") <= 3_600_000
+    assert await take(store, 60, 3600) == 0.0
+    assert 3000 < await take(store, 60) <= 3541, "and is paid off"
+    assert 3_000_000 < redis_client.pttl(keys.rate("client")) <= 3_600_000
+
+
+async def test_several_buckets_pay_together_or_not_at_all(make_store: MakeStore, redis_client: Redis) -> None:
+    store = make_store()
+    small, large = Bucket("small", 2), Bucket("large", 5)
+    assert [await store.take_tokens([small, large]) for _ in range(2)] == [None, None]
+    for _ in range(3):
+        wait = await store.take_tokens([small, large])
+        assert wait is not None
+        assert (0 < wait.seconds <= 30, wait.bucket) == (True, small)
+    assert [await store.take_tokens([large], 3), redis_client.exists(keys.rate("other"))] == [None, 0]
+    other = Bucket("other", 2)
+    wait = await store.take_tokens([other, large])
+    assert wait is not None
+    assert (wait.bucket, redis_client.exists(keys.rate("other"))) == (large, 0)
+
+
+@pytest.mark.parametrize("jump", [3600, 86400])
+async def test_a_clock_that_jumps_back_locks_nobody_out(
+    make_store: MakeStore, redis_client: Redis, jump: float
+) -> None:
+    store = make_store()
+    assert [await take(store, 2) for _ in range(2)] == [0.0, 0.0]
+    age(redis_client, "client", -jump)
+    assert 0 < await take(store, 2) <= 30, "it owes what it owed"
+    assert redis_client.pttl(keys.rate("client")) <= 60_000
+    age(redis_client, "client", 30)
+    assert await take(store, 2) == 0.0, "and the clock goes on from there"
+    assert 0 < await take(store, 2) <= 30
+
+    assert await take(store, 60, 3600) > 0
+    redis_client.delete(keys.rate("client"))
+    assert await take(store, 60, 3600) == 0.0
+    age(redis_client, "client", -jump)
+    assert 3000 < await take(store, 60) <= 3541, "nor is a debt forgiven"
+
+    for _ in range(3):
+        await store.try_key("admin", "192.0.2.7", 3, is_right=False)
+    age(redis_client, "wrong:admin:192.0.2.7", -jump)
+    assert 0 < await store.try_key("admin", "192.0.2.7", 3, is_right=False) <= 20
+
+
+async def test_wrong_keys_are_counted_by_address_and_kind(make_store: MakeStore) -> None:
+    store, another = make_store(), make_store()
+
+    async def wait(caller: str, address: str, is_right: bool, of: SessionStore = store) -> bool:
+        return await of.try_key(caller, address, 2, is_right=is_right) > 0
+
+    assert not await wait("admin", "office", is_right=True)
+    for address in ("office", "guesser"):
+        tried = [await wait("admin", address, is_right=False, of=each) for each in (store, another, store)]
+        assert tried == [False, False, True]
+    assert await wait("admin", "guesser", is_right=True), "or who guesses would see which one is right"
+    assert await wait("admin", "guesser", is_right=True), "and it is not taken for known now"
+    assert not await wait("admin", "office", is_right=True, of=another), "known, also to other workers"
+    assert await wait("admin", "office", is_right=False)
+    assert not await wait("server", "guesser", is_right=True), "another key"
+    assert not await wait("admin", "elsewhere", is_right=True)
 
 
 async def live(store: SessionStore) -> None:
@@ -520,7 +577,9 @@ async def live(store: SessionStore) -> None:
     assert await store.co_clicks("cold", 9) == [(item, len(sessions)) for item in "abc"]
     assert (await store.quality(["v1", "v2"]))["v2"].hits == len(sessions)
     assert (await store.click_log()).entries == 4 * len(sessions)
-    assert await store.take_token("client", 60) == 0.0
+    assert await store.take_tokens([Bucket("client", 60), Bucket("key", 60)]) is None
+    assert await store.try_key("admin", "client", 60, is_right=False) == 0.0
+    assert await store.try_key("admin", "client", 60, is_right=True) == 0.0
     assert await store.erase(sessions[0])
     assert await store.read(sessions[0]) == ()
     assert len(await store.read(sessions[1])) == 4
@@ -541,7 +600,8 @@ async def test_a_cluster_takes_every_call_and_keeps_a_shard_in_one_slot(
         await live(make_store(url_of(client), shards=shards))
         slots = {slot_of(client, f"{{{shard}}}") for shard in range(shards)}
         held = sum(int(cluster(client, "COUNTKEYSINSLOT", slot)) for slot in slots)
-        assert client.dbsize() - held == 2, "all but `shards` and `rate:client`"
+        held += int(cluster(client, "COUNTKEYSINSLOT", slot_of(client, keys.rate(""))))
+        assert client.dbsize() - held == 1, "all but `shards`"
 
 
 async def test_the_first_number_of_shards_stays(make_store: MakeStore) -> None:
