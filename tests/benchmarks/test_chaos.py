@@ -123,11 +123,12 @@ def test_kills_are_of_each_kind_and_the_same_for_a_seed() -> None:
 @pytest.mark.parametrize(
     ("audit", "tally", "stuck", "failed"),
     [
-        (Audit(0, 0), Tally(refused=3, errors=9), "", False),
-        (Audit(1, 0), Tally(), "", True),
-        (Audit(0, 1), Tally(), "", True),
-        (Audit(0, 0), Tally(short=1), "", True),
-        (Audit(0, 0), Tally(), "it did not come", True),
+        (Audit(0, 0), Tally(refused=3, errors=9, acknowledged={A}), "", False),
+        (Audit(1, 0), Tally(acknowledged={A}), "", True),
+        (Audit(0, 1), Tally(acknowledged={A}), "", True),
+        (Audit(0, 0), Tally(short=1, acknowledged={A}), "", True),
+        (Audit(0, 0), Tally(acknowledged={A}), "it did not come", True),
+        (Audit(0, 0), Tally(refused=3), "", True),
     ],
 )
 def test_what_fails_a_run(audit: Audit, tally: Tally, stuck: str, failed: bool) -> None:
