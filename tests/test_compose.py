@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,19 @@ def test_redis_asks_for_the_password_and_has_its_limit(tmp_path: Path) -> None:
                 assert client.config_get("appendonly")["appendonly"] == "yes"
         finally:
             process.kill()
+
+
+def test_the_smoke_test_does_not_take_what_was_set_for_the_real_thing() -> None:
+    script = (DOCKER / "smoke.sh").read_text()
+    exported = set(re.findall(r"\b(NEXTCLICK_\w+)=", script))
+    assert set(re.findall(r"\$\{(NEXTCLICK_\w+):-", COMPOSE)) - {"NEXTCLICK_SOURCE_COMMIT"} <= exported
+
+
+def test_empty_settings_are_none() -> None:
+    """As the service's container gets them where nothing is set."""
+    given = {name: value for name, value in SERVICES["service"]["environment"].items() if not value}
+    assert {"NEXTCLICK_TRUSTED_PROXIES", "NEXTCLICK_ROOT_PATH", "NEXTCLICK_REDIS_URL"} <= given.keys()
+    command = [sys.executable, "-m", "service", "--print-settings"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NEXTCLICK_")}
+    empty = dict.fromkeys(given, "")
+    subprocess.run(command, cwd=ROOT, env=kept | empty, capture_output=True, check=True)

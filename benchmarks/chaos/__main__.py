@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos.run import Disk, Outcome, StuckError, run
-from benchmarks.chaos.soak import SHORT_LIVES, Series, soak
+from benchmarks.chaos.soak import SHORT_LIVES, Soaked, soak
 from benchmarks.chaos.victims import KINDS, Service, plan
 from benchmarks.load.__main__ import live_bundle
 from benchmarks.load.report import hardware
@@ -70,15 +70,16 @@ def chaos_table(outcomes: dict[str, Outcome | None], title: str) -> Table:
     return drawn
 
 
-def soak_table(series: Sequence[Series], title: str) -> Table:
+def soak_table(soaked: Soaked, title: str) -> Table:
     """One line for each thing that was sampled."""
     drawn = Table(title=title, title_justify="left")
     drawn.add_column("what")
     for name in ("start", "end", "slope an hour", "unit", "verdict"):
         drawn.add_column(name, justify="right")
-    for each in series:
+    for each in soaked.series:
         figures = (f"{each.values[0]:,.1f}", f"{each.values[-1]:,.1f}", f"{each.slope:+,.1f}")
         drawn.add_row(each.what, *figures, each.unit, "flat" if each.flat else "GROWS")
+    drawn.caption = ", ".join(f"{count:,} {name}" for name, count in soaked.counts.items())
     return drawn
 
 
@@ -122,14 +123,14 @@ def _chaos(options: argparse.Namespace, items: Sequence[str], directory: Path, t
 def _soak(options: argparse.Namespace, items: Sequence[str], directory: Path, title: str) -> int:
     service = Service(options.artifacts, directory / "soak", options.workers, SHORT_LIVES)
     try:
-        series = uvloop.run(soak(service, options.workers, items, options.shoppers, options.soak))
+        soaked = uvloop.run(soak(service, options.workers, items, options.shoppers, options.soak))
     except StuckError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
     finally:
         service.end()
-    Console(width=150).print(soak_table(series, f"{options.soak:g} s, {title}"))
-    return 0 if all(each.flat for each in series) else 1
+    Console(width=150).print(soak_table(soaked, f"{options.soak:g} s, {title}"))
+    return 1 if soaked.failed else 0
 
 
 def share(kills: int, parts: int, number: int) -> int:

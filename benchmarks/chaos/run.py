@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from service.process.embedded_redis import EmbeddedRedis
 PAUSE_SECONDS = 0.01
 LOOK_SECONDS = 0.02
 STUCK_SECONDS = 120.0  # without what is waited for
+LAST_SECONDS = 20.0
+SLOW_SECONDS = 10.0  # a kill waits no longer where answers are slow
 FULL_ANSWERS = 30  # on a full disk before its kill, and after
 
 
@@ -46,7 +49,9 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        return bool(self.audit.lost or self.audit.doubled or self.tally.short or self.stuck)
+        """Where nothing was acknowledged, nothing could be lost, and nothing is shown."""
+        good = not (self.audit.lost or self.audit.doubled or self.tally.short or self.stuck)
+        return not (good and self.tally.acknowledged)
 
 
 class StuckError(RuntimeError):
@@ -91,19 +96,31 @@ async def kill_all(
     await answers(tally, FULL_ANSWERS)
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Raises `StuckError`."""
-    deadline = time.monotonic() + STUCK_SECONDS
+async def until(
+    condition: Callable[[], bool],
+    what: str,
+    progress: Callable[[], int] = lambda: 0,
+    seconds: float = STUCK_SECONDS,
+) -> None:
+    """Wait for something, as long as there is progress. Raises `StuckError`."""
+    seen, deadline = progress(), time.monotonic() + seconds
     while not condition():
+        if (now := progress()) != seen:
+            seen, deadline = now, time.monotonic() + seconds
         if time.monotonic() > deadline:
-            raise StuckError(f"{what} did not come within {STUCK_SECONDS:g} s")
+            raise StuckError(f"{what}: nothing came for {seconds:g} s")
         await asyncio.sleep(LOOK_SECONDS)
 
 
 async def answers(tally: Tally, count: int) -> None:
-    """Let so many more requests be answered. Raises `StuckError`."""
-    goal = tally.answers + count
-    await until(lambda: tally.answers >= goal, f"{count} answers")
+    """Let so many more requests be answered, or some where that takes too long. Raises `StuckError`."""
+    begin, before = time.monotonic(), tally.answers
+
+    def enough() -> bool:
+        more = tally.answers - before
+        return more >= count or (more > 0 and time.monotonic() - begin > SLOW_SECONDS)
+
+    await until(enough, f"{count} answers")
 
 
 class Load:
@@ -137,15 +154,20 @@ class Load:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Raises `StuckError` when the last clicks are never acknowledged."""
+        """Let the last clicks be acknowledged; those that are refused and refused are given up."""
         self._going_on = False
-        try:
-            await until(lambda: all(task.done() for task in self._tasks), "the last clicks' acknowledgement")
-        finally:
-            for task in (*self._tasks, self._running):
-                task.cancel()
-            await asyncio.gather(*self._tasks, self._running, return_exceptions=True)
-            for connection in self._connections:
-                connection.close()
-        for task in self._tasks:
-            task.result()  # raises what a shopper died of
+        with suppress(StuckError):
+            await until(
+                lambda: all(task.done() for task in self._tasks),
+                "the last clicks' acknowledgement",
+                lambda: len(self.tally.acknowledged),
+                LAST_SECONDS,
+            )
+        for task in (*self._tasks, self._running):
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, self._running, return_exceptions=True)
+        for connection in self._connections:
+            connection.close()
+        for end in ends:
+            if isinstance(end, Exception):  # what a shopper died of
+                raise end

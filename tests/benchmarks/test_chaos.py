@@ -14,7 +14,7 @@ from benchmarks.chaos.__main__ import FULL, SLOW, chaos_table, disks, main, shar
 from benchmarks.chaos.ledger import Audit, Event, logged
 from benchmarks.chaos.run import Outcome
 from benchmarks.chaos.shoppers import Tally, shop
-from benchmarks.chaos.soak import Series
+from benchmarks.chaos.soak import Series, Soaked
 from benchmarks.chaos.victims import KINDS, plan
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
@@ -123,11 +123,12 @@ def test_kills_are_of_each_kind_and_the_same_for_a_seed() -> None:
 @pytest.mark.parametrize(
     ("audit", "tally", "stuck", "failed"),
     [
-        (Audit(0, 0), Tally(refused=3, errors=9), "", False),
-        (Audit(1, 0), Tally(), "", True),
-        (Audit(0, 1), Tally(), "", True),
-        (Audit(0, 0), Tally(short=1), "", True),
-        (Audit(0, 0), Tally(), "it did not come", True),
+        (Audit(0, 0), Tally(refused=3, errors=9, acknowledged={A}), "", False),
+        (Audit(1, 0), Tally(acknowledged={A}), "", True),
+        (Audit(0, 1), Tally(acknowledged={A}), "", True),
+        (Audit(0, 0), Tally(short=1, acknowledged={A}), "", True),
+        (Audit(0, 0), Tally(acknowledged={A}), "it did not come", True),
+        (Audit(0, 0), Tally(refused=3), "", True),
     ],
 )
 def test_what_fails_a_run(audit: Audit, tally: Tally, stuck: str, failed: bool) -> None:
@@ -176,14 +177,27 @@ def test_a_few_files_are_no_leak_and_many_are() -> None:
 def test_a_soak_is_told_by_start_end_slope_and_verdict() -> None:
     leaking = series([100.0 + n for n in range(31)])
     assert leaking.slope == pytest.approx(30)  # 30 steps an hour
-    cells = [list(column.cells) for column in soak_table([leaking, series([7.0] * 30)], "title").columns]
-    assert cells[1:] == [
-        ["100.0", "7.0"],
-        ["130.0", "7.0"],
-        ["+30.0", "+0.0"],
-        ["MiB", "MiB"],
-        ["GROWS", "flat"],
-    ]
+    soaked = Soaked([leaking, series([7.0] * 30)], {"requests": 5000, "errors": 0, "short": 0})
+    drawn = soak_table(soaked, "title")
+    cells = [list(column.cells) for column in drawn.columns]
+    assert cells[1:3] == [["100.0", "7.0"], ["130.0", "7.0"]]
+    assert cells[3:] == [["+30.0", "+0.0"], ["MiB", "MiB"], ["GROWS", "flat"]]
+    assert str(drawn.caption).startswith("5,000 requests")
+
+
+@pytest.mark.parametrize(
+    ("values", "bad", "failed"),
+    [
+        ([7.0] * 30, {}, False),
+        ([7.0] * 30, {"refused": 9}, False),
+        ([7.0] * 30, {"errors": 1}, True),
+        ([7.0] * 30, {"short": 1}, True),
+        ([100.0 + n for n in range(30)], {}, True),
+    ],
+)
+def test_what_fails_a_soak(values: list[float], bad: dict[str, int], failed: bool) -> None:
+    counts = {"requests": 9, "refused": 0, "errors": 0, "short": 0} | bad
+    assert Soaked([series([7.0] * 30), series(values)], counts).failed is failed
 
 
 def test_a_real_service_is_killed_and_keeps_what_it_acknowledged(

@@ -20,6 +20,8 @@ CHECKS = Path(__file__).with_name("openapi_checks.py")
 CONFIGURATION = f"""
 hooks = {json.dumps(str(CHECKS))}
 continue-on-failure = true
+request-timeout = {DEADLINE_SECONDS}
+suppress-health-check = ["all"] # they are of the machine's speed
 
 [generation]
 deterministic = true # the same cases each time, and no data base of them
