@@ -315,8 +315,7 @@ def test_the_private_redis_refuses_before_the_machine_is_full(published: Path) -
                     client.append("filler", bytes(100_000))
                 return clicks.send(1) == {503}
 
-            until(is_full)
-        assert ready(service) == 503
+            until(lambda: is_full() and ready(service) == 503)
         assert twenty_items(service)
 
 

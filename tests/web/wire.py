@@ -70,6 +70,7 @@ class Wire:
     def answer(self, to: str = "GET") -> Answer:
         """The next answer; `to` is the method that was asked with, for an answer to HEAD has no body."""
         version, status, headers = self._head()
+        assert status < 200 or headers.get("x-request-id"), f"{status} without the id that every answer has"
         if to == "HEAD" or status in (204, 304) or status < 200:
             body = b""
         elif headers.get("transfer-encoding") == "chunked":
