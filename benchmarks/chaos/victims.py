@@ -51,7 +51,8 @@ class Service:
         self.own, self.port = own, free_port()
         self._command = [sys.executable, "-m", "service", "--port", str(self.port), "--workers", str(workers)]
         kept = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-        self._environment = {**kept, "NEXTCLICK_ARTIFACTS_DIR": str(own), "TMPDIR": str(own), **environment}
+        own_names = {"NEXTCLICK_ARTIFACTS_DIR": str(own), "NEXTCLICK_METRICS_PORT": "0", "TMPDIR": str(own)}
+        self._environment = {**kept, **own_names, **environment}
         self._log = (own / "service.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
 

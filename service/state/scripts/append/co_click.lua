@@ -1,6 +1,7 @@
 -- Co-click: what sessions clicked beside an item that no bundle knows. A pair counts once a session, of clicks
 -- that count, and is kept of such items only.
 if is_first and cold_max > 0 and (is_cold or redis.call('EXISTS', cold) == 1) then
+  local NEWEST = 10 -- so many of the session's clicks are neighbours of this one, which is there by now
   local KEPT_SECONDS = 7 * 86400 -- by then a bundle knows the item, or nobody clicks it any more
 
   local function count(of, neighbour)
@@ -13,7 +14,7 @@ if is_first and cold_max > 0 and (is_cold or redis.call('EXISTS', cold) == 1) th
   end
 
   local others, seen = {}, {[item] = true}
-  for _, click in ipairs(before) do
+  for _, click in ipairs(redis.call('ZREVRANGE', session, 0, NEWEST)) do
     local other = string.match(click, '^[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31(.*)$')
     if not seen[other] then
       seen[other] = true
