@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -172,9 +173,12 @@ def test_redis_asks_for_the_password_and_has_its_limit(tmp_path: Path) -> None:
     own = f"--port 0 --unixsocket {place} --dir {tmp_path}"
     shell, option, text = SERVICES["redis"]["command"]
     command = text.replace("$$", "$").replace("/tmp/redis.conf", str(tmp_path / "redis.conf"))
+    command = command.replace("/data/", f"{tmp_path}/")
     command = command.replace("exec redis-server", f"exec {find_redis_server()}").strip() + f" {own}"
-    variables = {"REDIS_PASSWORD_FILE": str(tmp_path / "password"), "MAXMEMORY": "64mb"}
-    with subprocess.Popen([shell, option, command], env=os.environ | variables) as process:
+    variables = {"REDIS_PASSWORD_FILE": str(tmp_path / "password"), "MAXMEMORY": "64mb", "APPENDFSYNC": "no"}
+    with subprocess.Popen(
+        [shell, option, command], env=os.environ | variables, start_new_session=True
+    ) as process:
         try:
             until(place.exists)
             assert password.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
@@ -185,8 +189,9 @@ def test_redis_asks_for_the_password_and_has_its_limit(tmp_path: Path) -> None:
                 told = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy")}
                 assert told == {"maxmemory": str(64 * 2**20), "maxmemory-policy": "noeviction"}
                 assert client.config_get("appendonly")["appendonly"] == "yes"
+                assert client.config_get("appendfsync")["appendfsync"] == "no"
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with what syncs beside it
 
 
 def test_the_smoke_test_does_not_take_what_was_set_for_the_real_thing() -> None:

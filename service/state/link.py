@@ -366,7 +366,7 @@ class RedisLink:
         elif fsync[1] == "everysec":
             self._tell(
                 log.warning,
-                "a Redis that dies while its disk is slow loses acknowledged clicks: set appendfsync always",
+                "a Redis that dies while its disk is slow loses acknowledged clicks: see docs/operations.md",
                 found=fsync[1],
             )
         if self._settings.durability == "strict" and (fsync[1], appendonly[1]) != ("always", "yes"):
