@@ -312,6 +312,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.learn.checkpoint import CheckpointError
     from training.learn.hyper import HyperError
     from training.learn.registry import UnknownModelError
+    from training.learn.train import DivergedError
     from training.loop.collect import CollectError
     from training.loop.retrain import ConfigError
     from training.loop.run_record import RunError, RunLockedError
@@ -339,7 +340,7 @@ def reported(json_: bool) -> Iterator[Console]:
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except (CollectError, RunLockedError) as error:
+    except (CollectError, DivergedError, RunLockedError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except ExportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,38 @@ def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> No
             Mean(N_ITEMS, unlike_when_exported=True), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {}
         )
     assert not any((tmp_path / "bundles").iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda model: model.items.weight[7].fill_(torch.nan), r"the vector of item \d+ is not finite"),
+        (lambda model: model.items.weight.fill_(torch.inf), r"the vector of item 1 is not finite"),
+        (lambda model: model.items.weight.fill_(0.3), "all items have the same score in every session"),
+    ],
+    ids=["one NaN", "all infinite", "constant"],
+)
+@pytest.mark.parametrize("head", ["native", "niser"])
+def test_a_model_that_has_diverged_is_refused(
+    tmp_path: Path, spoil: Callable[[Mean], object], reason: str, head: Head
+) -> None:
+    model = Mean(N_ITEMS, head=head)
+    with torch.no_grad():
+        spoil(model)
+        if model.bias is not None:
+            model.bias.fill_(0)
+    with pytest.raises(ExportError, match=reason):
+        export_bundle(model, ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+    assert not any((tmp_path / "bundles").iterdir())
+
+
+def test_a_model_with_one_answer_for_all_sessions_is_refused(tmp_path: Path) -> None:
+    """Its sessions all have one vector; items have scores of their own by the bias."""
+    model = Mean(N_ITEMS)
+    with torch.no_grad():
+        model.items.weight.fill_(0)
+    with pytest.raises(ExportError, match="all sessions have the same vector"):
+        export_bundle(model, ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
 
 
 def test_without_an_index_that_is_good_enough_there_is_no_bundle(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_results_tell_how_they_came_about(place: Path) -> None:
     written = json.loads((place / "results/planted/gru4rec.json").read_text())
     assert written == json.loads((place / "trained.json").read_text())
     assert {"command", "commit", "seed", "hyperparameters", "epochs", "wall_seconds", "test"} <= set(written)
+
+
+def test_training_that_diverges_is_not_published(place: Path, tmp_path: Path) -> None:
+    result = run(
+        *("train", "--data", str(place / "data"), "--model", "gru4rec", "--set", "lr=1e38"),
+        *("--artifacts", str(tmp_path), "--threads", "1", "--publish"),
+    )
+    assert result.exit_code == 1, result.output
+    (line,) = [line for line in result.output.splitlines() if "error" in line]
+    assert re.search(r"error: training diverged in epoch 1, (by )?batch 1 of 1 ", line)
+    assert read_deployment(tmp_path).champion is None
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
