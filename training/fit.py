@@ -23,7 +23,7 @@ from training.learn.checkpoint import Phase, Precision, RunConfig, load_trained
 from training.learn.registry import find_baseline, find_model
 from training.learn.train import Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
-from training.measure.evaluate import Evaluation, evaluate, evaluate_counted
+from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
 from training.measure.results import Fitted, headline, measurements
 from training.measure.validation import validation_on
 
@@ -49,6 +49,7 @@ class FitOptions:
     checkpoints: Path | None = None  # the directory they go to; None: that of the command `train`
     version: str | None = None  # of the bundle; None: named by the time it is made
     start: WarmStart | None = None  # None: from random weights
+    test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,15 @@ class TrainedOrCounted:
     seconds: float
     parameters: int
     history: Mapping[Phase, list[dict[str, float]]]
+    validation: dict[str, float] | None  # percent, of the chosen epoch; None: none was held back from it
 
 
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
     """Train or count `model` on `data`; if it can be served, a verified bundle lies in `artifacts/bundles/`.
 
     With `refit` the bundle holds a model of training and validation sessions, trained for the number of
-    epochs that validation chose, or for `refit_epochs` chosen earlier.
+    epochs that validation chose, or for `refit_epochs` chosen earlier. Without `test` the test sessions are
+    not read, and the bundle's metrics are validation's, each called `validation …`.
 
     Raises `CheckpointError`, `ExportError`.
     """
@@ -80,10 +83,17 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     if isinstance(learned.model, SessionEncoder | Neighbours):
         watcher.on_step("exporting, checking and evaluating the bundle")
         bundle, evaluation = _export(
-            learned.model, provenance, data, options.artifacts, options.version, options.index
+            learned.model,
+            provenance,
+            data,
+            options.artifacts,
+            options.version,
+            options.index,
+            None if options.test else learned.validation or {},
         )
     else:
-        bundle, evaluation = None, evaluate_counted(learned.model, data, data.test)
+        bundle = None
+        evaluation = evaluate_counted(learned.model, data, data.test) if options.test else None
     refitted = options.refit or options.refit_epochs is not None
     result: dict[str, object] = {
         **headline(model, data),
@@ -99,8 +109,10 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         "parameters": learned.parameters,
         "history": learned.history,
         "bundle": bundle.name if bundle else None,
-        **measurements(Bundle.load(bundle) if bundle else None, data, evaluation),
+        "validation": learned.validation,
     }
+    if evaluation is not None:
+        result |= measurements(Bundle.load(bundle) if bundle else None, data, evaluation)
     return Fitted(bundle, result, evaluation)
 
 
@@ -114,7 +126,9 @@ def export_checkpoint(
     model, config = load_trained(file, data)
     torch.set_num_threads(config.threads)
     provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper)
-    return _export(model, provenance, data, artifacts, None, index)
+    path, evaluation = _export(model, provenance, data, artifacts, None, index)
+    assert evaluation is not None, "the test sessions were asked for"
+    return path, evaluation
 
 
 def _train(
@@ -167,14 +181,28 @@ def _train(
         round(seconds),
         sum(parameter.numel() for parameter in last.model.parameters()),
         histories,
+        _chosen(phases["select"]) if "select" in phases else None,
     )
 
 
+def _chosen(selected: Trained) -> dict[str, float] | None:
+    """What validation said of the epoch that it chose."""
+    record = selected.history[selected.epochs - 1]
+    return {name: value for name, value in record.items() if "@" in name} or None
+
+
 def _count(baseline: str, data: Dataset, options: FitOptions) -> TrainedOrCounted:
+    """Of validation there is something to tell only where test is not asked for: it may take minutes."""
+    count = find_baseline(baseline)
     started = perf_counter()
-    counted = find_baseline(baseline)(data.train_all if options.refit else data.train, **options.hyper)
+    counted = count(data.train_all if options.refit else data.train, **options.hyper)
     seconds = round(perf_counter() - started, 1)
-    return TrainedOrCounted(counted, {"threads": 1, "recipe": None}, 0, seconds, 0, {})
+    validation = None
+    if not options.test and data.validation.n_targets:
+        held_back = count(data.train, **options.hyper) if options.refit else counted
+        metrics = evaluate_counted(held_back, data, data.validation).unmasked
+        validation = {name: metrics[name] for name in (f"recall@{TOP}", f"mrr@{TOP}")}
+    return TrainedOrCounted(counted, {"threads": 1, "recipe": None}, 0, seconds, 0, {}, validation)
 
 
 def _provenance(
@@ -192,11 +220,17 @@ def _export(
     artifacts: Path,
     version: str | None,
     index: WantedIndex,
-) -> tuple[Path, Evaluation]:
-    """A bundle that answers as `model` does, and how it does on the test sessions."""
+    validation: dict[str, float] | None = None,
+) -> tuple[Path, Evaluation | None]:
+    """A bundle that answers as `model` does, and how it does on the test sessions.
+
+    These are not read where there are figures of `validation` to put in their place.
+    """
     evaluations: list[Evaluation] = []
 
     def measure(bundle: Bundle) -> dict[str, float]:
+        if validation is not None:
+            return {f"validation {name}": value for name, value in validation.items()}
         evaluations.append(evaluate(bundle, data, data.test))
         return evaluations[-1].unmasked
 
@@ -205,4 +239,4 @@ def _export(
         path = export_bundle(model, data.items, sample, provenance, artifacts, version, measure, index)
     else:
         path = export_neighbours(model, data.items, sample, provenance, artifacts, version, measure)
-    return path, evaluations[-1]
+    return path, evaluations[-1] if evaluations else None

@@ -85,13 +85,19 @@ def train(
         Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
     ] = None,
     publish: Annotated[bool, typer.Option("--publish", help="Make the new bundle the live one.")] = False,
+    test: Annotated[
+        bool,
+        typer.Option("--test", help="Also measure the bundle on the test sessions, as --results does."),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Train a model, export it as a bundle, and measure the bundle on the test sessions.
+    """Train a model, export it as a bundle, and tell what validation says of the chosen epoch.
 
-    A counted baseline is counted; item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when
-    validation MRR@20 stops rising. Every epoch leaves a checkpoint under ARTIFACTS/runs/; Ctrl-C or a kill
-    loses nothing before the last one: run again with --resume.
+    Validation is for choosing between settings; the test sessions are for the one that was chosen, so they
+    are read only with --test or --results, by `evaluate` and by `benchmark`. A counted baseline is counted;
+    item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when validation MRR@20 stops rising.
+    Every epoch leaves a checkpoint under ARTIFACTS/runs/; Ctrl-C or a kill loses nothing before the last one:
+    run again with --resume.
     """
     from service.live.deployment import publish as publish_version
     from service.ranking.neighbours import NEIGHBOURS
@@ -126,6 +132,7 @@ def train(
             refit=refit,
             refit_epochs=refit_epochs,
             resume=resume,
+            test=test or results is not None,
         )
         try:
             with TerminalWatcher(console) as watcher:
@@ -138,7 +145,9 @@ def train(
         if publish and fitted.bundle is not None:
             publish_version(artifacts, fitted.bundle.name)
         made = str(fitted.bundle) if fitted.bundle else f"{model} is measured, not served: no bundle"
-        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "test")
+        if not json_ and fitted.result["validation"] is None and not options.test:
+            made += "\nno validation figures: nothing was held back from it; --test or `evaluate` measures"
+        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "validation", "test")
 
 
 @app.command(rich_help_panel="Models")
@@ -353,15 +362,16 @@ def _report(
     json_: bool,
     console: Console,
     headline: str,
-    metrics: str | None,
+    *splits: str,
 ) -> None:
     if json_:
         print(json.dumps(result))
         return
     console.print(headline, markup=False)
-    measured = result.get(metrics) if metrics else None
-    if isinstance(measured, dict):
-        console.print("  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
+    for split in splits:
+        measured = result.get(split)
+        if isinstance(measured, dict):
+            console.print(f"{split}: " + "  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
 
 
 def _command() -> str:

@@ -58,6 +58,36 @@ def test_results_tell_how_they_came_about(place: Path) -> None:
     assert {"command", "commit", "seed", "hyperparameters", "epochs", "wall_seconds", "test"} <= set(written)
 
 
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn", "pop"])
+def test_train_tells_of_validation_and_reads_test_only_when_asked(
+    place: Path, tmp_path: Path, model: str
+) -> None:
+    """The test sessions are of items that there are not: whoever reads them fails."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    test = Dataset.load(tmp_path / "data").test
+    np.save(tmp_path / "data/test.items.npy", np.full_like(test.items, 1_000_000))
+    settings = [*QUICK, "--set", "epochs=6"] if model == "gru4rec" else []
+    common = ("train", "--data", str(tmp_path / "data"), "--model", model, *settings, "--refit")
+    told = json.loads(run(*common, "--artifacts", str(tmp_path / "a"), "--json").stdout)
+    assert "test" not in told
+    assert set(told["validation"]) == {"recall@20", "mrr@20"}
+    if model == "gru4rec":
+        best = max(told["history"]["select"], key=lambda record: record["mrr@20"])
+        assert told["validation"] == {name: best[name] for name in ("recall@20", "mrr@20")}
+        assert told["validation"]["recall@20"] > 95
+    if told["bundle"]:
+        metrics = Bundle.load(tmp_path / "a/bundles" / told["bundle"]).manifest.metrics
+        assert metrics == {f"validation {name}": value for name, value in told["validation"].items()}
+    shown = run(*common, "--artifacts", str(tmp_path / "b")).output
+    assert f"validation: recall@20 {told['validation']['recall@20']:.2f}" in shown
+    assert "test:" not in shown
+    asked = run(*common, "--artifacts", str(tmp_path / "c"), "--test")
+    assert isinstance(asked.exception, IndexError)
+    shutil.copytree(place / "data", tmp_path / "data", dirs_exist_ok=True)
+    both = run(*common, "--artifacts", str(tmp_path / "d"), "--test").output
+    assert "test: recall@5" in both
+
+
 def test_training_that_diverges_is_not_published(place: Path, tmp_path: Path) -> None:
     result = run(
         *("train", "--data", str(place / "data"), "--model", "gru4rec", "--set", "lr=1e38"),
@@ -113,7 +143,7 @@ def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
 
 def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
     common = ("train", "--data", str(place / "data"), "--artifacts", str(tmp_path), "--model")
-    result = run(*common, "vmis_knn", "--set", "k=30", "--refit", "--publish", "--json")
+    result = run(*common, "vmis_knn", "--set", "k=30", "--refit", "--publish", "--test", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     live = Bundle.load(tmp_path / "bundles" / (read_deployment(tmp_path).champion or ""))
@@ -139,7 +169,7 @@ def test_resume_exports_again_without_training(place: Path) -> None:
     before = json.loads((place / "trained.json").read_text())
     result = run(
         *("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
-        *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--json"),
+        *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--test", "--json"),
     )
     after = json.loads(result.stdout)
     assert after["history"] == before["history"], "clocks included: nothing was trained again"
