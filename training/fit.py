@@ -19,7 +19,7 @@ from training.bundling.export import export_bundle, export_neighbours, recent_se
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
 from training.data.dataset import Dataset
-from training.learn.checkpoint import Phase, Precision, RunConfig, load_trained
+from training.learn.checkpoint import Phase, Precision, RunConfig, alone_in, load_trained, run_name
 from training.learn.registry import find_baseline, find_model
 from training.learn.train import Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
@@ -72,7 +72,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     epochs that validation chose, or for `refit_epochs` chosen earlier. Without `test` the test sessions are
     not read, and the bundle's metrics are validation's, each called `validation …`.
 
-    Raises `CheckpointError`, `ExportError`.
+    Raises `CheckpointError`, `DivergedError`, `ExportError`, `RunInUseError`.
     """
     provenance = _provenance(model, data, options.seed, options.recipe, options.hyper)
     learned = (
@@ -144,9 +144,11 @@ def _train(
         hyper=options.hyper,
         started_from=options.start.version if options.start else None,
     )
-    checkpoints = (
-        options.checkpoints or options.artifacts / "runs" / data.info.name / f"{model}-seed{options.seed}"
-    )
+    checkpoints = options.checkpoints
+    if checkpoints is None:
+        name = run_name(model, options.seed, recipe, options.hyper, options.refit_epochs)
+        checkpoints = options.artifacts / "runs" / data.info.name / name
+        watcher.on_step(f"checkpoints: {checkpoints}")
     phases: dict[Phase, Trained] = {}
 
     def run_phase(phase: Phase, config: RunConfig, train: Sessions, validate: Validate | None) -> Trained:
@@ -166,12 +168,13 @@ def _train(
         return phases[phase]
 
     epochs = options.refit_epochs
-    if epochs is None:
-        last = run_phase("select", config, data.train, validation_on(data.validation))
-        epochs = last.epochs
-    if options.refit or options.refit_epochs is not None:
-        for_epochs = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=epochs))
-        last = run_phase("refit", for_epochs, data.train_all, None)
+    with alone_in(checkpoints):
+        if epochs is None:
+            last = run_phase("select", config, data.train, validation_on(data.validation))
+            epochs = last.epochs
+        if options.refit or options.refit_epochs is not None:
+            for_epochs = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=epochs))
+            last = run_phase("refit", for_epochs, data.train_all, None)
     histories = {phase: trained.history for phase, trained in phases.items()}
     seconds = sum(r["train_seconds"] + r["validation_seconds"] for h in histories.values() for r in h)
     return TrainedOrCounted(
@@ -234,7 +237,7 @@ def _export(
         evaluations.append(evaluate(bundle, data, data.test))
         return evaluations[-1].unmasked
 
-    sample, version = recent_sessions(data.train_all), version or new_version(provenance.model)
+    sample, version = recent_sessions(data.train_all), version or new_version(provenance.model, artifacts)
     if isinstance(model, SessionEncoder):
         path = export_bundle(model, data.items, sample, provenance, artifacts, version, measure, index)
     else:

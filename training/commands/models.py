@@ -96,8 +96,8 @@ def train(
     Validation is for choosing between settings; the test sessions are for the one that was chosen, so they
     are read only with --test or --results, by `evaluate` and by `benchmark`. A counted baseline is counted;
     item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when validation MRR@20 stops rising.
-    Every epoch leaves a checkpoint under ARTIFACTS/runs/; Ctrl-C or a kill loses nothing before the last one:
-    run again with --resume.
+    Every epoch leaves a checkpoint under ARTIFACTS/runs/, in a directory for each data set, model, seed and
+    what was --set; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
     """
     from service.live.deployment import publish as publish_version
     from service.ranking.neighbours import NEIGHBOURS
@@ -318,7 +318,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
     from training.data.dataset import DatasetError
-    from training.learn.checkpoint import CheckpointError
+    from training.learn.checkpoint import CheckpointError, RunInUseError
     from training.learn.hyper import HyperError
     from training.learn.registry import UnknownModelError
     from training.learn.train import DivergedError
@@ -349,7 +349,7 @@ def reported(json_: bool) -> Iterator[Console]:
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except (CollectError, DivergedError, RunLockedError) as error:
+    except (CollectError, DivergedError, RunInUseError, RunLockedError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except ExportError as error:

@@ -6,7 +6,12 @@ A checkpoint is written beside its target, synced and renamed over it. It belong
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import hashlib
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +24,15 @@ from training.learn.registry import find_model
 
 Phase = Literal["select", "refit"]
 Precision = Literal["bf16", "32"]
+LOCK = ".train.lock"
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, or belongs to another run; the message says which."""
+
+
+class RunInUseError(RuntimeError):
+    """Another process writes these checkpoints; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,37 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
     best_weights: dict[str, torch.Tensor] | None = None
+
+
+def run_name(
+    model: str, seed: int, recipe: Recipe, hyper: dict[str, Hyper], refit_epochs: int | None = None
+) -> str:
+    """What a run's directory is called: `gru4rec-seed1`, and by other settings `gru4rec-seed1-3f2a90c1`.
+
+    Its end is a hash of what differs from the model's own recipe and hyper-parameters, however it was typed.
+    """
+    model_class = find_model(model)
+    own: dict[str, Hyper | None] = {
+        **dataclasses.asdict(model_class.recipe),
+        **{name: parameter.default for name, parameter in model_class.hyperparameters().items()},
+        "refit_epochs": None,
+    }
+    ours = {**dataclasses.asdict(recipe), **hyper, "refit_epochs": refit_epochs}
+    other = {name: value for name, value in ours.items() if value != own[name]}
+    digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{model}-seed{seed}" + (f"-{digest}" if other else "")
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Write a run's checkpoints as the only process; whatever ends it lets go. Raises `RunInUseError`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("w") as lock:  # for writing: NFS locks nothing else
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUseError(f"another training is under way: it holds {directory / LOCK}") from None
+        yield
 
 
 def save(file: Path, state: dict[str, Any]) -> None:

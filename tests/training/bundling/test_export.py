@@ -22,7 +22,7 @@ from training.bundling.export import (
     served_item_vectors,
 )
 from training.bundling.indexes import WantedIndex
-from training.bundling.provenance import Provenance
+from training.bundling.provenance import Provenance, new_version
 
 N_ITEMS = 50
 SAMPLE = [[1, 2, 3], [4], [5, 6, 7, 8]]
@@ -171,3 +171,13 @@ def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
     with pytest.raises(ExportError, match="exists already"):
         export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+
+
+def test_versions_of_one_second_differ(tmp_path: Path) -> None:
+    """Two trainings may end together: the second is not refused for the name it was given."""
+    versions = []
+    for _ in range(3):
+        versions.append(new_version("mean", tmp_path))
+        bundle_path(tmp_path, versions[-1]).mkdir(parents=True)
+    assert len(set(versions)) == 3
+    assert versions == sorted(versions)

@@ -16,6 +16,7 @@ from service.ranking.bundle import Bundle
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
+from training.learn.checkpoint import alone_in
 
 QUICK = ["--set", "dim=8", "--set", "lr=0.02", "--set", "batch_size=64", "--threads", "1"]
 
@@ -176,8 +177,30 @@ def test_resume_exports_again_without_training(place: Path) -> None:
     assert after["test"] == before["test"]
 
 
+def test_each_setting_has_checkpoints_of_its_own(place: Path, tmp_path: Path) -> None:
+    """A run goes on from its own, whatever was tried meanwhile."""
+
+    def train(*more: str) -> Result:
+        command = ("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--json")
+        return run(*command, "--artifacts", str(tmp_path), *more)
+
+    first = json.loads(train("--set", "epochs=2").stdout)
+    assert train("--set", "epochs=1").exit_code == 0
+    again = json.loads(train("--set", "epochs=2", "--resume").stdout)
+    assert again["history"] == first["history"], "clocks included: nothing was trained again"
+    directories = sorted((tmp_path / "runs/planted").iterdir())
+    assert len(directories) == 2
+    for directory in directories:
+        with alone_in(directory):
+            busy = train("--set", "epochs=2", "--resume")
+            other = train("--set", "epochs=1", "--resume")
+        assert sorted([busy.exit_code, other.exit_code]) == [0, 1]
+        refused = busy if busy.exit_code else other
+        assert f"error: another training is under way: it holds {directory}" in refused.output
+
+
 def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
-    checkpoint = place / "artifacts/runs/planted/gru4rec-seed1/refit.pt"
+    (checkpoint,) = (place / "artifacts/runs/planted").glob("gru4rec-seed1-*/refit.pt")
     exported = run(
         *("export", "--checkpoint", str(checkpoint), "--data", str(place / "data")),
         *("--artifacts", str(tmp_path), "--json"),

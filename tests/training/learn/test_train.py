@@ -17,7 +17,8 @@ from models.gru4rec import GRU4Rec
 from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training.learn import checkpoint
-from training.learn.checkpoint import CheckpointError, Phase, RunConfig
+from training.learn.checkpoint import CheckpointError, Phase, RunConfig, run_name
+from training.learn.hyper import resolve
 from training.learn.train import (
     USUAL_PACE,
     DivergedError,
@@ -248,3 +249,16 @@ def test_a_model_that_never_hits_is_not_taken(tmp_path: Path) -> None:
         DivergedError, match=rf"Recall@20 is 0\.00 after each of {RECIPE.patience + 1} epochs"
     ):
         run(tmp_path / "select.pt", validate=misses)
+
+
+def test_what_differs_from_the_recipe_names_a_run() -> None:
+    """By value, not as it was typed; and the same on any machine and day."""
+
+    def name(*sets: str, refit_epochs: int | None = None) -> str:
+        return run_name("gru4rec", 3, *resolve(GRU4Rec, sets), refit_epochs)
+
+    own = GRU4Rec.recipe
+    assert name() == name(f"lr={own.lr}", f"epochs={own.epochs}") == "gru4rec-seed3"
+    assert name("lr=0.02", "dim=8") == name("dim=8", "lr=2e-2") == "gru4rec-seed3-235f73f1"
+    others = {name("lr=0.02"), name("dim=8"), name("lr=0.02", "dim=8"), name(refit_epochs=2), name()}
+    assert len(others) == 5
