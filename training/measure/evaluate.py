@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from models.base import Sessions
 from service.ranking.bundle import Bundle
@@ -17,6 +18,7 @@ from training.measure.metrics import MISSED, Ranks, mrr_at_k, ranking_metrics, r
 
 TOP = 20
 BATCH_SIZE = 512
+MARKS = 1 << 25  # bytes of a table that marks items of some sessions
 LENGTHS = {"1": 1, "2": 2, "3": 3, "4": 4, "5-6": 6, "7-10": 10, "11+": np.iinfo(np.int64).max}
 
 
@@ -164,9 +166,26 @@ def _skip_unknown(prefixes: Items) -> Items:
     return np.take_along_axis(prefixes, order, 1)
 
 
+def _held(items: Items, prefixes: Items, marks: int = MARKS) -> npt.NDArray[np.bool_]:
+    """Which of each row's `items` (B, k) are in its prefix (B, L).
+
+    By marking them in a table over the catalogue, a few rows at a time: to compare all with all takes
+    k * L bytes a row, and k grows with the longest session.
+    """
+    held = np.empty(items.shape, dtype=bool)
+    width = 1 + max(int(items.max(initial=0)), int(prefixes.max(initial=0)))
+    rows = max(1, marks // width)
+    for start in range(0, len(items), rows):
+        part = slice(start, start + rows)
+        marked = np.zeros((len(items[part]), width), dtype=bool)
+        np.put_along_axis(marked, prefixes[part], True, 1)
+        held[part] = np.take_along_axis(marked, items[part], 1)
+    return held
+
+
 def _leave_out(scores: Scores, items: Items, prefixes: Items) -> Ranked:
     """The first 21 of each row that its own session does not hold."""
-    seen = (items[:, :, None] == prefixes[:, None, :]).any(2)  # (B, k)
+    seen = _held(items, prefixes)  # (B, k)
     order = np.argsort(seen, axis=1, kind="stable")[:, : TOP + 1]
     kept = np.where(seen, -np.inf, scores).astype(np.float32)
     return np.take_along_axis(kept, order, 1), np.take_along_axis(items, order, 1)
