@@ -18,7 +18,7 @@ from training.baselines.counting import Counted
 from training.bundling.export import export_bundle, export_neighbours, recent_sessions
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, DatasetError
 from training.learn.checkpoint import Phase, Precision, RunConfig, alone_in, load_trained, run_name
 from training.learn.registry import find_baseline, find_model
 from training.learn.train import Trained, Validate, Watcher, train_phase
@@ -72,8 +72,9 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     epochs that validation chose, or for `refit_epochs` chosen earlier. Without `test` the test sessions are
     not read, and the bundle's metrics are validation's, each called `validation …`.
 
-    Raises `CheckpointError`, `DivergedError`, `ExportError`, `RunInUseError`.
+    Raises `CheckpointError`, `DatasetError`, `DivergedError`, `ExportError`, `RunInUseError`.
     """
+    check_targets(data, test=options.test)
     provenance = _provenance(model, data, options.seed, options.recipe, options.hyper)
     learned = (
         _count(model, data, options)
@@ -116,13 +117,24 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     return Fitted(bundle, result, evaluation)
 
 
+def check_targets(data: Dataset, *, test: bool) -> None:
+    """Refuse, before hours of training, what would come to nothing at their end. Raises `DatasetError`."""
+    for split, sessions in {"training": data.train, "test": data.test}.items():
+        if (split == "training" or test) and not sessions.n_targets:
+            raise DatasetError(
+                f"{data.path}: no {split} session has a second click: there is nothing to "
+                + ("learn from" if split == "training" else "measure on")
+            )
+
+
 def export_checkpoint(
     file: Path, data: Dataset, artifacts: Path, index: WantedIndex
 ) -> tuple[Path, Evaluation]:
     """Leave a bundle of what a checkpoint holds; returns where it lies and how it does on the test sessions.
 
-    Raises `CheckpointError`, `ExportError`.
+    Raises `CheckpointError`, `DatasetError`, `ExportError`.
     """
+    check_targets(data, test=True)
     model, config = load_trained(file, data)
     torch.set_num_threads(config.threads)
     provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper)

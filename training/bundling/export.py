@@ -48,11 +48,14 @@ class ExportError(RuntimeError):
 
 
 def recent_sessions(sessions: Sessions) -> list[list[int]]:
-    """The newest sessions without their last click: real inputs for the checks at export."""
-    newest = sessions[max(0, len(sessions) - INDEX_SESSIONS) :]
+    """The newest sessions without their last click: real inputs for the checks at export.
+
+    Those of a single click, which a log that comes split may hold, have nothing before it.
+    """
+    used = np.flatnonzero(np.diff(sessions.offsets) > 1)[-INDEX_SESSIONS:]
     return [
-        newest.items[start : end - 1].tolist()
-        for start, end in zip(newest.offsets[:-1], newest.offsets[1:], strict=True)
+        sessions.items[start : end - 1].tolist()
+        for start, end in zip(sessions.offsets[used], sessions.offsets[used + 1], strict=True)
     ]
 
 

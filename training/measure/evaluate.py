@@ -12,7 +12,7 @@ from service.ranking.bundle import Bundle
 from service.ranking.ranker import Ranked, Ranker
 from service.ranking.retriever import Items, Scores
 from training.baselines.counting import Counted
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, DatasetError
 from training.learn.batches import Examples
 from training.measure.metrics import MISSED, Ranks, mrr_at_k, ranking_metrics, recall_at_k
 
@@ -56,7 +56,7 @@ def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
     Every proper prefix of every session is one case; its target is the next click, known or not. Clicks on
     items outside the bundle are skipped, and a prefix without any known item is answered with the most
     popular items: what the service does. `coverage@20` is the share of items ever answered, `popularity@20`
-    the mean number of training clicks of an answered item.
+    the mean number of training clicks of an answered item. Raises `DatasetError` when there is no case.
     """
     to_bundle = np.array([0, *(bundle.index_of.get(item_id, 0) for item_id in data.items)])
     return _evaluate(bundle.ranker, to_bundle, data, sessions)
@@ -72,6 +72,8 @@ def _evaluate(ranker: Ranker | Counted, index_of: Items, data: Dataset, sessions
     clicks = np.bincount(index_of[data.train_all.items], minlength=ranker.n_items + 1)
     of_sessions = np.diff(sessions.offsets)
     examples = Examples.of(known, "prefixes", int(of_sessions.max(initial=1)))
+    if not len(examples):
+        raise DatasetError(f"{data.path}: no session to measure on has a second click")
     ranks = np.zeros(len(examples), dtype=np.int64)
     unmasked, unseen_only = _Tally(clicks), _Tally(clicks)
     for indices in examples.in_order(BATCH_SIZE):

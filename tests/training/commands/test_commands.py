@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,55 @@ def test_train_tells_of_validation_and_reads_test_only_when_asked(
     shutil.copytree(place / "data", tmp_path / "data", dirs_exist_ok=True)
     both = run(*common, "--artifacts", str(tmp_path / "d"), "--test").output
     assert "test: recall@5" in both
+
+
+def split_log(place: Path, train: Sequence[str], test: Sequence[str]) -> Path:
+    """A data set of a log that comes split, one session a line."""
+    for name, sessions in (("train", train), ("test", test)):
+        (place / f"{name}.txt").write_text("".join(f"{session}\n" for session in sessions))
+    prepared = run(
+        *("prepare", "--format", "sessions", "--input", str(place / "train.txt")),
+        *("--test", str(place / "test.txt"), "--output", str(place / "data")),
+    )
+    assert prepared.exit_code == 0, prepared.output
+    return place / "data"
+
+
+WALKS = ["a b c d", "b c d a", "c d a b", "d a b c"] * 10
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn", "item_knn"])
+@pytest.mark.parametrize("batching", ["positions", "session-parallel"])
+def test_sessions_of_one_click_are_no_harm(tmp_path: Path, model: str, batching: str) -> None:
+    """Among the first, the newest, in validation and in test: they are left out where they say nothing."""
+    data = split_log(tmp_path, ["a", *WALKS, "b", "c"], ["d", "a b c", "b"])
+    settings = [*QUICK, "--set", "epochs=2", "--set", f"batching={batching}"] if model == "gru4rec" else []
+    result = run(
+        *("train", "--data", str(data), "--model", model, *settings, "--refit"),
+        *("--artifacts", str(tmp_path / "artifacts"), "--test", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["test_cases"] == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "more", "message"),
+    [
+        (["a", "b", "c", "a"] * 5, ["a b"], [], "no training session has a second click"),
+        (WALKS, ["a", "b"], ["--test"], "no test session has a second click"),
+    ],
+)
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn"])
+def test_what_cannot_end_well_is_not_begun(
+    tmp_path: Path, model: str, train: list[str], test: list[str], more: list[str], message: str
+) -> None:
+    data = split_log(tmp_path, train, test)
+    artifacts = tmp_path / "artifacts"
+    result = run(
+        *("train", "--data", str(data), "--model", model, "--artifacts", str(artifacts), "--json", *more)
+    )
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+    assert not artifacts.exists()
 
 
 def test_training_that_diverges_is_not_published(place: Path, tmp_path: Path) -> None:
