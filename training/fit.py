@@ -180,11 +180,23 @@ def _train(
         return phases[phase]
 
     epochs = options.refit_epochs
+    validate = None
+    if epochs is None and data.validation.n_targets:
+        validate = validation_on(data.validation)
+        watcher.on_step("validation MRR@20 chooses the epoch, and ends training when it no longer rises")
+    elif epochs is None:
+        watcher.on_step(
+            "nothing is held back for validation: no epoch is chosen,"
+            f" training goes on for all {recipe.epochs}"
+        )
+        if options.refit:  # on what would be the same sessions
+            epochs = recipe.epochs
     with alone_in(checkpoints):
         if epochs is None:
-            last = run_phase("select", config, data.train, validation_on(data.validation))
+            last = run_phase("select", config, data.train, validate)
             epochs = last.epochs
         if options.refit or options.refit_epochs is not None:
+            assert epochs is not None
             for_epochs = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=epochs))
             last = run_phase("refit", for_epochs, data.train_all, None)
     histories = {phase: trained.history for phase, trained in phases.items()}

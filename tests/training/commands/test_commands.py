@@ -119,6 +119,41 @@ def test_sessions_of_one_click_are_no_harm(tmp_path: Path, model: str, batching:
     assert json.loads(result.stdout)["test_cases"] == 2
 
 
+@pytest.mark.parametrize("held_back", ["none", "of one click"])
+@pytest.mark.parametrize("refit", [[], ["--refit"]])
+def test_without_validation_every_epoch_is_trained_and_it_says_so(
+    tmp_path: Path, held_back: str, refit: list[str]
+) -> None:
+    data = split_log(tmp_path, [*WALKS, *["a"] * 4], ["a b c"])
+    if held_back == "none":
+        info = json.loads((data / "dataset.json").read_text())
+        (data / "dataset.json").write_text(json.dumps(info | {"n_validation": 0}))
+    common = ("train", "--data", str(data), "--model", "gru4rec", *QUICK, "--set", "epochs=5", *refit)
+    shown = run(*common, "--artifacts", str(tmp_path / "a"))
+    assert shown.exit_code == 0, shown.output
+    said = " ".join(shown.output.split())  # lines end where the terminal does
+    assert "nothing is held back for validation" in said
+    assert "training goes on for all 5" in said
+    assert "no validation figures" in said
+    assert "nan" not in said.split()
+    told = json.loads(run(*common, "--artifacts", str(tmp_path / "b"), "--json").stdout)
+    assert (told["epochs"], told["validation"]) == (5, None)
+    assert {phase: len(epochs) for phase, epochs in told["history"].items()} == {
+        "refit" if refit else "select": 5
+    }
+    refused = run(
+        "evaluate", "--data", str(data), "--split", "validation", "--bundle", str(bundle_in(tmp_path / "b"))
+    )
+    assert (refused.exit_code, "no session to measure on" in refused.output) == (2, True)
+    counted = ("train", "--data", str(data), "--model", "pop", "--artifacts", str(tmp_path / "c"))
+    assert "no validation figures" in " ".join(run(*counted).output.split())
+
+
+def bundle_in(artifacts: Path) -> Path:
+    (bundle,) = (artifacts / "bundles").iterdir()
+    return bundle
+
+
 @pytest.mark.parametrize(
     ("train", "test", "more", "message"),
     [
