@@ -12,6 +12,7 @@ from time import perf_counter
 import torch
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
+from service.live.deployment import bundle_path
 from service.ranking.bundle import Bundle
 from service.ranking.neighbours import Neighbours
 from training.baselines.counting import Counted
@@ -19,7 +20,15 @@ from training.bundling.export import export_bundle, export_neighbours, recent_se
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
 from training.data.dataset import Dataset, DatasetError
-from training.learn.checkpoint import Phase, Precision, RunConfig, alone_in, load_trained, run_name
+from training.learn.checkpoint import (
+    Phase,
+    Precision,
+    RunConfig,
+    alone_in,
+    check_writable,
+    load_trained,
+    run_name,
+)
 from training.learn.registry import find_baseline, find_model
 from training.learn.train import Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
@@ -72,9 +81,10 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     epochs that validation chose, or for `refit_epochs` chosen earlier. Without `test` the test sessions are
     not read, and the bundle's metrics are validation's, each called `validation …`.
 
-    Raises `CheckpointError`, `DatasetError`, `DivergedError`, `ExportError`, `RunInUseError`.
+    Raises `CheckpointError`, `DatasetError`, `DivergedError`, `ExportError`, `OSError`, `RunInUseError`.
     """
     check_targets(data, test=options.test)
+    check_writable(bundle_path(options.artifacts, options.version or "new").parent)
     provenance = _provenance(model, data, options.seed, options.recipe, options.hyper)
     learned = (
         _count(model, data, options)

@@ -36,6 +36,7 @@ from service.ranking.neighbours import Neighbours
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
 from training.bundling.provenance import Provenance
+from training.learn.checkpoint import unwritten
 
 PARITY_SESSIONS = 256
 VECTOR_TOLERANCE = 1e-4
@@ -144,6 +145,11 @@ def _assembled(artifacts: Path, version: str) -> Iterator[Path]:
     try:
         yield work
         work.rename(place)
+    except (OSError, RuntimeError) as error:
+        problem = unwritten(place, error) if not isinstance(error, ExportError) else None
+        if problem is None:
+            raise
+        raise problem from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -105,6 +105,7 @@ def train(
     from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
     from training.fit import FitOptions, fit
+    from training.learn.checkpoint import check_writable
     from training.learn.hyper import HyperError, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
@@ -134,6 +135,8 @@ def train(
             resume=resume,
             test=test or results is not None,
         )
+        if results is not None:
+            check_writable(results)
         try:
             with TerminalWatcher(console) as watcher:
                 fitted = fit(model, Dataset.load(data), options, watcher, _command())
@@ -351,6 +354,12 @@ def reported(json_: bool) -> Iterator[Console]:
         raise typer.Exit(2) from error
     except (CollectError, DivergedError, RunInUseError, RunLockedError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    except BrokenPipeError:  # whoever read what is printed is gone
+        raise
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        typer.secho(f"error: {what}", fg="red", err=True)
         raise typer.Exit(1) from error
     except ExportError as error:
         typer.secho(f"refused: {error}", fg="red", err=True)

@@ -6,6 +6,7 @@ A checkpoint is written beside its target, synced and renamed over it. It belong
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +26,7 @@ from training.learn.registry import find_model
 Phase = Literal["select", "refit"]
 Precision = Literal["bf16", "32"]
 LOCK = ".train.lock"
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class CheckpointError(ValueError):
@@ -95,19 +97,57 @@ def alone_in(directory: Path) -> Iterator[None]:
 
 
 def save(file: Path, state: dict[str, Any]) -> None:
-    """Replace `file` by `state` atomically: a reader sees the old checkpoint or the new one, whole."""
+    """Replace `file` by `state` atomically: a reader sees the old checkpoint or the new one, whole.
+
+    Raises `OSError`, of a full disk as well; then the old one stands.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".writing")
-    with temporary.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except (OSError, RuntimeError) as error:
+        problem = unwritten(file, error)
+        if problem is None:
+            raise
+        temporary.unlink(missing_ok=True)
+        raise problem from error
     directory = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def unwritten(file: Path, error: BaseException | None) -> OSError | None:
+    """What an error says of a write to `file` that failed, None if it is of something else.
+
+    torch and FAISS raise `RuntimeError` for it, with the system's words in it or behind it; numpy's `OSError`
+    has no errno.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            number, words = error.errno or errno.EIO, error.strerror or f"cannot be written: {error}"
+            return OSError(number, words, str(error.filename or file))
+        for number in NOT_WRITTEN:
+            if os.strerror(number) in str(error):
+                return OSError(number, os.strerror(number), str(file))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def check_writable(place: Path) -> None:
+    """Refuse a directory that could not be made or written in; nothing is made. Raises `OSError`."""
+    found = place.absolute()
+    while not os.path.lexists(found):
+        found = found.parent
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "cannot be written in", str(found))
 
 
 def load(file: Path) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -172,6 +175,44 @@ def test_what_cannot_end_well_is_not_begun(
     )
     assert (result.exit_code, message in result.output) == (2, True), result.output
     assert not artifacts.exists()
+
+
+def small_files() -> None:
+    """For `preexec_fn`: a disk that takes no more than the beginning of a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn"])
+def test_what_does_not_fit_on_the_disk_is_one_line(place: Path, tmp_path: Path, model: str) -> None:
+    """Training fails at its first checkpoint, counting at its bundle; neither leaves a part of it."""
+    command = ("train", "--data", str(place / "data"), "--model", model, "--artifacts", str(tmp_path / "a"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "training", *command, "--json"],
+        capture_output=True,
+        text=True,
+        preexec_fn=small_files,
+        check=False,
+    )
+    lines = ended.stderr.splitlines()
+    assert ended.returncode == 1, ended.stderr
+    assert lines[-1].startswith(f"error: {tmp_path / 'a'}"), ended.stderr
+    assert "Traceback" not in ended.stderr
+    left = [file.name for file in (tmp_path / "a").rglob("*") if file.is_file()]
+    assert left == ([".train.lock"] if model == "gru4rec" else [])
+
+
+@pytest.mark.parametrize("option", ["--artifacts", "--results"])
+def test_a_place_that_cannot_be_written_in_is_told_before_training(
+    place: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "taken").touch()
+    options = {"--artifacts": str(tmp_path / "a"), "--results": str(tmp_path / "r")}
+    options[option] = str(tmp_path / "taken/within")
+    words = [word for pair in options.items() for word in pair]
+    result = run("train", "--data", str(place / "data"), "--model", "gru4rec", *words, "--json")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == f"error: {tmp_path / 'taken'}: Not a directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"], "nothing was begun"
 
 
 def test_training_that_diverges_is_not_published(place: Path, tmp_path: Path) -> None:

@@ -262,3 +262,13 @@ def test_what_differs_from_the_recipe_names_a_run() -> None:
     assert name("lr=0.02", "dim=8") == name("dim=8", "lr=2e-2") == "gru4rec-seed3-235f73f1"
     others = {name("lr=0.02"), name("dim=8"), name("lr=0.02", "dim=8"), name(refit_epochs=2), name()}
     assert len(others) == 5
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was(tmp_path: Path) -> None:
+    file = tmp_path / "select.pt"
+    checkpoint.save(file, {"epoch": 1})
+    file.with_suffix(".writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(file, {"weights": torch.zeros(100_000)})
+    assert checkpoint.load(file) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [file]
