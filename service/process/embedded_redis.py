@@ -69,7 +69,7 @@ class EmbeddedRedis:
         self._strict = strict
         self._max_bytes = max_bytes
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._silence_timeout_seconds = silence_timeout_seconds
+        self.silence_timeout_seconds = silence_timeout_seconds
         self._stop_timeout_seconds = stop_timeout_seconds
         self._executable = find_redis_server()
         self._directory: str | None = None
@@ -158,8 +158,6 @@ class EmbeddedRedis:
             pass_fds=(self._lock_fd,),
         )
         self._wait_until_it_answers()
-        self._has_run = True
-        log.info("embedded redis started", pid=self.pid, data=str(self._data))
 
     def restart_if_dead(self) -> None:
         """Start the server again if it has died; its clients reconnect by themselves."""
@@ -168,6 +166,8 @@ class EmbeddedRedis:
             if self._has_run:
                 log.error("embedded redis died", returncode=self._process.returncode)
             self.start()
+        elif not self._has_run:
+            self._wait_until_it_answers()
 
     def watch(self) -> None:
         """From now on do that by itself; one that does not start is tried again."""
@@ -209,11 +209,12 @@ class EmbeddedRedis:
             self._lock_fd = -1
 
     def _wait_until_it_answers(self) -> None:
+        """Whatever it answers: one whose disk is full says so to a PING, and serves."""
         assert self._process is not None
-        timeout_seconds = self._silence_timeout_seconds
+        timeout_seconds = self.silence_timeout_seconds
         deadline = time.monotonic() + timeout_seconds
-        while (answer := _ping(self.socket_path, timeout_seconds)) != b"+PONG":
-            if answer.startswith(b"-LOADING"):
+        while not (answer := _ping(self.socket_path, timeout_seconds)) or answer.startswith(b"-LOADING"):
+            if answer:
                 deadline = time.monotonic() + timeout_seconds
             if self._ended.is_set():
                 raise EmbeddedRedisError(f"{self._executable} was not waited for: the service ends")
@@ -227,6 +228,8 @@ class EmbeddedRedis:
                     f"{self._executable} started but does not answer: see {self._log_file}"
                 )
             time.sleep(0.01)
+        self._has_run = True
+        log.info("embedded redis started", pid=self.pid, data=str(self._data))
 
 
 def running_redis_url(settings: Settings) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from http.client import HTTPConnection
@@ -18,7 +19,7 @@ from structlog.testing import capture_logs
 
 from service.live.deployment import publish
 from service.process.append_only import Syncing, damaged, files_of
-from service.process.embedded_redis import EmbeddedRedis, memory_bytes
+from service.process.embedded_redis import EmbeddedRedis, find_redis_server, memory_bytes
 from service.process.settings import Settings
 from service.state.keys import Keys
 from service.state.link import StoreUnavailable
@@ -143,6 +144,49 @@ def test_a_full_disk_acknowledges_nothing_that_it_cannot_keep(library: Path, pub
         until(lambda: ready(service) == 200)
         assert clicks.lost() == []
         assert clicks.send(50) == {200}
+
+
+FOUND_BY_A_WORKER_FIRST = """\
+#!{python}
+# A Redis that is asked to store something before the parent asks whether it is there.
+import os, socket, sys, time
+arguments = sys.argv[1:]
+if os.path.exists({full!r}) and "--unixsocket" in arguments:
+    place = arguments.index("--unixsocket") + 1
+    path, arguments[place] = arguments[place], arguments[place] + ".new"
+    if os.fork() == 0:
+        client = socket.socket(socket.AF_UNIX)
+        while client.connect_ex(arguments[place]):
+            time.sleep(0.01)
+        answer = b""
+        while not answer.startswith(b"-MISCONF"):
+            client.sendall(b"SET key value\\r\\n")
+            answer = client.recv(100)
+        os.rename(arguments[place], path)
+        os._exit(0)
+os.execv({redis_server!r}, ["redis-server", *arguments])
+"""
+
+
+def test_a_redis_that_says_that_its_disk_is_full_has_started(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full"
+    script = FOUND_BY_A_WORKER_FIRST.format(
+        python=sys.executable, full=str(full), redis_server=find_redis_server()
+    )
+    (tmp_path / "redis-server").write_text(script)
+    (tmp_path / "redis-server").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, value in disk.environment(library, full_while=full).items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        full.touch()
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        with capture_logs() as logs:
+            server.restart_if_dead()
+        assert {"event": "embedded redis started", "pid": server.pid}.items() <= logs[-1].items()
 
 
 def test_a_disk_that_is_full_for_a_while_takes_what_waited(library: Path, published: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from service.process.embedded_redis import (
     EmbeddedRedis,
@@ -155,6 +156,28 @@ def test_one_that_never_answers_is_an_error_that_names_the_log(
         pass
     with (tmp_path / "redis" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is gone, and nothing holds the data
+
+
+def test_one_that_answers_late_is_waited_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, real = tmp_path / "held", find_redis_server()
+    hold = f'while [ -e {held} ]; do sleep 0.01; done; exec {real} "$@"'
+    fake_redis_server(tmp_path, "Redis server v=7.0.0", then=hold)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        held.touch()
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        server.silence_timeout_seconds = 0
+        for _ in range(2):
+            with pytest.raises(EmbeddedRedisError, match="does not answer"):
+                server.restart_if_dead()
+        pid = server.pid
+        held.unlink()
+        server.silence_timeout_seconds = DEADLINE_SECONDS
+        with capture_logs() as logs:
+            server.restart_if_dead()
+            server.restart_if_dead()
+        assert [(entry["event"], entry["pid"]) for entry in logs] == [("embedded redis started", pid)]
 
 
 def test_other_commands_find_a_private_redis_while_it_runs(artifacts: Path) -> None:
