@@ -65,6 +65,12 @@ class Batch:
     targets: Tensor
     starts: Tensor | None = None
     negatives: Negatives | None = None  # for the losses that sample them
+    known_places: Tensor | None = None  # a GPU would have to be waited for to count them
+
+    @property
+    def places(self) -> Tensor:
+        """(N,) int64: which of the flattened `targets` there are, in order."""
+        return self.targets.flatten().nonzero()[:, 0] if self.known_places is None else self.known_places
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,14 @@ class SessionEncoder(nn.Module):
         with torch.autocast(batch.sessions.device.type, self.softmax_dtype, enabled=low):
             if self.batching == "prefixes":
                 return self(batch.sessions).float(), batch.targets
-            wanted = batch.targets > PAD  # (B, L)
-            return self.forward_all(batch.sessions)[wanted].float(), self.next_clicks(batch)[wanted]
+            vectors = self.forward_all(batch.sessions).flatten(0, 1)[batch.places]
+            return vectors.float(), self.next_clicks(batch).flatten(0, 1)[batch.places]
+
+    def terms(self, batch: Batch) -> int:
+        """How many terms the loss is the mean of: how much a part of a batch counts in the whole."""
+        if self.batching == "positions":
+            return int((self.next_clicks(batch) > PAD).sum())
+        return int((batch.targets > PAD).sum())
 
     def next_clicks(self, batch: Batch) -> Tensor:
         """The targets of each position (B, L), or under a horizon of K its next K clicks (B, L, K)."""

@@ -99,9 +99,8 @@ class GRU4Rec(SessionEncoder):
             state = state * ~batch.starts[:, None]
         carried: Tensor
         hidden, carried = self.gru(self._clicks(batch.sessions), state)  # (B, 1, D), (layers, B, D)
-        wanted = batch.targets > PAD
-        vectors = self._session_vectors(hidden[:, 0])[wanted]
-        return self.score_loss(vectors, batch.targets[wanted], batch.negatives), carried.detach()
+        vectors = self._session_vectors(hidden[:, 0])[batch.places]
+        return self.score_loss(vectors, batch.targets[batch.places], batch.negatives), carried.detach()
 
     def _clicks(self, sessions: Tensor) -> Tensor:
         """(B, L) items to what the GRU reads, (B, L, D or 3D)."""

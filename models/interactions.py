@@ -6,7 +6,7 @@ is served has none: it is the mean of its clicks' item vectors, after propagatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -51,14 +51,22 @@ class SparseRows:
         first = self.starts[rows]
         count = self.starts[rows + 1] - first
         starts = nn.functional.pad(count.cumsum(0), (1, 0))
-        edges = torch.arange(int(starts[-1])) + (first - starts[:-1]).repeat_interleave(count)
+        n_edges = int(starts[-1])
+        before = (first - starts[:-1]).repeat_interleave(count, output_size=n_edges)
+        edges = torch.arange(n_edges, device=rows.device) + before
         return SparseRows(self.columns[edges], starts, self.weights[edges])
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> SparseRows:
+        """The same matrix, with each of its tensors moved."""
+        return SparseRows(move(self.columns), move(self.starts), move(self.weights))
 
     def times(self, dense: Tensor) -> Tensor:
         """The product with a (columns, D) matrix, (rows, D).
 
         A bag is a row's neighbours: embedding_bag is 3 to 4 times as fast here as torch's sparse CSR product.
         """
+        if len(self.starts) == 1:  # no rows
+            return dense.new_zeros(0, dense.shape[1])
         return embedding_bag(
             self.columns,
             dense,
@@ -91,6 +99,10 @@ class SessionItemGraph:
         self.n_sessions = len(sessions)
         self._sessions = SparseRows.of(session, item, weights, self.n_sessions)  # R
         self._items = SparseRows.of(item, session, weights, sessions.n_items + 1)  # Rᵀ
+
+    def move(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Take both halves to where the vectors are."""
+        self._sessions, self._items = self._sessions.moved(move), self._items.moved(move)
 
     def to_items(self, sessions: Tensor) -> Tensor:
         """Rᵀ · sessions: what each item gathers, (n_items + 1, D), of all session vectors (S, D)."""
@@ -157,7 +169,8 @@ class InteractionEncoder(SessionEncoder):
         if not mode:
             with torch.inference_mode(False), torch.no_grad():
                 items = self._propagated_items()
-                self.table = normalize(items, dim=1) if self.head == "niser" else items
+                items = normalize(items, dim=1) if self.head == "niser" else items
+                self.table = items.detach()  # a parameter as it is would become one of this name, too
         return self
 
     def forward_all(self, sessions: Tensor) -> Tensor:
@@ -179,7 +192,7 @@ class InteractionEncoder(SessionEncoder):
         return loss + self.decay / 2 * squares
 
     def _propagated_items(self) -> Tensor:
-        none = torch.zeros(0, dtype=torch.int64)
+        none = torch.zeros(0, dtype=torch.int64, device=self.items.weight.device)
         return self.embed(none, self.sessions(none))[1]
 
 
@@ -199,6 +212,11 @@ class GraphEncoder(InteractionEncoder):
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
         return cls(train.n_items, SessionItemGraph(train), **hyper)  # type: ignore[arg-type]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What moves the model moves its graph, which is no part of it: no checkpoint or export holds any."""
+        self.graph.move(fn)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def layer(self, number: int, own: Tensor, gathered: Tensor) -> Tensor:
         """The next layer's vectors, of a node's own and those gathered from its neighbours."""

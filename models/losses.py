@@ -242,9 +242,10 @@ class _CrossEntropy(torch.autograd.Function):
             largest = largest * norms.max()
         low_vectors, low_items = vectors.to(dtype), items.to(dtype)
 
-        exponentials = _buffer(n_vectors, items.shape[0], dtype)  # (N, n)
+        exponentials = _buffer(n_vectors, low_items)  # (N, n)
         torch.mm(low_vectors, low_items.T, out=exponentials)
-        if bool(largest < _SAFE_EXPONENT):
+        # To ask a GPU whether a logit could overflow would take longer than to look for the highest ones.
+        if not vectors.is_cuda and bool(largest < _SAFE_EXPONENT):
             highest = vectors.new_zeros(n_vectors, 1)
         else:
             highest = exponentials.amax(1, keepdim=True)  # (N, 1)
@@ -269,7 +270,7 @@ class _CrossEntropy(torch.autograd.Function):
         if single:
             grad_vectors.sub_(target_items, alpha=1 / n_pairs)
         else:
-            rows = torch.arange(n_vectors).repeat_interleave(each)
+            rows = torch.arange(n_vectors, device=vectors.device).repeat_interleave(each)
             grad_vectors.index_add_(0, rows, target_items, alpha=-1 / n_pairs)
         grad_items = (exponentials.T @ (vectors * scale).to(dtype)).float()  # (n, D)
         grad_items.index_add_(0, targets, pair_vectors, alpha=-1 / n_pairs)
@@ -291,11 +292,17 @@ class _CrossEntropy(torch.autograd.Function):
 _buffers: dict[torch.dtype, Tensor] = {}
 
 
-def _buffer(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """A (rows, columns) scratch matrix; one allocation is kept per dtype, grown when it must be."""
+def _buffer(rows: int, items: Tensor) -> Tensor:
+    """A (rows, len(items)) scratch matrix of the items' kind.
+
+    One allocation is kept per dtype, grown when it must be; of a GPU's memory torch keeps what is freed.
+    """
+    columns, dtype = len(items), items.dtype
+    if items.device.type != "cpu":
+        return items.new_empty(rows, columns)
     held = _buffers.get(dtype)
     if held is None or held.numel() < rows * columns:
-        held = _buffers[dtype] = torch.empty(rows * columns, dtype=dtype)
+        held = _buffers[dtype] = items.new_empty(rows * columns)
     return held[: rows * columns].view(rows, columns)
 
 

@@ -78,10 +78,11 @@ class SVAE(SessionEncoder):
         return vectors
 
     def loss(self, batch: Batch) -> Tensor:
-        wanted = batch.targets > PAD  # (B, L)
-        mean, log_variance = (part[wanted] for part in self.posterior(batch.sessions))  # (N, latent)
+        mean, log_variance = (
+            part.flatten(0, 1)[batch.places] for part in self.posterior(batch.sessions)
+        )  # (N, latent)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp()  # (3)
-        targets = self.next_clicks(batch)[wanted]  # (N,), or (N, k)
+        targets = self.next_clicks(batch).flatten(0, 1)[batch.places]  # (N,), or (N, k)
         each = (targets > PAD).sum() / len(
             targets
         )  # score_loss is a mean over targets; (5) sums a position's
@@ -90,6 +91,9 @@ class SVAE(SessionEncoder):
         beta = self.kl_weight * (self.steps / self.anneal_steps).clamp(max=1)
         self.steps += 1
         return likelihood + beta * divergence  # (5)
+
+    def terms(self, batch: Batch) -> int:
+        return len(batch.places)  # (5) is a mean over positions, whatever k
 
     def item_vectors(self) -> Tensor:
         return self.items.weight

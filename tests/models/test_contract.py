@@ -65,6 +65,14 @@ def test_shapes(case: Case) -> None:
 
 
 @each_model
+def test_eval_mode_adds_nothing_to_what_a_checkpoint_holds(case: Case) -> None:
+    model = case.model.build(planted(20, 0), **case.hyper)
+    held = model.state_dict().keys()
+    model.eval()
+    assert model.state_dict().keys() == held
+
+
+@each_model
 def test_padding_and_other_rows_change_nothing(case: Case) -> None:
     model = case.model.build(planted(20, 0), **case.hyper).eval()
     sessions = some_sessions(6, 7)
