@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 import torch
+from lightning_fabric import Fabric
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
 from service.live.deployment import bundle_path
@@ -24,6 +26,7 @@ from training.learn.checkpoint import (
     Phase,
     Precision,
     RunConfig,
+    RunInUseError,
     alone_in,
     check_writable,
     load_trained,
@@ -59,6 +62,7 @@ class FitOptions:
     version: str | None = None  # of the bundle; None: named by the time it is made
     start: WarmStart | None = None  # None: from random weights
     test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
+    fabric: Fabric | None = None  # where a model is trained; None: on the processor, in one process
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,16 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     return Fitted(bundle, result, evaluation)
 
 
+def train_along(model: str, data: Dataset, options: FitOptions, watcher: Watcher) -> None:
+    """What each process but the first does of `fit`: train, and leave the rest to that one.
+
+    Raises what `fit` raises before its export.
+    """
+    assert options.recipe is not None, "what is counted is counted by one process"
+    check_targets(data, test=options.test)
+    _train(model, data, options, options.recipe, watcher)
+
+
 def check_targets(data: Dataset, *, test: bool) -> None:
     """Refuse, before hours of training, what would come to nothing at their end. Raises `DatasetError`."""
     for split, sessions in {"training": data.train, "test": data.test}.items():
@@ -156,6 +170,7 @@ def export_checkpoint(
 def _train(
     model: str, data: Dataset, options: FitOptions, recipe: Recipe, watcher: Watcher
 ) -> TrainedOrCounted:
+    fabric = options.fabric or Fabric(accelerator="cpu", devices=1)
     config = RunConfig(
         model=model,
         data_fingerprint=data.info.fingerprint,
@@ -165,6 +180,8 @@ def _train(
         recipe=recipe,
         hyper=options.hyper,
         started_from=options.start.version if options.start else None,
+        device=fabric.device.type,
+        processes=fabric.world_size,
     )
     checkpoints = options.checkpoints
     if checkpoints is None:
@@ -186,6 +203,7 @@ def _train(
             on_progress=watcher.on_progress,
             on_epoch=lambda record: watcher.on_epoch(phase, record),
             initial=options.start,
+            fabric=fabric,
         )
         return phases[phase]
 
@@ -201,7 +219,7 @@ def _train(
         )
         if options.refit:  # on what would be the same sessions
             epochs = recipe.epochs
-    with alone_in(checkpoints):
+    with _first_alone_in(checkpoints, fabric):
         if epochs is None:
             last = run_phase("select", config, data.train, validate)
             epochs = last.epochs
@@ -213,13 +231,35 @@ def _train(
     seconds = sum(r["train_seconds"] + r["validation_seconds"] for h in histories.values() for r in h)
     return TrainedOrCounted(
         last.model,
-        {"precision": options.precision, "threads": options.threads, "recipe": dataclasses.asdict(recipe)},
+        {
+            "precision": options.precision,
+            "threads": options.threads,
+            "device": config.device,
+            "processes": config.processes,
+            "recipe": dataclasses.asdict(recipe),
+        },
         last.epochs,
         round(seconds),
         sum(parameter.numel() for parameter in last.model.parameters()),
         histories,
         _chosen(phases["select"]) if "select" in phases else None,
     )
+
+
+@contextmanager
+def _first_alone_in(checkpoints: Path, fabric: Fabric) -> Iterator[None]:
+    """The first process holds the lock; where it gets none, all are refused. Raises `RunInUseError`."""
+    with ExitStack() as held:
+        refused: Exception | None = None
+        if fabric.global_rank == 0:
+            try:
+                held.enter_context(alone_in(checkpoints))
+            except (RunInUseError, OSError) as error:
+                refused = error
+        refused = fabric.broadcast(refused)
+        if refused is not None:
+            raise refused
+        yield
 
 
 def _chosen(selected: Trained) -> dict[str, float] | None:

@@ -49,6 +49,18 @@ MaxIndexOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
 ]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N, to train on.")
+]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        help="GPUs, or on cpu processes, that train one model together.",
+        show_default="1, or what torchrun started",
+    ),
+]
 CORES = os.cpu_count() or 1
 
 
@@ -78,6 +90,8 @@ def train(
         ),
     ] = "auto",
     threads: ThreadsOption = CORES,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = None,
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
@@ -98,21 +112,25 @@ def train(
     item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when validation MRR@20 stops rising.
     Every epoch leaves a checkpoint under ARTIFACTS/runs/, in a directory for each data set, model, seed and
     what was --set; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
+    With --devices, or under torchrun, several processes train one model together, and the first one writes.
     """
     from service.live.deployment import publish as publish_version
     from service.ranking.neighbours import NEIGHBOURS
     from training.bundling.indexes import WantedIndex
     from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
-    from training.fit import FitOptions, fit
+    from training.fit import FitOptions, fit, train_along
     from training.learn.checkpoint import check_writable
+    from training.learn.devices import DeviceError, open_fabric, torchrun_processes
     from training.learn.hyper import HyperError, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
     from training.measure.results import write_result
 
-    with reported(json_) as console:
+    with reported(json_, together=True) as console:
         if model in baseline_names():
+            if (devices or torchrun_processes()) > 1:
+                raise DeviceError(f"--devices: {model} is counted, by one process")
             if publish and model not in NEIGHBOURS:
                 raise HyperError(
                     f"--publish: {model} cannot be served; of what is counted, {', '.join(NEIGHBOURS)} can"
@@ -122,11 +140,14 @@ def train(
             recipe, hyper = None, resolve_counted(model, set_ or [])
         else:
             recipe, hyper = resolve(find_model(model), set_ or [])
+        fabric = open_fabric(device, devices) if recipe else None
         options = FitOptions(
             recipe=recipe,
             hyper=hyper,
             seed=seed,
-            precision=default_precision() if precision == "auto" else precision,
+            precision=default_precision(fabric.device if fabric else None)
+            if precision == "auto"
+            else precision,
             threads=threads,
             artifacts=artifacts,
             index=WantedIndex(index, max_index_mb),
@@ -134,7 +155,12 @@ def train(
             refit_epochs=refit_epochs,
             resume=resume,
             test=test or results is not None,
+            fabric=fabric,
         )
+        if fabric and fabric.global_rank:
+            with TerminalWatcher(Console(quiet=True)) as watcher:
+                train_along(model, Dataset.load(data), options, watcher)
+            return
         if results is not None:
             check_writable(results)
         try:
@@ -310,9 +336,10 @@ def export(
 
 
 @contextmanager
-def reported(json_: bool) -> Iterator[Console]:
+def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     """A console that leaves stdout to JSON if asked; errors become one line and an exit code.
 
+    Unless processes of torchrun work `together`, each would do the same to the same files: they are refused.
     2 for wrong input, 1 for a check that refused, or for what may go better another time.
     """
     from service.live.deployment import DeploymentError
@@ -322,6 +349,7 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.data.clicks import ClicksError
     from training.data.dataset import DatasetError
     from training.learn.checkpoint import CheckpointError, RunInUseError
+    from training.learn.devices import DeviceError, torchrun_processes
     from training.learn.hyper import HyperError
     from training.learn.registry import UnknownModelError
     from training.learn.train import DivergedError
@@ -334,6 +362,8 @@ def reported(json_: bool) -> Iterator[Console]:
 
     console = Console(stderr=json_, highlight=False)
     try:
+        if torchrun_processes() > 1 and not together:
+            raise DeviceError("under torchrun several processes can `train`; run this command without it")
         yield console
     except (
         BundleError,
@@ -342,6 +372,7 @@ def reported(json_: bool) -> Iterator[Console]:
         ConfigError,
         DatasetError,
         DeploymentError,
+        DeviceError,
         HyperError,
         ResultError,
         RunError,

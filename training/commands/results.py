@@ -15,6 +15,8 @@ from training.commands.models import (
     INTERRUPTED,
     ArtifactsOption,
     DataOption,
+    DeviceOption,
+    DevicesOption,
     JsonOption,
     ThreadsOption,
     reported,
@@ -39,6 +41,8 @@ def benchmark(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every model.")] = 1,
     threads: ThreadsOption = CORES,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     results: Annotated[Path, typer.Option(help="Gets <dataset>/<model>.json and .npz.")] = Path(
         "docs/results"
@@ -50,6 +54,7 @@ def benchmark(
     A model whose result file is there is done. After Ctrl-C, a kill or the end of the budget the same command
     goes on where it was. A model that fails is named at the end (exit code 1); the others go on.
     """
+    from training.learn.devices import resolve_device
     from training.learn.registry import baseline_names, find_model, model_names
     from training.report.benchmark import BenchmarkOptions, Outcome
     from training.report.benchmark import benchmark as run_benchmark
@@ -60,7 +65,10 @@ def benchmark(
             if name not in baseline_names():
                 find_model(name)
         names = list(dict.fromkeys(names or [*baseline_names(), *model_names()]))
-        options = BenchmarkOptions(data, results, artifacts, seed, threads, budget_minutes)
+        resolve_device(device)
+        options = BenchmarkOptions(
+            data, results, artifacts, seed, threads, budget_minutes, device=device, devices=devices
+        )
         outcomes: list[Outcome] = []
         try:
             for name, news in run_benchmark(names, options):

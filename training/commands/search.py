@@ -18,6 +18,7 @@ from training.commands.models import (
     INTERRUPTED,
     ArtifactsOption,
     DataOption,
+    DeviceOption,
     JsonOption,
     ThreadsOption,
     reported,
@@ -53,6 +54,7 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Of the search, and of every trial's training.")] = 1,
     precision: Annotated[Literal["auto", "bf16", "32"], typer.Option(help="As in `train`.")] = "auto",
     threads: ThreadsOption = CORES,
+    device: DeviceOption = "auto",
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
@@ -64,6 +66,7 @@ def tune(
     """
     from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
+    from training.learn.devices import resolve_device
     from training.learn.registry import find_model
     from training.learn.train import default_precision
     from training.search.space import assignments, own_parameters, search_space
@@ -77,9 +80,10 @@ def tune(
             space=search_space(find_model(model), fixed, search or []),
             trials=trials,
             seed=seed,
-            precision=default_precision() if precision == "auto" else precision,
+            precision=default_precision(resolve_device(device)) if precision == "auto" else precision,
             threads=threads,
             artifacts=artifacts,
+            device=device,
         )
         dataset = Dataset.load(data)
         try:
@@ -92,7 +96,7 @@ def tune(
         words = ["train", "--data", str(data), "--model", model, "--refit"]
         words += [word for each in [*fixed, *assignments(best[0].params)] for word in ("--set", each)]
         words += ["--seed", str(seed), "--precision", options.precision, "--threads", str(threads)]
-        words += ["--artifacts", str(artifacts)]
+        words += ["--artifacts", str(artifacts), *(["--device", device] if device != "auto" else [])]
         command = "python -m training " + shlex.join(words)
         own = own_parameters(find_model(model), fixed, options.space)
         before = study[0].value if study[0].params == own else None  # it may have failed

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,8 @@ class RunConfig:
     recipe: Recipe
     hyper: dict[str, Hyper]
     started_from: str | None = None  # the version whose weights it began with
+    device: str = "cpu"  # or cuda, whichever of them
+    processes: int = 1
 
 
 @dataclass
@@ -63,6 +65,9 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
     best_weights: dict[str, torch.Tensor] | None = None
+
+
+OwnState = dict[str, Any]  # what each of several processes has of its own: generators, and the lanes' state
 
 
 def run_name(
@@ -165,34 +170,62 @@ def save_run(
     model: SessionEncoder,
     optimizer: torch.optim.Optimizer,
     state: State,
+    processes: Sequence[OwnState],
 ) -> None:
-    """Write all that a phase goes on from; `identity` is its phase and `RunConfig`."""
+    """Write all that a phase goes on from.
+
+    `identity` is its phase and `RunConfig`, `processes` what each process has of its own, the first one's
+    first.
+    """
+    first, *others = processes
     save(
         file,
         {
             "identity": identity,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            "rng": first["rng"],
+            "cuda_rng": first["cuda_rng"],
             "state": {f.name: getattr(state, f.name) for f in dataclasses.fields(State)},
+            "others": others,
         },
     )
 
 
+def own_state(state: State, device: torch.device) -> OwnState:
+    """What this process has of its own, on the processor."""
+    return {
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "carried": None if state.carried is None else state.carried.cpu(),
+    }
+
+
 def restore(
-    file: Path, identity: dict[str, Any], model: SessionEncoder, optimizer: torch.optim.Optimizer
+    file: Path,
+    identity: dict[str, Any],
+    model: SessionEncoder,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    rank: int = 0,
 ) -> State:
-    """Put model, optimiser and random generator where the checkpoint left them. Raises `CheckpointError`."""
+    """Put model, optimiser and random generators where the checkpoint left them. Raises `CheckpointError`."""
     saved = load(file)
-    theirs = saved["identity"]
+    theirs = {"device": "cpu", "processes": 1, **saved["identity"]}  # which earlier versions did not name
     changed = [key for key in identity if identity[key] != theirs.get(key)]
     if changed:
         differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)
         raise CheckpointError(f"{file}: belongs to another run: {differences}")
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    torch.set_rng_state(saved["rng"])
-    return State(**saved["state"])
+    state = State(**saved["state"])
+    own: OwnState = saved["others"][rank - 1] if rank else saved
+    torch.set_rng_state(own["rng"])
+    if own.get("cuda_rng") is not None:
+        torch.cuda.set_rng_state(own["cuda_rng"], device)
+    carried = own["carried"] if rank else state.carried
+    state.carried = None if carried is None else carried.to(device)
+    return state
 
 
 def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:

@@ -7,7 +7,6 @@ it then trains a new model on training and validation sessions together, for the
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import dataclasses
 import time
@@ -19,9 +18,10 @@ from typing import Protocol
 import torch
 from lightning_fabric import Fabric
 
-from models.base import Recipe, SessionEncoder, Sessions
+from models.base import Batch, Recipe, SessionEncoder, Sessions
 from training.learn.batches import Examples
-from training.learn.checkpoint import Phase, Precision, RunConfig, State, restore, save_run
+from training.learn.checkpoint import Phase, Precision, RunConfig, State, own_state, restore, save_run
+from training.learn.devices import everyones, made_ahead, mean_of_processes, moved, part_of, repeatable
 from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
 from training.learn.negatives import NegativeSampler
@@ -89,22 +89,48 @@ def train_phase(
     on_epoch: Callable[[dict[str, float]], object],
     initial: Callable[[SessionEncoder], None] | None = None,
     pace: Pace = USUAL_PACE,
+    fabric: Fabric | None = None,
 ) -> Trained:
     """Train until the recipe's epochs are done or validation MRR@20 stops rising.
 
     `validate` judges the model between epochs; None, in a refit, keeps the last weights. `initial` sets the
-    weights that a phase begins with, unless it goes on from a checkpoint. Raises `CheckpointError` when
-    `resume` finds another run's checkpoint, `DivergedError` when the loss or a weight is no longer finite, or
-    when no epoch had a single hit on validation. No checkpoint holds what is not finite.
+    weights that a phase begins with, unless it goes on from a checkpoint. `fabric` says where to train (None:
+    on the processor, alone); of several processes each must come here, and the first one alone writes,
+    validates and reports. Raises `CheckpointError` when `resume` finds another run's checkpoint,
+    `DivergedError` when the loss or a weight is no longer finite, or when no epoch had a single hit on
+    validation. No checkpoint holds what is not finite. The model returned is on the processor.
     """
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    with repeatable(fabric.device):
+        watch = on_progress, on_epoch
+        return _train(fabric, config, model_class, train, validate, phase, file, resume, watch, initial, pace)
+
+
+def _train(
+    fabric: Fabric,
+    config: RunConfig,
+    model_class: type[SessionEncoder],
+    train: Sessions,
+    validate: Validate | None,
+    phase: Phase,
+    file: Path,
+    resume: bool,
+    watch: tuple[Callable[[Progress], object], Callable[[dict[str, float]], object]],
+    initial: Callable[[SessionEncoder], None] | None,
+    pace: Pace,
+) -> Trained:
+    on_progress, on_epoch = watch
     keep_freed_memory()
     torch.set_num_threads(config.threads)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    fabric.launch()
+    rank, world = fabric.global_rank, fabric.world_size
     torch.manual_seed(config.seed)
-    bare = model_class.build(train, **config.hyper)
+    bare = model_class.build(train, **config.hyper)  # on the processor: the same weights wherever it goes
     bare.softmax_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     recipe = bare.recipe = config.recipe
+    resumed = fabric.broadcast(resume and file.exists())
+    if initial is not None and not resumed:
+        initial(bare)
+    bare.to(fabric.device)
     bare_optimizer = make_optimizer(bare, recipe)
     model, optimizer = fabric.setup(bare, bare_optimizer)
     model.mark_forward_method("loss")
@@ -113,10 +139,23 @@ def train_phase(
     sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
     state = State()
     identity = {"phase": phase, **dataclasses.asdict(config)}
-    if resume and file.exists():
-        state = restore(file, identity, bare, bare_optimizer)
-    elif initial is not None:
-        initial(bare)
+    if resumed:
+        state = restore(file, identity, bare, bare_optimizer, fabric.device, rank)
+    elif rank:
+        torch.manual_seed(config.seed + rank)  # from here on: what one process drops, another may keep
+
+    def batch_of(step: int) -> tuple[Batch, float]:
+        batch = examples.batch(plan[step])
+        if sampler is not None:
+            negatives = sampler.draw(batch.targets, config.seed, state.epoch, step)
+            batch = dataclasses.replace(batch, negatives=negatives)
+        batch, weight = part_of(bare, batch, rank, world) if world > 1 else (batch, 1.0)
+        return moved(batch, fabric.device), weight
+
+    def save() -> None:
+        everyone = everyones(own_state(state, fabric.device), world)
+        if rank == 0:
+            save_run(file, identity, bare, bare_optimizer, state, everyone)
 
     while not _finished(state, recipe):
         began, epoch_before = time.perf_counter(), state.epoch_seconds
@@ -127,15 +166,16 @@ def train_phase(
         plan = examples.plan(recipe.batch_size, config.seed, state.epoch)
         model.train()
         pending: list[torch.Tensor] = []
-        for step in range(state.step, len(plan)):
-            batch = examples.batch(plan[step])
-            if sampler is not None:
-                negatives = sampler.draw(batch.targets, config.seed, state.epoch, step)
-                batch = dataclasses.replace(batch, negatives=negatives)
+        steps = range(state.step, len(plan))
+        for step, (batch, weight) in zip(steps, made_ahead(batch_of, steps, fabric.device), strict=True):
             if bare.batching == "session-parallel":
-                loss, state.carried = model.step(batch, state.carried)
+                # At weight 0 the batch is not this process's own: no state of its lanes belongs to it.
+                loss, carried = model.step(batch, state.carried if weight else None)
+                state.carried = carried if weight else state.carried
             else:
                 loss = model.loss(batch)
+            if world > 1:
+                loss = loss * weight
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -145,19 +185,22 @@ def train_phase(
                 continue
             losses = torch.stack(pending).double()
             pending.clear()
+            losses = mean_of_processes(losses, world).cpu()
             _check_losses(losses, state, phase, recipe, len(plan))
             state.loss_sum += float(losses.sum())
             now = time.perf_counter()
             state.epoch_seconds = epoch_before + now - began
-            on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
-            if now - last_saved >= pace.checkpoint_seconds and state.step < len(plan):
+            if rank == 0:
+                on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
+            if state.step < len(plan) and fabric.broadcast(now - last_saved >= pace.checkpoint_seconds):
                 _check_weights(bare, state, phase, len(plan))
-                save_run(file, identity, bare, bare_optimizer, state)
+                save()
                 last_saved = now
         _check_weights(bare, state, phase, len(plan))
-        _close_epoch(state, bare, validate, len(plan), rate)
-        save_run(file, identity, bare, bare_optimizer, state)
-        on_epoch(state.history[-1])
+        _close_epoch(state, bare, validate, len(plan), rate, fabric)
+        save()
+        if rank == 0:
+            on_epoch(state.history[-1])
 
     if validate is not None and not any(record["mrr@20"] for record in state.history):
         raise DivergedError(
@@ -166,7 +209,8 @@ def train_phase(
         )
     if state.best_weights is not None:
         bare.load_state_dict(state.best_weights)
-    return Trained(bare.eval(), state.best_epoch + 1, state.history)
+    vars(bare).pop("forward", None)  # Fabric's, of several processes
+    return Trained(bare.cpu().eval(), state.best_epoch + 1, state.history)
 
 
 def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lanes | Interactions:
@@ -185,8 +229,10 @@ def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimiz
     return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def default_precision() -> Precision:
-    """bfloat16 where the processor multiplies it natively; elsewhere it would be slower than float32."""
+def default_precision(device: torch.device | None = None) -> Precision:
+    """bfloat16 where the device multiplies it natively; elsewhere it would be slower than float32."""
+    if device is not None and device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "32"
     has_bf16 = (
         torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
     )
@@ -234,9 +280,12 @@ def _check_weights(model: SessionEncoder, state: State, phase: Phase, steps: int
 
 
 def _close_epoch(
-    state: State, model: SessionEncoder, validate: Validate | None, steps: int, rate: float
+    state: State, model: SessionEncoder, validate: Validate | None, steps: int, rate: float, fabric: Fabric
 ) -> None:
-    """Validate, keep the weights if they are the best so far, and move on to the next epoch."""
+    """Validate, keep the weights if they are the best so far, and move on to the next epoch.
+
+    Of several processes the first one validates, and the others take its record.
+    """
     record = {
         "epoch": state.epoch + 1,
         "loss": state.loss_sum / steps,
@@ -247,12 +296,16 @@ def _close_epoch(
     if validate is None:
         state.best_epoch = state.epoch  # a refit keeps its last weights
     else:
-        began = time.perf_counter()
-        record |= validate(model)
-        record["validation_seconds"] = round(time.perf_counter() - began, 1)
+        if fabric.global_rank == 0:
+            began = time.perf_counter()
+            record |= validate(model)
+            record["validation_seconds"] = round(time.perf_counter() - began, 1)
+        record = fabric.broadcast(record)
         if record["mrr@20"] > max((earlier["mrr@20"] for earlier in state.history), default=-1.0):
             state.best_epoch = state.epoch
-            state.best_weights = copy.deepcopy(model.state_dict())
+            state.best_weights = {
+                name: weight.to("cpu", copy=True) for name, weight in model.state_dict().items()
+            }
     state.history.append(record)
     state.epoch += 1
     state.step, state.loss_sum, state.epoch_seconds, state.carried = 0, 0.0, 0.0, None

@@ -52,6 +52,7 @@ class TrainConfig(_Section):
     warm_start: bool = True
     refit: bool = True
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     index: Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"] = "auto"
     max_index_mb: float | None = Field(default=None, gt=0)
 

@@ -25,6 +25,7 @@ from training.data.heldout import with_newest_day, write_newest_day
 from training.data.prepare import Rules
 from training.data.prepare import prepare as prepare_dataset
 from training.fit import FitOptions, fit
+from training.learn.devices import open_fabric
 from training.learn.train import Watcher, default_precision
 from training.learn.warm_start import ColdStart, WarmStart, warm_start
 from training.loop.click_source import ClickSource
@@ -161,11 +162,12 @@ def train(run: Run) -> Trained:
     place = bundle_path(run.artifacts, version)
     start, why_not = (None, "neighbours are counted") if recipe is None else _start(run, data)
     if not place.exists():
+        fabric = open_fabric(wanted.device) if recipe else None
         options = FitOptions(
             recipe=recipe,
             hyper=hyper,
             seed=wanted.seed,
-            precision=default_precision(),
+            precision=default_precision(fabric.device if fabric else None),
             threads=wanted.threads,
             artifacts=run.artifacts,
             index=WantedIndex(wanted.index, wanted.max_index_mb),
@@ -174,6 +176,7 @@ def train(run: Run) -> Trained:
             checkpoints=run.paths.checkpoints,
             version=version,
             start=start,
+            fabric=fabric,
         )
         fit(wanted.model, data, options, run.watcher, COMMAND)
     manifest = read_manifest(place)

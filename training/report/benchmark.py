@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Literal
 
 from training.data.dataset import Dataset
+from training.learn.registry import baseline_names
 from training.measure.results import ResultError, result_file
 
 STDERR = 2  # the file descriptor: stdout is for --json
@@ -36,6 +37,8 @@ class BenchmarkOptions:
     seed: int
     threads: int
     budget_minutes: float | None
+    device: str = "auto"
+    devices: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ def train_command(model: str, options: BenchmarkOptions) -> list[str]:
         *("-m", "training", "train", "--data", str(options.data), "--model", model, "--refit", "--resume"),
         *("--seed", str(options.seed), "--threads", str(options.threads), "--index", "flat"),
         *("--artifacts", str(options.artifacts), "--results", str(options.results)),
+        *(("--device", options.device) if options.device != "auto" else ()),
+        *(
+            ("--devices", str(options.devices))
+            if options.devices is not None and model not in baseline_names()
+            else ()
+        ),
     ]
 
 

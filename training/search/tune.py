@@ -25,6 +25,7 @@ from models.base import Hyper
 from training.data.dataset import Dataset
 from training.learn import checkpoint
 from training.learn.checkpoint import CheckpointError, Precision, RunConfig
+from training.learn.devices import open_fabric, resolve_device
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
 from training.learn.train import Watcher, train_phase
@@ -46,6 +47,7 @@ class TuneOptions:
     precision: Precision
     threads: int
     artifacts: Path
+    device: str = "auto"
 
 
 def tune(model: str, data: Dataset, options: TuneOptions, watcher: Watcher) -> list[FrozenTrial]:
@@ -161,6 +163,7 @@ def _train(
     if file.exists():  # of a process that was killed, perhaps before it could judge the last epoch
         for record in checkpoint.load(file)["state"]["history"]:
             judge(record)
+    fabric = open_fabric(options.device)
     train_phase(
         RunConfig(
             model=model,
@@ -170,6 +173,7 @@ def _train(
             threads=options.threads,
             recipe=recipe,
             hyper=hyper,
+            device=fabric.device.type,
         ),
         model_class,
         data.train,
@@ -179,6 +183,7 @@ def _train(
         resume=True,
         on_progress=watcher.on_progress,
         on_epoch=on_epoch,
+        fabric=fabric,
     )
     return max(epoch["mrr@20"] for epoch in epochs)
 
@@ -190,6 +195,7 @@ def _identity(model: str, data: Dataset, options: TuneOptions) -> dict[str, Hype
         "seed": options.seed,
         "precision": options.precision,
         "threads": options.threads,
+        **({"device": "cuda"} if resolve_device(options.device).type == "cuda" else {}),
         **settings(find_model(model), options.fixed),
         **{name: str(distribution) for name, distribution in options.space.items()},
     }
