@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from models.base import PAD, Head, SessionEncoder, Sessions
+from models.base import PAD, Batch, Head, SessionEncoder, Sessions
 from models.layers import running_mean
 from models.losses import Negatives
-from training.learn.batches import Examples
+from training.learn.batches import Examples, Indices
+from training.learn.devices import made_ahead, moved
 from training.learn.hyper import resolve
 from training.learn.negatives import NegativeSampler
 from training.learn.registry import find_model
@@ -24,6 +25,7 @@ from training.learn.train import default_precision, make_optimizer, training_exa
 from training.measure.metrics import mrr_at_k, recall_at_k
 from training.measure.validation import rank_targets
 
+WAIT_EVERY = 20  # steps that a GPU may be behind
 LOOKS = 4  # at validation MRR@20 in an epoch: a whole one may overshoot by far
 
 
@@ -43,6 +45,7 @@ def build(
 def training_steps(model: SessionEncoder, train: Sessions, seed: int, epochs: int) -> Iterator[float]:
     """Train as `training.learn.train` does; yields after each step, with the epochs done so far."""
     recipe = model.recipe
+    device = next(model.parameters()).device
     examples = training_examples(model, train)
     optimizer = make_optimizer(model, recipe)
     sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
@@ -51,11 +54,15 @@ def training_steps(model: SessionEncoder, train: Sessions, seed: int, epochs: in
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step)
         plan = examples.plan(recipe.batch_size, seed, epoch)
-        for step, indices in enumerate(plan):
-            batch = examples.batch(indices)
+
+        def make(step: int, epoch: int = epoch, plan: list[Indices] = plan) -> Batch:
+            batch = examples.batch(plan[step])
             if sampler is not None:
                 negatives = sampler.draw(batch.targets, seed, epoch, step)
                 batch = dataclasses.replace(batch, negatives=negatives)
+            return moved(batch, device)
+
+        for step, batch in enumerate(made_ahead(make, range(len(plan)), device)):
             torch.autograd.backward(model.loss(batch))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -94,11 +101,12 @@ def throughput(
     model: SessionEncoder, train: Sessions, seed: int, *, warm_up: int, steps: int, seconds: float
 ) -> dict[str, float]:
     """Targets per second over `steps` steps after the warm-up, or over as many as begin within `seconds`."""
-    scored: list[int] = []
+    scored: list[Tensor] = []
+    device = next(model.parameters()).device
     score_loss = model.score_loss
 
     def counting(vectors: Tensor, targets: Tensor, negatives: Negatives | None, **others: Any) -> Tensor:
-        scored.append(int((targets > PAD).sum()))
+        scored.append((targets > PAD).sum())
         return score_loss(vectors, targets, negatives, **others)
 
     model.score_loss = counting  # type: ignore[method-assign]
@@ -106,15 +114,27 @@ def throughput(
     for _ in range(warm_up):
         next(training)
     scored.clear()
+    finish(device)
     began, elapsed = time.perf_counter(), 0.0
     while len(scored) < steps and elapsed < seconds:
         next(training)
+        if len(scored) % WAIT_EVERY == 0:
+            finish(device)
         elapsed = time.perf_counter() - began
+    finish(device)
+    elapsed = time.perf_counter() - began
+    examples = int(torch.stack(scored).sum())
     return {
-        "examples_per_second": sum(scored) / elapsed,
-        "examples_per_step": sum(scored) / len(scored),
+        "examples_per_second": examples / elapsed,
+        "examples_per_step": examples / len(scored),
         "steps": len(scored),
     }
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def quality(

@@ -19,11 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.model.sequential_recommender import BERT4Rec
-from recbole.utils import get_model, get_trainer, init_seed
+from scipy.sparse import dok_matrix
 from torch import Tensor
+
+# What RecBole uses and newer numpy and scipy no longer have: for machines that have no older ones.
+for _name, _type in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
+    if not hasattr(np, _name):
+        setattr(np, _name, _type)
+if not hasattr(dok_matrix, "_update"):
+    dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+from recbole.config import Config  # noqa: E402
+from recbole.data import create_dataset, data_preparation  # noqa: E402
+from recbole.model.sequential_recommender import BERT4Rec  # noqa: E402
+from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Request:
     steps: int = 0  # steps that are timed
     seconds: float = 0.0  # the clock stops at the latest after so many
     budget_seconds: float = 0.0  # of training and evaluation; no epoch starts that would not fit
+    gpu: bool = False
     interactions: bool = False  # the files hold pairs of a user and an item, and no sequences
 
 
@@ -119,8 +129,8 @@ def configure(request: Request) -> Config:
             "topk": [20],
             "valid_metric": "MRR@20",
             "metric_decimal_place": 6,
-            "use_gpu": False,
-            "gpu_id": "",
+            "use_gpu": request.gpu,
+            "gpu_id": "0" if request.gpu else "",
             "seed": request.seed,
             **request.settings,
         },
@@ -134,7 +144,7 @@ def answer(request: Request) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
     train, valid, _ = data_preparation(config, create_dataset(config))
     model_class = MaskAppended if request.model == "BERT4Rec" else get_model(request.model)
-    model = model_class(config, train.dataset)
+    model = model_class(config, train.dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if request.interactions and not request.steps:
         return {"history": item_tables(trainer, train, request)}
@@ -191,6 +201,8 @@ def item_tables(trainer: Any, train: Any, request: Request) -> list[dict[str, An
 
 def main() -> int:
     """Answer the request on standard input, in the last line of standard output."""
+    if sys.argv[1:] == ["--try"]:  # whether RecBole can be imported
+        return 0
     print(json.dumps(answer(Request(**json.load(sys.stdin)))))
     return 0
 
