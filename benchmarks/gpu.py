@@ -197,6 +197,8 @@ def table(report: Figures) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, found in report["models"].items():
+        if not found:
+            continue
         gpu, cpu, beside = (found.get(part, {}) for part in ("gpu", "processor", "beside_recbole"))
         fast, slow, theirs = (
             part.get(key)
