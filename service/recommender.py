@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from service.live.follower import DeploymentFollower
 from service.live.quality import TOP, QualityMonitor
-from service.live.recommendation_ids import SEPARATOR, new_id
+from service.live.recommendation_ids import NO_VERSION, SEPARATOR, UNREAD, new_id
 from service.live.snapshot import Snapshot
 from service.live.trending import Trending
 from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
@@ -247,7 +247,12 @@ class Recommender:
         item_ids = [item_id for item_id, _ in items[:k]]
         return Recommendation(
             recommendation_id=new_id(
-                version or "none", visit.session_id, visit.seen, k, exclude_seen, item_ids
+                version or NO_VERSION,
+                visit.session_id,
+                UNREAD if visit.degraded else visit.seen,
+                k,
+                exclude_seen,
+                item_ids,
             ),
             version=version,
             stage=stages[0] if stages else "popular",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.live.recommendation_ids import new_id, parse
+from service.live.recommendation_ids import UNREAD, new_id, parse
 
 IDS = st.text(st.characters(codec="utf-8", min_codepoint=32), min_size=1, max_size=8)
 
@@ -24,12 +28,48 @@ def test_an_id_is_of_one_moment_and_one_answer(
     assert found is not None
     assert (found.version, found.k, found.exclude_seen) == ("v~1", k, exclude_seen)
     assert found.is_moment(session_id, seen)
-    assert found.is_answer(answered)
+    assert found.is_answer(session_id, seen, answered)
     for others in ([*seen, "x"], ["x", *seen]):
         assert not found.is_moment(session_id, others)
     assert not found.is_moment(session_id + "x", seen)
-    assert not found.is_answer([*answered, "x"])
-    assert found.is_answer(answered[::-1]) == (answered == answered[::-1])
+    assert not found.is_answer(session_id, seen, [*answered, "x"])
+    assert not found.is_answer(session_id, [*seen, "x"], answered), "at another moment"
+    assert found.is_answer(session_id, seen, answered[::-1]) == (answered == answered[::-1])
+
+
+def test_a_session_that_could_not_be_read_is_no_empty_one() -> None:
+    empty, unread = (parse(new_id("v1", "s", seen, 20, False, ["b"])) for seen in ((), UNREAD))
+    assert empty is not None
+    assert unread is not None
+    assert (empty.is_moment("s", ()), empty.is_moment("s", UNREAD)) == (True, False)
+    assert (unread.is_moment("s", ()), unread.is_moment("s", UNREAD)) == (False, True)
+
+
+def test_an_id_costs_one_digest_of_what_is_at_hand() -> None:
+    """Counted: three calls of Python's own, one hash, two reads of it."""
+    counted: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event in ("call", "c_call"):
+            counted[frame.f_code.co_name if event == "call" else argument.__name__] += 1
+
+    sys.setprofile(count)
+    try:
+        new_id("v1", "s", ["a"] * 50, 20, True, ["b"] * 20)
+    finally:
+        sys.setprofile(None)
+    counted.pop("setprofile")
+    assert counted == {
+        "new_id": 1,
+        "_moment": 1,
+        "_answer": 1,
+        "urandom": 1,
+        "join": 2,
+        "encode": 2,
+        "update": 1,
+        "hex": 1,
+        "hexdigest": 2,
+    }
 
 
 def test_the_same_answer_has_another_id_each_time_of_which_no_part_stays() -> None:
