@@ -13,13 +13,13 @@ answered only when enough live sessions clicked it, and only where `unknown_item
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
 from service.live.follower import DeploymentFollower
 from service.live.quality import TOP, QualityMonitor
+from service.live.recommendation_ids import NO_VERSION, SEPARATOR, UNREAD, new_id
 from service.live.snapshot import Snapshot
 from service.live.trending import Trending
 from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
@@ -31,7 +31,6 @@ from service.state.store import Appended, Arrival, Click, SessionStore
 
 DEFAULT_K = 20
 MAX_K = 100
-ID_SEPARATOR = "~"  # between a recommendation's version and its own id; no version holds one
 
 Stage = Literal["neighbours", "model", "trending", "popular"]
 
@@ -83,6 +82,7 @@ class Visit(NamedTuple):
     seen: Sequence[str]  # all that the session holds
     co_clicks: Sequence[Scored] = ()  # live co-clicks of the newest item, if no bundle knows that
     degraded: bool = False
+    session_id: str = ""  # '' if it is not stored
 
 
 class Recommender:
@@ -145,7 +145,8 @@ class Recommender:
             REDIS_ERRORS.labels("read").inc()
             snapshot = self._follower.current
             served = _asked_for(snapshot, options) or snapshot.answering(session_id)
-            return _counted(await self._answer(snapshot, served, Visit((), (), degraded=True), options))
+            visit = Visit((), (), degraded=True, session_id=session_id)
+            return _counted(await self._answer(snapshot, served, visit, options))
         return await self._answer_session(session_id, clicks, options)
 
     async def recommend_items(self, item_ids: Sequence[str], options: Options) -> Recommendation:
@@ -177,12 +178,13 @@ class Recommender:
         served = asked_for or snapshot.answering(session_id)
         encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
         seen = [click.item_id for click in clicks]
-        visit = Visit(encoder_items, seen, await self._co_clicks(served, encoder_items, set(encoder_items)))
+        co_clicks = await self._co_clicks(served, encoder_items, set(encoder_items))
+        visit = Visit(encoder_items, seen, co_clicks, session_id=session_id)
         if served is None or asked_for is not None or not self._quality.watches(snapshot, session_id):
             return _counted(await self._answer(snapshot, served, visit, options))
 
         full = options._replace(k=max(options.k, TOP))
-        found = await self._answer(snapshot, served, visit, full)
+        found = await self._answer(snapshot, served, visit, full, told=options.k)
 
         async def answer_by(other: ServedBundle) -> list[str]:
             return [item_id for item_id, _ in (await self._answer(snapshot, other, visit, full)).items]
@@ -195,9 +197,18 @@ class Recommender:
         return _counted(found._replace(items=found.items[: options.k]))
 
     async def _answer(
-        self, snapshot: Snapshot, served: ServedBundle | None, visit: Visit, options: Options
+        self,
+        snapshot: Snapshot,
+        served: ServedBundle | None,
+        visit: Visit,
+        options: Options,
+        *,
+        told: int | None = None,
     ) -> Recommendation:
-        """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`."""
+        """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`.
+
+        `told`: so many of the items are sent, if not all.
+        """
         index_of = served.bundle.index_of if served else {}
         exclude_seen = (
             snapshot.deployment.exclude_seen if options.exclude_seen is None else options.exclude_seen
@@ -232,8 +243,17 @@ class Recommender:
             raise NoModel("no model is published yet, and nothing is trending")
 
         version = served.version if served else None
+        k = told or options.k
+        item_ids = [item_id for item_id, _ in items[:k]]
         return Recommendation(
-            recommendation_id=f"{version or 'none'}{ID_SEPARATOR}{secrets.token_hex(16)}",
+            recommendation_id=new_id(
+                version or NO_VERSION,
+                visit.session_id,
+                UNREAD if visit.degraded else visit.seen,
+                k,
+                exclude_seen,
+                item_ids,
+            ),
             version=version,
             stage=stages[0] if stages else "popular",
             reason=_reason(visit, served, known, stages),
@@ -273,7 +293,7 @@ class Recommender:
 
     def _arrival(self, session_id: str, click: Click, recommendation_id: str | None) -> Arrival:
         snapshot = self._follower.current
-        version: str | None = (recommendation_id or "").rpartition(ID_SEPARATOR)[0]
+        version: str | None = (recommendation_id or "").rpartition(SEPARATOR)[0]
         if version not in snapshot.deployment.needed:
             version = None  # what anybody may send does not name what we count
         is_cold = snapshot.champion is None or click.item_id not in snapshot.champion.bundle.index_of

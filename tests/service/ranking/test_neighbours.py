@@ -98,8 +98,11 @@ def decided(history: Sequence[Session], session: Session, m: int, k: int) -> boo
     ranked = sorted(newest, key=lambda number: similar[number], reverse=True)
     if len(ranked) <= k:
         return True
-    last, next_ = (set(history[number]) & set(session[-LONGEST:]) for number in ranked[k - 1 : k + 1])
-    return similar[ranked[k - 1]] - similar[ranked[k]] > 1e-5 or last == next_
+    last = similar[ranked[k - 1]]
+    if last - similar[ranked[k]] > 1e-5:
+        return True
+    close = [number for number in ranked if abs(similar[number] - last) <= 1e-5]
+    return len({frozenset(history[number]) & frozenset(session[-LONGEST:]) for number in close}) == 1
 
 
 def obvious(history: Sequence[Session], session: Session, m: int, k: int) -> dict[int, float]:
