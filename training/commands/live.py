@@ -213,11 +213,16 @@ def prune(
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
-    """Delete bundles that are neither live nor on trial, nor the one before the live one."""
+    """Delete bundles that are neither live nor on trial, nor the one before the live one.
+
+    Those that the gate compares with, as they were live 30 days ago, stay too.
+    """
     from service.live.deployment import prune as prune_bundles
+    from training.loop.retrain import GateConfig
+    from training.loop.run_record import anchors
 
     with reported(json_) as console:
-        deleted = prune_bundles(artifacts, keep)
+        deleted = prune_bundles(artifacts, keep, anchors(artifacts, GateConfig().drift_days))
         if json_:
             print(json.dumps({"deleted": deleted}))
         else:
