@@ -104,9 +104,10 @@ def lineage(
         challenger = worse(ranks[name], (lost + a_night) / of_all, luck)
         champion = worse(ranks[live], lost / of_all, luck)
         lead = Lead.of(ranking_metrics(challenger), ranking_metrics(ranks[REFERENCE]))
-        anchor = ranks[first] if passed else None
+        # While the first is live it is compared as the champion, and as nothing else.
+        anchor, before = (ranks[first], first_lead) if passed else (None, None)
         judged = CaseRanks(cases, challenger, champion, anchor)
-        checks = [*check_ranks(gate, judged), *check_drift(gate, judged, lead, first_lead)]
+        checks = [*check_ranks(gate, judged), *check_drift(gate, judged, lead, before)]
         if night == 0:
             first_lead = Lead.of(ranking_metrics(champion), ranking_metrics(ranks[REFERENCE]))
         if verdict(checks) == "passed":
