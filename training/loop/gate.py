@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from statistics import NormalDist
@@ -28,6 +29,7 @@ from training.measure.metrics import Ranks
 
 RESAMPLES = 2000
 RESAMPLES_AT_ONCE = 100
+FEW = 2000  # sessions, up to which it is remembered how often each is drawn: 32 MB
 SEED = 0
 QUERIES_AT_ONCE = 100
 MEGABYTE = 1e6
@@ -250,23 +252,42 @@ def paired_difference(champion: Floats, challenger: Floats, cases: Counts, confi
     """Bootstrap of the difference of two means over the same cases, in points.
 
     Sessions are drawn, not cases: those of one session are not independent. `cases` (sessions,) says how many
-    consecutive ones each session has. Sessions that differ alike are drawn together, by their number.
+    consecutive ones each session has.
     """
     session_of = np.repeat(np.arange(len(cases)), cases)
     difference = np.bincount(session_of, challenger - champion, len(cases))
-    kinds, count = np.unique(np.stack([difference, cases], axis=1), axis=0, return_counts=True)
-    random = np.random.default_rng(SEED)
-    points = []
-    for _ in range(RESAMPLES // RESAMPLES_AT_ONCE):
-        drawn = random.multinomial(len(cases), count / len(cases), RESAMPLES_AT_ONCE)  # (R, kinds)
-        summed = drawn @ kinds  # (R, 2) differences and cases
-        points.append(100 * summed[:, 0] / summed[:, 1])
+    of_sessions = np.stack([difference, cases], axis=1)  # (sessions, 2)
+    summed = _few_drawn(of_sessions) if len(cases) <= FEW else _many_drawn(of_sessions)  # (RESAMPLES, 2)
+    drawn_points = 100 * summed[:, 0] / summed[:, 1]
     tail = 1 - confidence
-    drawn_points = np.concatenate(points)
     ends = np.quantile(drawn_points, (tail / 2, 1 - tail / 2, tail, 1 - tail))
     low, high, lower, upper = map(float, ends)
     means = (100 * float(champion.mean()), 100 * float(challenger.mean()))
     return Difference(*means, low, high, lower, upper, float(drawn_points.std()))
+
+
+def _few_drawn(of_sessions: Floats) -> Floats:
+    return times_drawn(len(of_sessions)) @ of_sessions
+
+
+def _many_drawn(of_sessions: Floats) -> Floats:
+    """Sessions that differ alike are drawn together, by their number."""
+    kinds, count = np.unique(of_sessions, axis=0, return_counts=True)
+    random = np.random.default_rng(SEED)
+    shares = count / len(of_sessions)
+    return np.concatenate(
+        [
+            random.multinomial(len(of_sessions), shares, RESAMPLES_AT_ONCE) @ kinds
+            for _ in range(RESAMPLES // RESAMPLES_AT_ONCE)
+        ]
+    )
+
+
+@lru_cache(maxsize=1)
+def times_drawn(sessions: int) -> Floats:
+    """(RESAMPLES, sessions) how often each session is in each resample: the same for every comparison."""
+    drawn = np.random.default_rng(SEED).integers(0, sessions, (RESAMPLES, sessions))
+    return np.stack([np.bincount(row, minlength=sessions) for row in drawn]).astype(np.float64)
 
 
 def check_latency(gate: GateConfig, bundle: Bundle, data: Dataset) -> Check:

@@ -22,6 +22,7 @@ from training.learn import checkpoint
 from training.learn.hyper import resolve, resolve_counted
 from training.learn.registry import find_model
 from training.loop.gate import (
+    FEW,
     CaseRanks,
     Check,
     Lead,
@@ -81,6 +82,18 @@ def test_the_interval_is_that_of_a_mean(confidence: float) -> None:
     assert found.lower == pytest.approx(difference.mean() - one_sided * error, abs=tolerance)
     assert found.upper == pytest.approx(difference.mean() + one_sided * error, abs=tolerance)
     assert found.error == pytest.approx(error, rel=0.07)
+
+
+def test_many_sessions_are_drawn_as_few_are() -> None:
+    """Each ten times, which is more than is remembered of: the error is that of ten times as many."""
+    assert len(ONE_EACH) <= FEW < 10 * len(ONE_EACH)
+    random = np.random.default_rng(2)
+    champion, challenger = (random.random((2, 400)) < [[0.5], [0.4]]).astype(float)
+    found = paired_difference(np.tile(champion, 10), np.tile(challenger, 10), np.tile(ONE_EACH, 10), 0.95)
+    difference = 100 * (challenger - champion)
+    error = difference.std() / np.sqrt(4000)
+    assert found.error == pytest.approx(error, rel=0.07)
+    assert found.lower == pytest.approx(difference.mean() - 1.6449 * error, abs=0.15 * error)
 
 
 def test_sessions_are_drawn_and_not_cases() -> None:
