@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from service.live.deployment import bundle_path, read_deployment, replace_file
 from service.ranking.bundle import read_manifest
 from training.bundling.provenance import source_commit
-from training.loop.retrain import RetrainConfig
+from training.loop.retrain import GateConfig, RetrainConfig
 
 FILE = "run.json"
 LOCK = ".run.lock"
@@ -145,7 +145,7 @@ def anchors(artifacts: Path, days: int) -> list[str]:
     """The versions that the nights are held to, or will be, oldest first; their bundles stay.
 
     Of the published runs every one that is `days` younger than the one chosen before it, beginning with the
-    first. Of those that are `days` old only the newest is left.
+    first. Of those that are `days` old only the newest is left. Raises `RunError`.
     """
     chosen: list[RunRecord] = []
     for record in _published(artifacts):
@@ -153,6 +153,15 @@ def anchors(artifacts: Path, days: int) -> list[str]:
             chosen.append(record)
     old = [each for each in chosen if datetime.now(UTC) - each.started_at >= timedelta(days=days)]
     return [each.version for each in chosen[max(len(old) - 1, 0) :]]
+
+
+def newest_drift_days(artifacts: Path) -> int:
+    """`[gate] drift_days` of the newest run that has it, or its default. Raises `RunError`."""
+    for file in _newest_first(artifacts):
+        match read_record(file).config.get("gate"):
+            case {"drift_days": int(days)}:
+                return days
+    return GateConfig().drift_days
 
 
 def _published(artifacts: Path) -> list[RunRecord]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from typer.testing import CliRunner
 
 from service.live.deployment import bundle_path, publish
 from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
 from tests.training.shop_clicks import config
+from training.__main__ import app
 from training.loop.run_record import (
     KEPT_RUNS,
     RunError,
@@ -23,6 +26,7 @@ from training.loop.run_record import (
     anchors,
     begin_or_resume,
     held_out_from,
+    newest_drift_days,
     paths_of_version,
     read_record,
     run_lock,
@@ -158,6 +162,31 @@ def test_nights_are_held_to_what_was_live_long_ago(artifacts: Path) -> None:
     assert anchors(artifacts, 30) == ["of-45", "of-15"], "of 75, 45 and 15 days ago"
     assert anchors(artifacts, 60) == ["of-75", "of-15"]
     assert anchors(artifacts, 100) == ["of-75"], "of a younger loop, the first"
+
+
+def test_prune_keeps_what_the_configured_gate_compares_with(artifacts: Path, tmp_path: Path) -> None:
+    """As the newest run was configured, or as a file says."""
+    assert newest_drift_days(artifacts) == 30, "there is no run"
+    for days_ago in range(9, -1, -1):
+        Shop.make().write(artifacts, f"of-{days_ago}")
+        published(artifacts, f"of-{days_ago}", days_ago)
+    publish(artifacts, "of-0")
+
+    def pruned(*options: str) -> list[str]:
+        words = ["prune", "--keep", "0", "--artifacts", str(artifacts), "--json", *options]
+        return list(json.loads(CliRunner().invoke(app, words).stdout)["deleted"])
+
+    newest = begin_or_resume(artifacts, config(gate={"drift_days": 2}), new=True)
+    written(artifacts, newest)
+    assert sorted(pruned()) == ["of-2", "of-4", "of-5", "of-6", "of-7", "of-8", "of-9"], "3 is, and 1 will be"
+    file = tmp_path / "retrain.toml"
+    file.write_text("[gate]\ndrift_days = 1\n")
+    assert pruned("--config", str(file)) == ["of-3"], "of 1 day ago is what is compared with now"
+    file.write_text("[gate]\ndrift_days = 0\n")
+    refused = CliRunner().invoke(
+        app, ["prune", "--keep", "0", "--artifacts", str(artifacts), "--config", str(file)]
+    )
+    assert (refused.exit_code, "drift_days" in refused.output) == (2, True)
 
 
 def test_a_bundle_was_trained_on_nothing_that_its_run_held_out(artifacts: Path) -> None:
