@@ -12,17 +12,29 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import duckdb
 import ibis
+import numpy as np
 from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 
 from training.data.arrays import write_arrays
 from training.data.dataset import MANIFEST, DatasetInfo, write_info
-from training.data.formats import SECOND, Log, LogFormat, PrepareError, check_file, read_log, read_sessions
+from training.data.formats import (
+    SECOND,
+    Log,
+    LogFormat,
+    PrepareError,
+    check_file,
+    is_json,
+    log_files,
+    read_json,
+    read_log,
+    read_sessions,
+)
 from training.data.sessions import cut_by_inactivity, drop_rare_items, drop_repeats, drop_short_sessions
 from training.data.split import (
     DAY,
@@ -34,6 +46,10 @@ from training.data.split import (
 MEMORY_LIMIT = "1500MB"  # DuckDB's; a process needs about twice that in all
 MAX_THREADS = 8  # each holds buffers of its own
 REJECTED = "rejected.csv"
+# Rows that are as they should be, and yet no clicks to learn from: no reason to stop.
+LEFT_OUT = ("no_session", "no_visitor", "outside_time_range")
+GAP_DAYS = 30  # what lies beyond a longer pause than this is not the log's time, but a wrong clock's
+_MOST_BEYOND = 0.05  # of the clicks
 
 
 class TooManyRejectedError(PrepareError):
@@ -52,6 +68,8 @@ class Rules:
     drop_repeats: bool = False
     until_stable: bool = False
     cut_straddling: bool = False
+    first_time: int | None = None  # microseconds; clicks before it, and from `end_time` on, are left out
+    end_time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ def prepare(
     max_rejected: float = 0.01,
     force: bool = False,
     report: Callable[[Step], None] = lambda step: None,
+    tell: Callable[[str], None] = lambda word: None,
 ) -> DatasetInfo:
     """Make the data set `output` from the log `inputs`, or from one that is split into `inputs` and `tests`.
 
@@ -83,6 +102,7 @@ def prepare(
     session a line. Raises `PrepareError`; then there is no `output`, or still the old one.
     """
     rules = rules or Rules()
+    inputs, tests = log_files(inputs, tell), log_files(tests, tell)
     files = (*inputs, *tests)
     for file in files:
         check_file(file)
@@ -90,8 +110,15 @@ def prepare(
         raise PrepareError("one session a line tells no times to split by: give the test sessions as --test")
     with _built_aside(output, force) as directory:
         with database(directory) as con:
-            log = read_log(con, files, log_format) if log_format else read_sessions(con, files)
-            counts = _accept(con, log, directory, output, max_rejected)
+            if log_format:
+                read = read_json if is_json(files[0]) else read_log
+                log = read(con, files, log_format, directory)
+            else:
+                log = read_sessions(con, files, directory)
+            accepted = _accepted(con, log)
+            if log_format:
+                log = _within_time_range(con, log, accepted, rules, is_split=bool(tests), tell=tell)
+            counts = _accept(con, log, accepted, directory, output, max_rejected)
             steps = _Steps(con, report)
             clicks = steps.take("read", _encoded(con, n_inputs=len(inputs)))
             if log_format and log_format.by_visitor:
@@ -161,24 +188,31 @@ class _Steps:
         }
 
 
-def _accept(con: Backend, log: Log, directory: Path, output: Path, max_rejected: float) -> dict[str, int]:
-    """Make the table `accepted` of the clicks, list the other rows in rejected.csv, and count both."""
+def _accepted(con: Backend, log: Log) -> Table:
+    """Make the table `accepted` of the clicks."""
+    clicks = log.rows.filter(log.rows.reason.isnull())
+    return con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
+
+
+def _accept(
+    con: Backend, log: Log, accepted: Table, directory: Path, output: Path, max_rejected: float
+) -> dict[str, int]:
+    """List the rows that are not `accepted` in rejected.csv, and count both."""
     rejected = con.create_table("rejected", log.rejected)
     reasons = (
         rejected.group_by("reason").agg(rows=rejected.count()).order_by("reason").to_pyarrow().to_pylist()
     )
-    clicks = log.rows.filter(log.rows.reason.isnull())
-    accepted = con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
     n_accepted = accepted.count().to_pyarrow().as_py()
     n_rejected = sum(found["rows"] for found in reasons)
     n_rows = n_accepted + n_rejected
+    n_bad = sum(found["rows"] for found in reasons if found["reason"] not in LEFT_OUT)
     if not n_rows:
         raise PrepareError("the log holds no click")
-    if n_rejected > max_rejected * n_rows:
+    if n_bad > max_rejected * n_rows:
         kept = output.with_name(f"{output.name}.{REJECTED}")
         rejected.order_by("file", "line").to_csv(kept)
         raise TooManyRejectedError(
-            f"{n_rejected:,} of {n_rows:,} rows, {n_rejected / n_rows:.2%}, are no clicks"
+            f"{n_bad:,} of {n_rows:,} rows, {n_bad / n_rows:.2%}, are no clicks"
             f" ({', '.join('{reason} {rows:,}'.format(**found) for found in reasons)});"
             f" --max-rejected is {max_rejected:.2%}. They are listed in {kept}"
         )
@@ -188,6 +222,64 @@ def _accept(con: Backend, log: Log, directory: Path, output: Path, max_rejected:
     con.drop_table("rejected")
     counts = {"rows": n_rows, "other_events": log.other_events, "rejected": n_rejected}
     return counts | {f"rejected_{found['reason']}": found["rows"] for found in reasons}
+
+
+def _within_time_range(
+    con: Backend, log: Log, accepted: Table, rules: Rules, *, is_split: bool, tell: Callable[[str], None]
+) -> Log:
+    """Take the clicks outside the time range from `accepted`; by default, those that a long pause cuts off.
+
+    One wrong clock would else be the newest day, and its session the whole test.
+    """
+    first, end = rules.first_time, rules.end_time
+    if first is None and end is None and not is_split:
+        days = accepted.group_by(day=accepted.time // DAY).agg(clicks=accepted.count()).order_by("day")
+        first, end = _time_range([(day["day"], day["clicks"]) for day in days.to_pyarrow().to_pylist()], tell)
+    if first is None and end is None:
+        return log
+    rows = log.rows
+    outside = ibis.literal(False)
+    if first is not None:
+        outside |= rows.time < first
+        con.raw_sql(f"DELETE FROM accepted WHERE time < {first}")
+    if end is not None:
+        outside |= rows.time >= end
+        con.raw_sql(f"DELETE FROM accepted WHERE time >= {end}")
+    reason = (rows.reason.isnull() & outside).ifelse("outside_time_range", rows.reason)
+    return replace(log, rows=rows.mutate(reason=reason))
+
+
+def _time_range(
+    days: Sequence[tuple[int, int]], tell: Callable[[str], None]
+) -> tuple[int | None, int | None]:
+    """Where the log's time begins and ends, by its days and their clicks, if not where it seems to."""
+    total = sum(clicks for _, clicks in days)
+    first = end = None
+    beyond = 0
+    for (before, _), (day, clicks) in reversed(list(itertools.pairwise(days))):
+        beyond += clicks
+        if beyond > _MOST_BEYOND * total:
+            break
+        if day - before > GAP_DAYS:
+            end = (before + 1) * DAY
+            tell(_told(beyond, "after", before, day, days[-1][0]))
+    beyond = 0
+    for (day, clicks), (after, _) in itertools.pairwise(days):
+        beyond += clicks
+        if beyond > _MOST_BEYOND * total:
+            break
+        if after - day > GAP_DAYS:
+            first = after * DAY
+            tell(_told(beyond, "before", after, days[0][0], day))
+    return first, end
+
+
+def _told(clicks: int, where: str, edge: int, first: int, last: int) -> str:
+    dates = [np.datetime64(day, "D") for day in (edge, first, last)]
+    return (
+        f"{clicks:,} clicks are left out: {dates[1]} to {dates[2]} lies more than {GAP_DAYS} days {where} "
+        f"{dates[0]}, where the log's other clicks are; --time-range .. keeps all, or says which"
+    )
 
 
 def _encoded(con: Backend, n_inputs: int) -> Table:

@@ -340,7 +340,7 @@ def _a_pipe(place: Path) -> Path:
     [
         (
             _a_directory,
-            "logs: is a directory: name the files in it; what `collect` wrote is read with --format",
+            "logs: is a directory without a log: name the files; what `collect` wrote is read with --format",
         ),
         (
             _a_path_below_a_file,
@@ -392,7 +392,12 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
         (["--test", "log.csv", "--min-item-support", "1"], "--min-item-support has no meaning with --test"),
         (["--visitor-column", "v", "--session-column", "s"], "--session-column contradicts --visitor-column"),
         (["--format", "yoochoose", "--item-column", "sku"], "--item-column is for --format csv"),
-        (["--event", "addtocart"], "--event is for --format retailrocket"),
+        (["--event", "addtocart"], "there is no column 'event_type'"),
+        (["--format", "yoochoose", "--event", "view"], "--event is for logs that tell events"),
+        (["--event-column", "kind"], "--event says which to keep"),
+        (["--format", "sessions", "--nobody-alone"], "--nobody-alone has no meaning with one session a line"),
+        (["--time-range", "yesterday"], "--time-range"),
+        (["--encoding", "klingon"], "there is no such encoding"),
         (["--max-rejected", "many"], "--max-rejected"),
         (["--validation", "110%"], "--validation"),
     ],
