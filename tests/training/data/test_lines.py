@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from training.data.clicks import COLLECTED
 from training.data.formats import (
     OTTO,
     REES46,
@@ -191,6 +192,12 @@ def test_items_that_are_nothing_are_missing(tmp_path: Path) -> None:
         [("a", "NAN", START)],
         [(2, "missing_item"), (3, "missing_time")],
     )
+
+
+def test_an_id_that_the_service_took_is_one_whatever_it_looks_like(tmp_path: Path) -> None:
+    row = {"session_id": ["NA"], "item_id": ["None"], "timestamp": [float(START)], "type": ["click"]}
+    parquet.write_table(pa.table(row), tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", COLLECTED) == ([("NA", "None", START)], [])
 
 
 def test_parquet_is_told_by_its_content_and_its_bytes_are_text(tmp_path: Path) -> None:
