@@ -36,6 +36,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def n_targets(self) -> int:
+        """How many next clicks there are to predict: every click but a session's first."""
+        return int(np.maximum(np.diff(self.offsets) - 1, 0).sum())
+
     def __getitem__(self, part: slice) -> Sessions:
         """A contiguous run of sessions, without copying the clicks."""
         start, stop, step = part.indices(len(self))

@@ -111,7 +111,7 @@ def test_own_clicks_become_a_live_bundle(tmp_path: Path) -> None:
     champion = read_deployment(tmp_path / "artifacts").champion
     assert champion is not None
     metrics = Bundle.load(bundle_path(tmp_path / "artifacts", champion)).manifest.metrics
-    assert metrics["recall@20"] > 90, "sku n is always followed by sku n + 1"
+    assert metrics["validation recall@20"] > 90, "sku n is always followed by sku n + 1"
     for command in commands[2:4]:
         done = run(command.replace("niser-…", champion))
         assert done.returncode == 0, done.stderr

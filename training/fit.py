@@ -12,18 +12,27 @@ from time import perf_counter
 import torch
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
+from service.live.deployment import bundle_path
 from service.ranking.bundle import Bundle
 from service.ranking.neighbours import Neighbours
 from training.baselines.counting import Counted
 from training.bundling.export import export_bundle, export_neighbours, recent_sessions
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
-from training.data.dataset import Dataset
-from training.learn.checkpoint import Phase, Precision, RunConfig, load_trained
+from training.data.dataset import Dataset, DatasetError
+from training.learn.checkpoint import (
+    Phase,
+    Precision,
+    RunConfig,
+    alone_in,
+    check_writable,
+    load_trained,
+    run_name,
+)
 from training.learn.registry import find_baseline, find_model
 from training.learn.train import Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
-from training.measure.evaluate import Evaluation, evaluate, evaluate_counted
+from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
 from training.measure.results import Fitted, headline, measurements
 from training.measure.validation import validation_on
 
@@ -49,6 +58,7 @@ class FitOptions:
     checkpoints: Path | None = None  # the directory they go to; None: that of the command `train`
     version: str | None = None  # of the bundle; None: named by the time it is made
     start: WarmStart | None = None  # None: from random weights
+    test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,20 @@ class TrainedOrCounted:
     seconds: float
     parameters: int
     history: Mapping[Phase, list[dict[str, float]]]
+    validation: dict[str, float] | None  # percent, of the chosen epoch; None: none was held back from it
 
 
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
     """Train or count `model` on `data`; if it can be served, a verified bundle lies in `artifacts/bundles/`.
 
     With `refit` the bundle holds a model of training and validation sessions, trained for the number of
-    epochs that validation chose, or for `refit_epochs` chosen earlier.
+    epochs that validation chose, or for `refit_epochs` chosen earlier. Without `test` the test sessions are
+    not read, and the bundle's metrics are validation's, each called `validation …`.
 
-    Raises `CheckpointError`, `ExportError`.
+    Raises `CheckpointError`, `DatasetError`, `DivergedError`, `ExportError`, `OSError`, `RunInUseError`.
     """
+    check_targets(data, test=options.test)
+    check_writable(bundle_path(options.artifacts, options.version or "new").parent)
     provenance = _provenance(model, data, options.seed, options.recipe, options.hyper)
     learned = (
         _count(model, data, options)
@@ -80,10 +94,17 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     if isinstance(learned.model, SessionEncoder | Neighbours):
         watcher.on_step("exporting, checking and evaluating the bundle")
         bundle, evaluation = _export(
-            learned.model, provenance, data, options.artifacts, options.version, options.index
+            learned.model,
+            provenance,
+            data,
+            options.artifacts,
+            options.version,
+            options.index,
+            None if options.test else learned.validation or {},
         )
     else:
-        bundle, evaluation = None, evaluate_counted(learned.model, data, data.test)
+        bundle = None
+        evaluation = evaluate_counted(learned.model, data, data.test) if options.test else None
     refitted = options.refit or options.refit_epochs is not None
     result: dict[str, object] = {
         **headline(model, data),
@@ -99,9 +120,21 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
         "parameters": learned.parameters,
         "history": learned.history,
         "bundle": bundle.name if bundle else None,
-        **measurements(Bundle.load(bundle) if bundle else None, data, evaluation),
+        "validation": learned.validation,
     }
+    if evaluation is not None:
+        result |= measurements(Bundle.load(bundle) if bundle else None, data, evaluation)
     return Fitted(bundle, result, evaluation)
+
+
+def check_targets(data: Dataset, *, test: bool) -> None:
+    """Refuse, before hours of training, what would come to nothing at their end. Raises `DatasetError`."""
+    for split, sessions in {"training": data.train, "test": data.test}.items():
+        if (split == "training" or test) and not sessions.n_targets:
+            raise DatasetError(
+                f"{data.path}: no {split} session has a second click: there is nothing to "
+                + ("learn from" if split == "training" else "measure on")
+            )
 
 
 def export_checkpoint(
@@ -109,12 +142,15 @@ def export_checkpoint(
 ) -> tuple[Path, Evaluation]:
     """Leave a bundle of what a checkpoint holds; returns where it lies and how it does on the test sessions.
 
-    Raises `CheckpointError`, `ExportError`.
+    Raises `CheckpointError`, `DatasetError`, `ExportError`.
     """
+    check_targets(data, test=True)
     model, config = load_trained(file, data)
     torch.set_num_threads(config.threads)
     provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper)
-    return _export(model, provenance, data, artifacts, None, index)
+    path, evaluation = _export(model, provenance, data, artifacts, None, index)
+    assert evaluation is not None, "the test sessions were asked for"
+    return path, evaluation
 
 
 def _train(
@@ -130,9 +166,11 @@ def _train(
         hyper=options.hyper,
         started_from=options.start.version if options.start else None,
     )
-    checkpoints = (
-        options.checkpoints or options.artifacts / "runs" / data.info.name / f"{model}-seed{options.seed}"
-    )
+    checkpoints = options.checkpoints
+    if checkpoints is None:
+        name = run_name(model, options.seed, recipe, options.hyper, options.refit_epochs)
+        checkpoints = options.artifacts / "runs" / data.info.name / name
+        watcher.on_step(f"checkpoints: {checkpoints}")
     phases: dict[Phase, Trained] = {}
 
     def run_phase(phase: Phase, config: RunConfig, train: Sessions, validate: Validate | None) -> Trained:
@@ -152,12 +190,25 @@ def _train(
         return phases[phase]
 
     epochs = options.refit_epochs
-    if epochs is None:
-        last = run_phase("select", config, data.train, validation_on(data.validation))
-        epochs = last.epochs
-    if options.refit or options.refit_epochs is not None:
-        for_epochs = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=epochs))
-        last = run_phase("refit", for_epochs, data.train_all, None)
+    validate = None
+    if epochs is None and data.validation.n_targets:
+        validate = validation_on(data.validation)
+        watcher.on_step("validation MRR@20 chooses the epoch, and ends training when it no longer rises")
+    elif epochs is None:
+        watcher.on_step(
+            "nothing is held back for validation: no epoch is chosen,"
+            f" training goes on for all {recipe.epochs}"
+        )
+        if options.refit:  # on what would be the same sessions
+            epochs = recipe.epochs
+    with alone_in(checkpoints):
+        if epochs is None:
+            last = run_phase("select", config, data.train, validate)
+            epochs = last.epochs
+        if options.refit or options.refit_epochs is not None:
+            assert epochs is not None
+            for_epochs = dataclasses.replace(config, recipe=dataclasses.replace(recipe, epochs=epochs))
+            last = run_phase("refit", for_epochs, data.train_all, None)
     histories = {phase: trained.history for phase, trained in phases.items()}
     seconds = sum(r["train_seconds"] + r["validation_seconds"] for h in histories.values() for r in h)
     return TrainedOrCounted(
@@ -167,14 +218,28 @@ def _train(
         round(seconds),
         sum(parameter.numel() for parameter in last.model.parameters()),
         histories,
+        _chosen(phases["select"]) if "select" in phases else None,
     )
 
 
+def _chosen(selected: Trained) -> dict[str, float] | None:
+    """What validation said of the epoch that it chose."""
+    record = selected.history[selected.epochs - 1]
+    return {name: value for name, value in record.items() if "@" in name} or None
+
+
 def _count(baseline: str, data: Dataset, options: FitOptions) -> TrainedOrCounted:
+    """Of validation there is something to tell only where test is not asked for: it may take minutes."""
+    count = find_baseline(baseline)
     started = perf_counter()
-    counted = find_baseline(baseline)(data.train_all if options.refit else data.train, **options.hyper)
+    counted = count(data.train_all if options.refit else data.train, **options.hyper)
     seconds = round(perf_counter() - started, 1)
-    return TrainedOrCounted(counted, {"threads": 1, "recipe": None}, 0, seconds, 0, {})
+    validation = None
+    if not options.test and data.validation.n_targets:
+        held_back = count(data.train, **options.hyper) if options.refit else counted
+        metrics = evaluate_counted(held_back, data, data.validation).unmasked
+        validation = {name: metrics[name] for name in (f"recall@{TOP}", f"mrr@{TOP}")}
+    return TrainedOrCounted(counted, {"threads": 1, "recipe": None}, 0, seconds, 0, {}, validation)
 
 
 def _provenance(
@@ -192,17 +257,23 @@ def _export(
     artifacts: Path,
     version: str | None,
     index: WantedIndex,
-) -> tuple[Path, Evaluation]:
-    """A bundle that answers as `model` does, and how it does on the test sessions."""
+    validation: dict[str, float] | None = None,
+) -> tuple[Path, Evaluation | None]:
+    """A bundle that answers as `model` does, and how it does on the test sessions.
+
+    These are not read where there are figures of `validation` to put in their place.
+    """
     evaluations: list[Evaluation] = []
 
     def measure(bundle: Bundle) -> dict[str, float]:
+        if validation is not None:
+            return {f"validation {name}": value for name, value in validation.items()}
         evaluations.append(evaluate(bundle, data, data.test))
         return evaluations[-1].unmasked
 
-    sample, version = recent_sessions(data.train_all), version or new_version(provenance.model)
+    sample, version = recent_sessions(data.train_all), version or new_version(provenance.model, artifacts)
     if isinstance(model, SessionEncoder):
         path = export_bundle(model, data.items, sample, provenance, artifacts, version, measure, index)
     else:
         path = export_neighbours(model, data.items, sample, provenance, artifacts, version, measure)
-    return path, evaluations[-1]
+    return path, evaluations[-1] if evaluations else None

@@ -204,11 +204,15 @@ def _without_experiments(old: Deployment, version: str) -> Deployment:
 def replace_file(file: Path, content: bytes) -> None:
     """Write beside the target, sync, and rename over it: readers see the old file or the new one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -112,6 +112,9 @@ class Settings(BaseSettings):
         gt=0,
         description="collected clicks stay in the log this long, so that a restored backup can be caught up",
     )
+    click_retention_days: int | None = Field(
+        default=None, ge=1, le=36500, description="collected clicks are deleted after it; unset: never"
+    )
     durability: Literal["standard", "strict"] = Field(
         default="standard", description="standard survives the death of any process; strict also a power loss"
     )

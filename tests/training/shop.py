@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -65,6 +66,8 @@ class Shop:
             "redis_prefix",
         )
         values = {variable(field): str(getattr(self.settings, field)) for field in fields}
+        if self.settings.click_retention_days is not None:
+            values[variable("click_retention_days")] = str(self.settings.click_retention_days)
         return values | {REDIS_URL: str(self.settings.redis_url)}
 
     def send(self, *sent: Sent) -> None:
@@ -106,8 +109,15 @@ class Shop:
         batch: int = BATCH,
         max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
         on_commit: Callable[[Commit], object] = lambda _: None,
+        clock: Callable[[], float] = time.time,
     ) -> Collected:
-        return collect(self.settings, batch=batch, max_files_of_a_day=max_files_of_a_day, on_commit=on_commit)
+        return collect(
+            self.settings,
+            batch=batch,
+            max_files_of_a_day=max_files_of_a_day,
+            on_commit=on_commit,
+            clock=clock,
+        )
 
     def run(self, *arguments: str) -> Result:
         """`python -m training collect`, in this process."""

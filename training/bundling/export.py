@@ -36,9 +36,12 @@ from service.ranking.neighbours import Neighbours
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
 from training.bundling.provenance import Provenance
+from training.learn.checkpoint import unwritten
 
 PARITY_SESSIONS = 256
 VECTOR_TOLERANCE = 1e-4
+SAME = 1e-6  # cosines and coordinates closer than this differ by rounding only
+TOLD_APART = 64  # sessions whose answers are compared
 
 
 class ExportError(RuntimeError):
@@ -46,11 +49,14 @@ class ExportError(RuntimeError):
 
 
 def recent_sessions(sessions: Sessions) -> list[list[int]]:
-    """The newest sessions without their last click: real inputs for the checks at export."""
-    newest = sessions[max(0, len(sessions) - INDEX_SESSIONS) :]
+    """The newest sessions without their last click: real inputs for the checks at export.
+
+    Those of a single click, which a log that comes split may hold, have nothing before it.
+    """
+    used = np.flatnonzero(np.diff(sessions.offsets) > 1)[-INDEX_SESSIONS:]
     return [
-        newest.items[start : end - 1].tolist()
-        for start, end in zip(newest.offsets[:-1], newest.offsets[1:], strict=True)
+        sessions.items[start : end - 1].tolist()
+        for start, end in zip(sessions.offsets[used], sessions.offsets[used + 1], strict=True)
     ]
 
 
@@ -72,12 +78,12 @@ def export_bundle(
     """
     model.eval()
     with _assembled(artifacts, version) as work:
-        write_encoder(model, work / ENCODER)
         vectors = served_item_vectors(model)
+        queries = served_session_vectors(model, sample[:INDEX_SESSIONS])
+        check_tells_apart(vectors, queries, sample)
+        write_encoder(model, work / ENCODER)
         try:
-            index = write_index(
-                vectors, served_session_vectors(model, sample[:INDEX_SESSIONS]), wanted, work / INDEX
-            )
+            index = write_index(vectors, queries, wanted, work / INDEX)
         except NoIndexFits as error:
             raise ExportError(str(error)) from error
         write_items(work / ITEMS, items)
@@ -139,6 +145,11 @@ def _assembled(artifacts: Path, version: str) -> Iterator[Path]:
     try:
         yield work
         work.rename(place)
+    except (OSError, RuntimeError) as error:
+        problem = unwritten(place, error) if not isinstance(error, ExportError) else None
+        if problem is None:
+            raise
+        raise problem from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -242,6 +253,26 @@ def served_session_vectors(model: SessionEncoder, sessions: list[list[int]]) -> 
     """(B, D') unit vectors, as the bundle's encoder will make them."""
     vectors: Vectors = ServedEncoder(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
     return vectors
+
+
+def check_tells_apart(vectors: Vectors, queries: Vectors, sample: list[list[int]]) -> None:
+    """Refuse a model that has diverged, or collapsed to one score or one answer. Raises `ExportError`.
+
+    `queries` (B, D) are the vectors of the sessions in `sample`, `vectors` (n, D) those of the items.
+    """
+    bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(bad):
+        raise ExportError(f"the vector of item {bad[0] + 1} is not finite: the model has diverged")
+    bad = np.flatnonzero(~np.isfinite(queries).all(1))
+    if len(bad):
+        raise ExportError(f"the vector of session {sample[bad[0]]} is not finite: the model has diverged")
+    queries, sample = queries[:TOLD_APART], sample[:TOLD_APART]
+    scores = queries @ vectors.T  # (B, n)
+    if len(vectors) > 1 and np.ptp(scores, axis=1).max() <= SAME:
+        raise ExportError("all items have the same score in every session: the model is constant")
+    differ = len(vectors) > 1 and len({session[-1] for session in sample}) > 1
+    if differ and np.ptp(queries, axis=0).max() <= SAME:
+        raise ExportError("all sessions have the same vector, and one answer: the model is constant")
 
 
 @torch.inference_mode()

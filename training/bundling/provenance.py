@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from models.base import Hyper
+from service.live.deployment import bundle_path
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class Provenance:
     data_fingerprint: str
 
 
-def new_version(model: str) -> str:
-    """A version name that sorts by time within a model: `niser-20261122T101500`."""
-    return f"{model}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+def new_version(model: str, artifacts: Path) -> str:
+    """A version that no bundle has, and that sorts by time within a model: `niser-20261122T101500`."""
+    now = datetime.now(UTC)
+    while bundle_path(artifacts, version := f"{model}-{now:%Y%m%dT%H%M%S}").exists():
+        now += timedelta(seconds=1)
+    return version
 
 
 def source_commit() -> str:

@@ -39,6 +39,8 @@ def collect(
 ) -> None:
     """Take the clicks from the service's log into ARTIFACTS/clicks, each of them once.
 
+    Whole days that are older than NEXTCLICK_CLICK_RETENTION_DAYS are deleted.
+
     Ends when it has all that was in the log when it began; it may be killed at any time, and run again. Which
     Redis it reads follows from the service's own NEXTCLICK_ settings; a private Redis is read whether the
     service runs or not. Exit code 1: another collection runs, Redis fails, or entries of the log are missing,
@@ -58,13 +60,21 @@ def collect(
         fail(str(error), code=1)
     totals, commit = collected.totals, collected.commit
     if json_:
-        result = {"files": len(commit.files), "days": commit.days, "generation": commit.generation}
+        result = {
+            "expired_days": collected.expired_days,
+            "expired_clicks": collected.expired_clicks,
+            "files": len(commit.files),
+            "days": commit.days,
+            "generation": commit.generation,
+        }
         print(json.dumps({**totals.model_dump(), **result}))
     else:
         rejected = f", {totals.rejected:,} entries rejected" if totals.rejected else ""
+        days = collected.expired_days
+        expired = f", {days:,} old days with {collected.expired_clicks:,} clicks deleted" if days else ""
         print(
             f"{totals.clicks:,} clicks collected, {totals.duplicates:,} duplicates dropped, "
-            f"{totals.erased_sessions:,} sessions erased{rejected}; "
+            f"{totals.erased_sessions:,} sessions erased{rejected}{expired}; "
             f"there are {len(commit.files):,} files of {commit.days:,} days"
         )
     if collected.gaps:

@@ -85,13 +85,19 @@ def train(
         Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
     ] = None,
     publish: Annotated[bool, typer.Option("--publish", help="Make the new bundle the live one.")] = False,
+    test: Annotated[
+        bool,
+        typer.Option("--test", help="Also measure the bundle on the test sessions, as --results does."),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Train a model, export it as a bundle, and measure the bundle on the test sessions.
+    """Train a model, export it as a bundle, and tell what validation says of the chosen epoch.
 
-    A counted baseline is counted; item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when
-    validation MRR@20 stops rising. Every epoch leaves a checkpoint under ARTIFACTS/runs/; Ctrl-C or a kill
-    loses nothing before the last one: run again with --resume.
+    Validation is for choosing between settings; the test sessions are for the one that was chosen, so they
+    are read only with --test or --results, by `evaluate` and by `benchmark`. A counted baseline is counted;
+    item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when validation MRR@20 stops rising.
+    Every epoch leaves a checkpoint under ARTIFACTS/runs/, in a directory for each data set, model, seed and
+    what was --set; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
     """
     from service.live.deployment import publish as publish_version
     from service.ranking.neighbours import NEIGHBOURS
@@ -99,6 +105,7 @@ def train(
     from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
     from training.fit import FitOptions, fit
+    from training.learn.checkpoint import check_writable
     from training.learn.hyper import HyperError, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
@@ -126,7 +133,10 @@ def train(
             refit=refit,
             refit_epochs=refit_epochs,
             resume=resume,
+            test=test or results is not None,
         )
+        if results is not None:
+            check_writable(results)
         try:
             with TerminalWatcher(console) as watcher:
                 fitted = fit(model, Dataset.load(data), options, watcher, _command())
@@ -138,7 +148,9 @@ def train(
         if publish and fitted.bundle is not None:
             publish_version(artifacts, fitted.bundle.name)
         made = str(fitted.bundle) if fitted.bundle else f"{model} is measured, not served: no bundle"
-        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "test")
+        if not json_ and fitted.result["validation"] is None and not options.test:
+            made += "\nno validation figures: nothing was held back from it; --test or `evaluate` measures"
+        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "validation", "test")
 
 
 @app.command(rich_help_panel="Models")
@@ -309,9 +321,10 @@ def reported(json_: bool) -> Iterator[Console]:
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
     from training.data.dataset import DatasetError
-    from training.learn.checkpoint import CheckpointError
+    from training.learn.checkpoint import CheckpointError, RunInUseError
     from training.learn.hyper import HyperError
     from training.learn.registry import UnknownModelError
+    from training.learn.train import DivergedError
     from training.loop.collect import CollectError
     from training.loop.retrain import ConfigError
     from training.loop.run_record import RunError, RunLockedError
@@ -339,8 +352,14 @@ def reported(json_: bool) -> Iterator[Console]:
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except (CollectError, RunLockedError) as error:
+    except (CollectError, DivergedError, RunInUseError, RunLockedError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    except BrokenPipeError:  # whoever read what is printed is gone
+        raise
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        typer.secho(f"error: {what}", fg="red", err=True)
         raise typer.Exit(1) from error
     except ExportError as error:
         typer.secho(f"refused: {error}", fg="red", err=True)
@@ -352,15 +371,16 @@ def _report(
     json_: bool,
     console: Console,
     headline: str,
-    metrics: str | None,
+    *splits: str,
 ) -> None:
     if json_:
         print(json.dumps(result))
         return
     console.print(headline, markup=False)
-    measured = result.get(metrics) if metrics else None
-    if isinstance(measured, dict):
-        console.print("  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
+    for split in splits:
+        measured = result.get(split)
+        if isinstance(measured, dict):
+            console.print(f"{split}: " + "  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
 
 
 def _command() -> str:

@@ -41,7 +41,7 @@ class TerminalWatcher:
 
     def on_phase(self, phase: Phase, epochs: int) -> None:
         purpose = {
-            "select": "training; validation MRR@20 chooses the epoch",
+            "select": "training on the training sessions",
             "refit": "training again on training and validation sessions",
         }[phase]
         if self._task is not None:

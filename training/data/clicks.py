@@ -6,8 +6,9 @@ clicks/
 ├── rejected/00000007-001.parquet        entries of the log that are no clicks, as they were
 └── .lock                                held by the collector
 
-No file is ever changed. What a commit replaces stays until the next collection starts: whoever has read
-commit.json can read the files it lists until then.
+No file is ever changed; days that are older than they are to be kept leave the commit as a whole. What a
+commit replaces or leaves out stays until the next collection starts: whoever has read commit.json can read
+the files it lists until then.
 """
 
 from __future__ import annotations

@@ -6,7 +6,13 @@ A checkpoint is written beside its target, synced and renamed over it. It belong
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +25,16 @@ from training.learn.registry import find_model
 
 Phase = Literal["select", "refit"]
 Precision = Literal["bf16", "32"]
+LOCK = ".train.lock"
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, or belongs to another run; the message says which."""
+
+
+class RunInUseError(RuntimeError):
+    """Another process writes these checkpoints; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +65,89 @@ class State:
     best_weights: dict[str, torch.Tensor] | None = None
 
 
+def run_name(
+    model: str, seed: int, recipe: Recipe, hyper: dict[str, Hyper], refit_epochs: int | None = None
+) -> str:
+    """What a run's directory is called: `gru4rec-seed1`, and by other settings `gru4rec-seed1-3f2a90c1`.
+
+    Its end is a hash of what differs from the model's own recipe and hyper-parameters, however it was typed.
+    """
+    model_class = find_model(model)
+    own: dict[str, Hyper | None] = {
+        **dataclasses.asdict(model_class.recipe),
+        **{name: parameter.default for name, parameter in model_class.hyperparameters().items()},
+        "refit_epochs": None,
+    }
+    ours = {**dataclasses.asdict(recipe), **hyper, "refit_epochs": refit_epochs}
+    other = {name: value for name, value in ours.items() if value != own[name]}
+    digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{model}-seed{seed}" + (f"-{digest}" if other else "")
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Write a run's checkpoints as the only process; whatever ends it lets go. Raises `RunInUseError`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("w") as lock:  # for writing: NFS locks nothing else
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUseError(f"another training is under way: it holds {directory / LOCK}") from None
+        yield
+
+
 def save(file: Path, state: dict[str, Any]) -> None:
-    """Replace `file` by `state` atomically: a reader sees the old checkpoint or the new one, whole."""
+    """Replace `file` by `state` atomically: a reader sees the old checkpoint or the new one, whole.
+
+    Raises `OSError`, of a full disk as well; then the old one stands.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".writing")
-    with temporary.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except (OSError, RuntimeError) as error:
+        problem = unwritten(file, error)
+        if problem is None:
+            raise
+        temporary.unlink(missing_ok=True)
+        raise problem from error
     directory = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def unwritten(file: Path, error: BaseException | None) -> OSError | None:
+    """What an error says of a write to `file` that failed, None if it is of something else.
+
+    torch and FAISS raise `RuntimeError` for it, with the system's words in it or behind it; numpy's `OSError`
+    has no errno.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            number, words = error.errno or errno.EIO, error.strerror or f"cannot be written: {error}"
+            return OSError(number, words, str(error.filename or file))
+        for number in NOT_WRITTEN:
+            if os.strerror(number) in str(error):
+                return OSError(number, os.strerror(number), str(file))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def check_writable(place: Path) -> None:
+    """Refuse a directory that could not be made or written in; nothing is made. Raises `OSError`."""
+    found = place.absolute()
+    while not os.path.lexists(found):
+        found = found.parent
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "cannot be written in", str(found))
 
 
 def load(file: Path) -> dict[str, Any]:

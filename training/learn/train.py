@@ -30,6 +30,10 @@ from training.learn.optimizers import AdagradMomentum
 Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
 
 
+class DivergedError(RuntimeError):
+    """Training came to nothing; the message says at which step, and what to try."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where training stands, for whoever watches."""
@@ -90,7 +94,8 @@ def train_phase(
 
     `validate` judges the model between epochs; None, in a refit, keeps the last weights. `initial` sets the
     weights that a phase begins with, unless it goes on from a checkpoint. Raises `CheckpointError` when
-    `resume` finds another run's checkpoint.
+    `resume` finds another run's checkpoint, `DivergedError` when the loss or a weight is no longer finite, or
+    when no epoch had a single hit on validation. No checkpoint holds what is not finite.
     """
     keep_freed_memory()
     torch.set_num_threads(config.threads)
@@ -138,18 +143,27 @@ def train_phase(
             state.step = step + 1
             if state.step % pace.report_steps and state.step < len(plan):
                 continue
-            state.loss_sum += float(torch.stack(pending).double().sum())
+            losses = torch.stack(pending).double()
             pending.clear()
+            _check_losses(losses, state, phase, recipe, len(plan))
+            state.loss_sum += float(losses.sum())
             now = time.perf_counter()
             state.epoch_seconds = epoch_before + now - began
             on_progress(_progress(state, phase, recipe, len(plan), examples.n_targets))
             if now - last_saved >= pace.checkpoint_seconds and state.step < len(plan):
+                _check_weights(bare, state, phase, len(plan))
                 save_run(file, identity, bare, bare_optimizer, state)
                 last_saved = now
+        _check_weights(bare, state, phase, len(plan))
         _close_epoch(state, bare, validate, len(plan), rate)
         save_run(file, identity, bare, bare_optimizer, state)
         on_epoch(state.history[-1])
 
+    if validate is not None and not any(record["mrr@20"] for record in state.history):
+        raise DivergedError(
+            f"validation Recall@20 is 0.00 after each of {len(state.history)} epochs ({phase}): nothing was"
+            f" learned; try a smaller learning rate, --set lr={recipe.lr / 10:g}, or more validation sessions"
+        )
     if state.best_weights is not None:
         bare.load_state_dict(state.best_weights)
     return Trained(bare.eval(), state.best_epoch + 1, state.history)
@@ -194,6 +208,29 @@ def keep_freed_memory() -> None:
 def _finished(state: State, recipe: Recipe) -> bool:
     since_best = len(state.history) - 1 - state.best_epoch
     return state.epoch >= recipe.epochs or (bool(state.history) and since_best >= recipe.patience)
+
+
+def _check_losses(losses: torch.Tensor, state: State, phase: Phase, recipe: Recipe, steps: int) -> None:
+    """Refuse the newest steps' losses if one is not finite. Raises `DivergedError`."""
+    finite = torch.isfinite(losses)
+    if not finite.all():
+        first = int((~finite).nonzero()[0, 0])
+        batch = state.step - len(losses) + first + 1
+        raise DivergedError(
+            f"training diverged in epoch {state.epoch + 1}, batch {batch} of {steps} ({phase}): the loss is"
+            f" {float(losses[first])}; try a smaller learning rate, --set lr={recipe.lr / 10:g}"
+        )
+
+
+def _check_weights(model: SessionEncoder, state: State, phase: Phase, steps: int) -> None:
+    """Refuse weights that are not finite: a finite loss may have such a gradient. Raises `DivergedError`."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise DivergedError(
+                f"training diverged in epoch {state.epoch + 1}, by batch {state.step} of {steps} ({phase}):"
+                f" {name} is not finite; try a smaller learning rate,"
+                f" --set lr={model.recipe.lr / 10:g}"
+            )
 
 
 def _close_epoch(

@@ -101,6 +101,11 @@ class ClickLog:
                 )
         return ends
 
+    def now(self) -> float:
+        """Epoch seconds, by the clock that gave the ids."""
+        seconds, microseconds = self._client.time()
+        return float(seconds) + microseconds / 1e6
+
     def batches(
         self, positions: Mapping[int, Position], ends: Mapping[int, str], size: int
     ) -> Iterator[Batch]:

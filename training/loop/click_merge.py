@@ -2,6 +2,10 @@
 
 Order within the batch: sessions that are to be erased go first, from the files and from the batch, so that a
 click after the request finds no trace of those before it; then come duplicates, of which the first one stays.
+
+A duplicate is looked for among the clicks of its own day and of the days around it, not in all that was ever
+collected: so a commit costs what its batch does, however long the shop has been collecting. Only a request to
+erase reads the session ids of every file.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from training.loop.click_files import CLICKS, REJECTS, Generation, Layout
 from training.loop.click_log import Batch
 
 MAX_FILES_OF_A_DAY = 32
+NEAR_DAYS = 7  # a click that is sent again lies within so many days of the first, by their timestamps
 ROWS = 100_000  # of a file in memory at a time
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
@@ -42,9 +47,17 @@ CREATE OR REPLACE TEMP TABLE known (session_id VARCHAR, event_id VARCHAR);
 _KNOWN = f"""
 INSERT INTO known SELECT session_id, event_id FROM {_SCAN} SEMI JOIN clicks USING (session_id, event_id)
 """
+_DAYS = f"""
+SELECT DISTINCT CAST(floor(timestamp / {DAY_SECONDS}) AS INTEGER) FROM clicks WHERE event_id IS NOT NULL
+"""
 _NEW = f"""
 SELECT *, CAST(floor(timestamp / {DAY_SECONDS}) AS INTEGER) AS day
 FROM clicks ANTI JOIN known USING (session_id, event_id) ORDER BY {CLICKS.order}
+"""
+# A stream id begins with the time at which the entry was logged.
+_LOGGED = f"""
+SELECT filename, max(CAST(split_part(id, '-', 1) AS UBIGINT)) // {1000 * DAY_SECONDS}
+FROM {_SCAN} GROUP BY filename
 """
 _COUNTS = """
 SELECT
@@ -79,8 +92,8 @@ class Merge:
         self._database.execute(_TABLES)
         files = self._without_erased(new, commit.files, CLICKS)
         rejected = self._without_erased(new, commit.rejected, REJECTS)
-        if files:
-            self._database.execute(_KNOWN, [self._paths(files)])
+        if near := self._near(files):
+            self._database.execute(_KNOWN, [self._paths(near)])
         clicks = self._database.execute(_NEW).to_arrow_table()
         totals = self._totals(len(clicks), _rows(commit.files) - _rows(files), batch.gaps)
         files = self._compacted(new, [*files, *_written_by_day(new, clicks)])
@@ -98,6 +111,39 @@ class Merge:
         )
         new.commit(merged)
         return merged
+
+    def without_days_before(self, commit: Commit, first: date) -> Commit:
+        """`commit` without the days before `first`, and what was rejected then; what is returned is on disk.
+
+        The files themselves go when the next collection starts, as all that a commit replaces.
+        """
+        logged = self._logged_on(commit.rejected)
+        files = tuple(file for file in commit.files if file.day >= first)
+        rejected = tuple(file for file in commit.rejected if logged[file.path] >= (first - EPOCH).days)
+        if (files, rejected) == (commit.files, commit.rejected):
+            return commit
+        new = Generation(self._clicks, commit.generation + 1)
+        kept = commit.model_copy(
+            update={"generation": new.number, "files": files, "rejected": rejected},
+        )
+        new.commit(kept)
+        return kept
+
+    def _logged_on(self, rejected: Sequence[StoredFile]) -> dict[str, int]:
+        """The day of each file's newest entry, counted from 1970 on."""
+        if not rejected:
+            return {}
+        found = self._database.execute(_LOGGED, [self._paths(rejected)]).fetchall()
+        return {str(Path(path).relative_to(self._clicks)): day for path, day in found}
+
+    def _near(self, files: Sequence[ClickFile]) -> list[ClickFile]:
+        """The files in which a click of the batch may lie already."""
+        near = {
+            day + away
+            for (day,) in self._database.execute(_DAYS).fetchall()
+            for away in range(-NEAR_DAYS, NEAR_DAYS + 1)
+        }
+        return [file for file in files if (file.day - EPOCH).days in near]
 
     def _without_erased(self, new: Generation, files: Sequence[File], layout: Layout) -> list[File]:
         """The files; those that hold an erased session are written anew without it."""

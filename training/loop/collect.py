@@ -3,14 +3,18 @@
 A batch of the log becomes new files, which are on disk before commit.json lists them together with the
 positions behind the batch; only then the log is trimmed. What is killed before its commit has left nothing
 but files that nothing lists.
+
+At the end, days that are older than they are to be kept leave the commit.
 """
 
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -28,7 +32,7 @@ from service.state.sentinels import sentinel_options
 from training.data.clicks import COMMIT, DIRECTORY, Commit, Gap, Totals
 from training.loop.click_files import SPILL, checked_commit, remove_unlisted, write_commit
 from training.loop.click_log import ClickLog
-from training.loop.click_merge import MAX_FILES_OF_A_DAY, Merge
+from training.loop.click_merge import DAY_SECONDS, EPOCH, MAX_FILES_OF_A_DAY, Merge
 
 BATCH = 200_000  # entries of the log in memory at a time
 TIMEOUT_SECONDS = 10.0  # for one answer of Redis
@@ -49,6 +53,8 @@ class Collected:
     totals: Totals
     gaps: tuple[Gap, ...]
     commit: Commit
+    expired_days: int = 0  # older than `click_retention_days`, and deleted
+    expired_clicks: int = 0  # on those days
 
 
 def collect(
@@ -57,10 +63,12 @@ def collect(
     batch: int = BATCH,
     max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
     on_commit: Callable[[Commit], object] = lambda _: None,
+    clock: Callable[[], float] = time.time,
 ) -> Collected:
     """Collect all that is in the click log now, by `batch` entries at a time.
 
-    `on_commit` is told of every commit that is on disk, before the log is trimmed behind it.
+    `on_commit` is told of every commit that is on disk, before the log is trimmed behind it. `clock` gives
+    epoch seconds, by which clicks get too old.
     Raises `CollectError`, and `ClicksError` when what is collected cannot be added to: then nothing was.
     """
     clicks = settings.artifacts_dir / DIRECTORY
@@ -71,7 +79,13 @@ def collect(
             with redis_at_hand(settings) as url, _connected(url) as client, _database(clicks) as database:
                 click_log = ClickLog(client, settings, database)
                 merge = Merge(clicks, database, max_files_of_a_day)
-                return _collect(clicks, commit, click_log, merge, batch, on_commit)
+                collected = _collect(clicks, commit, click_log, merge, batch, on_commit)
+                days = settings.click_retention_days
+                if days is None:
+                    return collected
+                # What one clock that is wrong says deletes nothing.
+                now = min(clock(), click_log.now())
+                return _without_expired(collected, merge, now, days, on_commit)
     except EmbeddedRedisError as error:
         raise CollectError(str(error)) from error
     except (duckdb.Error, OSError) as error:
@@ -101,6 +115,28 @@ def _collect(
         _report_gaps(entries.gaps)
         click_log.acknowledge(commit.positions)
     return Collected(commit.totals - before.totals, commit.gaps[len(before.gaps) :], commit)
+
+
+def _without_expired(
+    collected: Collected, merge: Merge, now: float, days: int, on_commit: Callable[[Commit], object]
+) -> Collected:
+    before = collected.commit
+    first = EPOCH + timedelta(days=int(now // DAY_SECONDS) - days)
+    commit = merge.without_days_before(before, first)
+    if commit == before:
+        return collected
+    on_commit(commit)
+    expired_days = before.days - commit.days
+    expired_clicks = sum(file.rows for file in before.files) - sum(file.rows for file in commit.files)
+    rejected = len(before.rejected) - len(commit.rejected)
+    log.info(
+        "collected clicks deleted: they are older than they are to be kept",
+        before=first.isoformat(),
+        days=expired_days,
+        clicks=expired_clicks,
+        files_of_rejected=rejected,
+    )
+    return replace(collected, commit=commit, expired_days=expired_days, expired_clicks=expired_clicks)
 
 
 def _report_gaps(gaps: Sequence[Gap]) -> None:

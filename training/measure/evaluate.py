@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from models.base import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.ranker import Ranked, Ranker
 from service.ranking.retriever import Items, Scores
 from training.baselines.counting import Counted
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, DatasetError
 from training.learn.batches import Examples
 from training.measure.metrics import MISSED, Ranks, mrr_at_k, ranking_metrics, recall_at_k
 
 TOP = 20
 BATCH_SIZE = 512
+MARKS = 1 << 25  # bytes of a table that marks items of some sessions
 LENGTHS = {"1": 1, "2": 2, "3": 3, "4": 4, "5-6": 6, "7-10": 10, "11+": np.iinfo(np.int64).max}
 
 
@@ -54,7 +56,7 @@ def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
     Every proper prefix of every session is one case; its target is the next click, known or not. Clicks on
     items outside the bundle are skipped, and a prefix without any known item is answered with the most
     popular items: what the service does. `coverage@20` is the share of items ever answered, `popularity@20`
-    the mean number of training clicks of an answered item.
+    the mean number of training clicks of an answered item. Raises `DatasetError` when there is no case.
     """
     to_bundle = np.array([0, *(bundle.index_of.get(item_id, 0) for item_id in data.items)])
     return _evaluate(bundle.ranker, to_bundle, data, sessions)
@@ -70,6 +72,8 @@ def _evaluate(ranker: Ranker | Counted, index_of: Items, data: Dataset, sessions
     clicks = np.bincount(index_of[data.train_all.items], minlength=ranker.n_items + 1)
     of_sessions = np.diff(sessions.offsets)
     examples = Examples.of(known, "prefixes", int(of_sessions.max(initial=1)))
+    if not len(examples):
+        raise DatasetError(f"{data.path}: no session to measure on has a second click")
     ranks = np.zeros(len(examples), dtype=np.int64)
     unmasked, unseen_only = _Tally(clicks), _Tally(clicks)
     for indices in examples.in_order(BATCH_SIZE):
@@ -164,9 +168,26 @@ def _skip_unknown(prefixes: Items) -> Items:
     return np.take_along_axis(prefixes, order, 1)
 
 
+def _held(items: Items, prefixes: Items, marks: int = MARKS) -> npt.NDArray[np.bool_]:
+    """Which of each row's `items` (B, k) are in its prefix (B, L).
+
+    By marking them in a table over the catalogue, a few rows at a time: to compare all with all takes
+    k * L bytes a row, and k grows with the longest session.
+    """
+    held = np.empty(items.shape, dtype=bool)
+    width = 1 + max(int(items.max(initial=0)), int(prefixes.max(initial=0)))
+    rows = max(1, marks // width)
+    for start in range(0, len(items), rows):
+        part = slice(start, start + rows)
+        marked = np.zeros((len(items[part]), width), dtype=bool)
+        np.put_along_axis(marked, prefixes[part], True, 1)
+        held[part] = np.take_along_axis(marked, items[part], 1)
+    return held
+
+
 def _leave_out(scores: Scores, items: Items, prefixes: Items) -> Ranked:
     """The first 21 of each row that its own session does not hold."""
-    seen = (items[:, :, None] == prefixes[:, None, :]).any(2)  # (B, k)
+    seen = _held(items, prefixes)  # (B, k)
     order = np.argsort(seen, axis=1, kind="stable")[:, : TOP + 1]
     kept = np.where(seen, -np.inf, scores).astype(np.float32)
     return np.take_along_axis(kept, order, 1), np.take_along_axis(items, order, 1)

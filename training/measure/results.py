@@ -48,7 +48,7 @@ class Fitted:
 
     bundle: Path | None
     result: dict[str, object]
-    evaluation: Evaluation
+    evaluation: Evaluation | None  # None: the test sessions were not read
 
 
 def headline(model: str, data: Dataset) -> dict[str, object]:
@@ -79,6 +79,7 @@ def measurements(bundle: Bundle | None, data: Dataset, evaluation: Evaluation) -
 
 def write_result(results: Path, fitted: Fitted) -> Path:
     """Write a run's JSON and ranks; returns where the JSON lies."""
+    assert fitted.evaluation is not None, "a result is of the test sessions"
     file = result_file(
         results, str(fitted.result["dataset"]), str(fitted.result["model"]), fitted.result["seed"]
     )

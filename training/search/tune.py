@@ -56,8 +56,8 @@ def tune(model: str, data: Dataset, options: TuneOptions, watcher: Watcher) -> l
 
     Raises `TuneError`.
     """
-    if not len(data.validation):
-        raise TuneError(f"{data.path}: has no validation sessions to search on")
+    if not data.validation.n_targets:
+        raise TuneError(f"{data.path}: has no validation sessions of two clicks or more to search on")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = study_path(options.artifacts, data.info.name, model)
     with open_study(place, _identity(model, data, options)) as kept:

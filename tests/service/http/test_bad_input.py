@@ -375,12 +375,8 @@ class TestRedisGone:
         ) as service:
             await check_degraded(service, "popular")
 
-    async def test_dead_in_mid_flight(self, published: Path, tmp_path: Path) -> None:
+    async def test_dead_in_mid_flight(self, published: Path, own_redis: EmbeddedRedis) -> None:
         """Every acknowledged click is there after the restart; every other one can be sent again."""
-        with EmbeddedRedis(tmp_path / "redis") as own_redis:
-            await self._die_in_mid_flight(published, own_redis)
-
-    async def _die_in_mid_flight(self, published: Path, own_redis: EmbeddedRedis) -> None:
         async with serving(published, own_redis.url) as service:
             await trend(service, "i9")
             clicks = [

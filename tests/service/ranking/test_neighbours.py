@@ -31,7 +31,13 @@ from service.ranking.bundle import (
     write_items,
     write_manifest,
 )
-from service.ranking.neighbours import ItemNeighbours, Neighbours, SessionNeighbours
+from service.ranking.neighbours import (
+    COMPARED,
+    ItemNeighbours,
+    Neighbours,
+    SessionNeighbours,
+    distinct_clicks,
+)
 from service.recommender import Options
 from service.state.store import Click, SessionStore
 from tests.service.bundles import edit_manifest
@@ -151,6 +157,23 @@ def test_sessions_answered_together_or_alone(asked: list[Session], k: int, out: 
         padded[0, : len(session)] = session
         searched = ranker.search(padded, k)[1][0]
         assert searched[searched > 0].tolist() == alone_items[:k].tolist()
+
+
+@pytest.mark.parametrize("length", [2, COMPARED, COMPARED + 1, 200])
+def test_an_item_counts_at_its_newest_place_in_a_session_of_any_length(length: int) -> None:
+    """Long sessions are sorted, short ones compared: by row, then by place, all the same."""
+    rng = np.random.default_rng(length)
+    sessions = rng.integers(1, 1 + length, (5, length))
+    for row, end in enumerate([length, 1, length // 2, length, length]):
+        sessions[row, end:] = 0
+    newest = [
+        (row, item, place, int((session > 0).sum()))
+        for row, session in enumerate(sessions)
+        for place, item in enumerate(session.tolist(), start=1)
+        if item and item not in session[place:]
+    ]
+    found = distinct_clicks(sessions)
+    assert list(zip(*(each.tolist() for each in found), strict=True)) == newest
 
 
 def test_item_neighbours_are_those_of_the_newest_click() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from training.bundling.export import (
     served_item_vectors,
 )
 from training.bundling.indexes import WantedIndex
-from training.bundling.provenance import Provenance
+from training.bundling.provenance import Provenance, new_version
 
 N_ITEMS = 50
 SAMPLE = [[1, 2, 3], [4], [5, 6, 7, 8]]
@@ -106,6 +107,38 @@ def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> No
     assert not any((tmp_path / "bundles").iterdir()), "nothing is left behind"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda model: model.items.weight[7].fill_(torch.nan), r"the vector of item \d+ is not finite"),
+        (lambda model: model.items.weight.fill_(torch.inf), r"the vector of item 1 is not finite"),
+        (lambda model: model.items.weight.fill_(0.3), "all items have the same score in every session"),
+    ],
+    ids=["one NaN", "all infinite", "constant"],
+)
+@pytest.mark.parametrize("head", ["native", "niser"])
+def test_a_model_that_has_diverged_is_refused(
+    tmp_path: Path, spoil: Callable[[Mean], object], reason: str, head: Head
+) -> None:
+    model = Mean(N_ITEMS, head=head)
+    with torch.no_grad():
+        spoil(model)
+        if model.bias is not None:
+            model.bias.fill_(0)
+    with pytest.raises(ExportError, match=reason):
+        export_bundle(model, ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+    assert not any((tmp_path / "bundles").iterdir())
+
+
+def test_a_model_with_one_answer_for_all_sessions_is_refused(tmp_path: Path) -> None:
+    """Its sessions all have one vector; items have scores of their own by the bias."""
+    model = Mean(N_ITEMS)
+    with torch.no_grad():
+        model.items.weight.fill_(0)
+    with pytest.raises(ExportError, match="all sessions have the same vector"):
+        export_bundle(model, ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+
+
 def test_without_an_index_that_is_good_enough_there_is_no_bundle(tmp_path: Path) -> None:
     small = WantedIndex("flat", max_mb=0.001)
     with pytest.raises(ExportError, match=r"no index of 50 items of 8 dimensions fits into 0\.001 MB"):
@@ -138,3 +171,13 @@ def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
     with pytest.raises(ExportError, match="exists already"):
         export_bundle(Mean(N_ITEMS), ITEMS, SAMPLE, PROVENANCE, tmp_path, "v1", lambda b: {})
+
+
+def test_versions_of_one_second_differ(tmp_path: Path) -> None:
+    """Two trainings may end together: the second is not refused for the name it was given."""
+    versions = []
+    for _ in range(3):
+        versions.append(new_version("mean", tmp_path))
+        bundle_path(tmp_path, versions[-1]).mkdir(parents=True)
+    assert len(set(versions)) == 3
+    assert versions == sorted(versions)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ from service.ranking.bundle import Bundle
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
+from training.learn.checkpoint import alone_in
 
 QUICK = ["--set", "dim=8", "--set", "lr=0.02", "--set", "batch_size=64", "--threads", "1"]
 
@@ -55,6 +61,170 @@ def test_results_tell_how_they_came_about(place: Path) -> None:
     written = json.loads((place / "results/planted/gru4rec.json").read_text())
     assert written == json.loads((place / "trained.json").read_text())
     assert {"command", "commit", "seed", "hyperparameters", "epochs", "wall_seconds", "test"} <= set(written)
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn", "pop"])
+def test_train_tells_of_validation_and_reads_test_only_when_asked(
+    place: Path, tmp_path: Path, model: str
+) -> None:
+    """The test sessions are of items that there are not: whoever reads them fails."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    test = Dataset.load(tmp_path / "data").test
+    np.save(tmp_path / "data/test.items.npy", np.full_like(test.items, 1_000_000))
+    settings = [*QUICK, "--set", "epochs=6"] if model == "gru4rec" else []
+    common = ("train", "--data", str(tmp_path / "data"), "--model", model, *settings, "--refit")
+    told = json.loads(run(*common, "--artifacts", str(tmp_path / "a"), "--json").stdout)
+    assert "test" not in told
+    assert set(told["validation"]) == {"recall@20", "mrr@20"}
+    if model == "gru4rec":
+        best = max(told["history"]["select"], key=lambda record: record["mrr@20"])
+        assert told["validation"] == {name: best[name] for name in ("recall@20", "mrr@20")}
+        assert told["validation"]["recall@20"] > 95
+    if told["bundle"]:
+        metrics = Bundle.load(tmp_path / "a/bundles" / told["bundle"]).manifest.metrics
+        assert metrics == {f"validation {name}": value for name, value in told["validation"].items()}
+    shown = run(*common, "--artifacts", str(tmp_path / "b")).output
+    assert f"validation: recall@20 {told['validation']['recall@20']:.2f}" in shown
+    assert "test:" not in shown
+    asked = run(*common, "--artifacts", str(tmp_path / "c"), "--test")
+    assert isinstance(asked.exception, IndexError)
+    shutil.copytree(place / "data", tmp_path / "data", dirs_exist_ok=True)
+    both = run(*common, "--artifacts", str(tmp_path / "d"), "--test").output
+    assert "test: recall@5" in both
+
+
+def split_log(place: Path, train: Sequence[str], test: Sequence[str]) -> Path:
+    """A data set of a log that comes split, one session a line."""
+    for name, sessions in (("train", train), ("test", test)):
+        (place / f"{name}.txt").write_text("".join(f"{session}\n" for session in sessions))
+    prepared = run(
+        *("prepare", "--format", "sessions", "--input", str(place / "train.txt")),
+        *("--test", str(place / "test.txt"), "--output", str(place / "data")),
+    )
+    assert prepared.exit_code == 0, prepared.output
+    return place / "data"
+
+
+WALKS = ["a b c d", "b c d a", "c d a b", "d a b c"] * 10
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn", "item_knn"])
+@pytest.mark.parametrize("batching", ["positions", "session-parallel"])
+def test_sessions_of_one_click_are_no_harm(tmp_path: Path, model: str, batching: str) -> None:
+    """Among the first, the newest, in validation and in test: they are left out where they say nothing."""
+    data = split_log(tmp_path, ["a", *WALKS, "b", "c"], ["d", "a b c", "b"])
+    settings = [*QUICK, "--set", "epochs=2", "--set", f"batching={batching}"] if model == "gru4rec" else []
+    result = run(
+        *("train", "--data", str(data), "--model", model, *settings, "--refit"),
+        *("--artifacts", str(tmp_path / "artifacts"), "--test", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["test_cases"] == 2
+
+
+@pytest.mark.parametrize("held_back", ["none", "of one click"])
+@pytest.mark.parametrize("refit", [[], ["--refit"]])
+def test_without_validation_every_epoch_is_trained_and_it_says_so(
+    tmp_path: Path, held_back: str, refit: list[str]
+) -> None:
+    data = split_log(tmp_path, [*WALKS, *["a"] * 4], ["a b c"])
+    if held_back == "none":
+        info = json.loads((data / "dataset.json").read_text())
+        (data / "dataset.json").write_text(json.dumps(info | {"n_validation": 0}))
+    common = ("train", "--data", str(data), "--model", "gru4rec", *QUICK, "--set", "epochs=5", *refit)
+    shown = run(*common, "--artifacts", str(tmp_path / "a"))
+    assert shown.exit_code == 0, shown.output
+    said = " ".join(shown.output.split())  # lines end where the terminal does
+    assert "nothing is held back for validation" in said
+    assert "training goes on for all 5" in said
+    assert "no validation figures" in said
+    assert "nan" not in said.split()
+    told = json.loads(run(*common, "--artifacts", str(tmp_path / "b"), "--json").stdout)
+    assert (told["epochs"], told["validation"]) == (5, None)
+    assert {phase: len(epochs) for phase, epochs in told["history"].items()} == {
+        "refit" if refit else "select": 5
+    }
+    refused = run(
+        "evaluate", "--data", str(data), "--split", "validation", "--bundle", str(bundle_in(tmp_path / "b"))
+    )
+    assert (refused.exit_code, "no session to measure on" in refused.output) == (2, True)
+    counted = ("train", "--data", str(data), "--model", "pop", "--artifacts", str(tmp_path / "c"))
+    assert "no validation figures" in " ".join(run(*counted).output.split())
+
+
+def bundle_in(artifacts: Path) -> Path:
+    (bundle,) = (artifacts / "bundles").iterdir()
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "more", "message"),
+    [
+        (["a", "b", "c", "a"] * 5, ["a b"], [], "no training session has a second click"),
+        (WALKS, ["a", "b"], ["--test"], "no test session has a second click"),
+    ],
+)
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn"])
+def test_what_cannot_end_well_is_not_begun(
+    tmp_path: Path, model: str, train: list[str], test: list[str], more: list[str], message: str
+) -> None:
+    data = split_log(tmp_path, train, test)
+    artifacts = tmp_path / "artifacts"
+    result = run(
+        *("train", "--data", str(data), "--model", model, "--artifacts", str(artifacts), "--json", *more)
+    )
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+    assert not artifacts.exists()
+
+
+def small_files() -> None:
+    """For `preexec_fn`: a disk that takes no more than the beginning of a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+
+@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn"])
+def test_what_does_not_fit_on_the_disk_is_one_line(place: Path, tmp_path: Path, model: str) -> None:
+    """Training fails at its first checkpoint, counting at its bundle; neither leaves a part of it."""
+    command = ("train", "--data", str(place / "data"), "--model", model, "--artifacts", str(tmp_path / "a"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "training", *command, "--json"],
+        capture_output=True,
+        text=True,
+        preexec_fn=small_files,
+        check=False,
+    )
+    lines = ended.stderr.splitlines()
+    assert ended.returncode == 1, ended.stderr
+    assert lines[-1].startswith(f"error: {tmp_path / 'a'}"), ended.stderr
+    assert "Traceback" not in ended.stderr
+    left = [file.name for file in (tmp_path / "a").rglob("*") if file.is_file()]
+    assert left == ([".train.lock"] if model == "gru4rec" else [])
+
+
+@pytest.mark.parametrize("option", ["--artifacts", "--results"])
+def test_a_place_that_cannot_be_written_in_is_told_before_training(
+    place: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "taken").touch()
+    options = {"--artifacts": str(tmp_path / "a"), "--results": str(tmp_path / "r")}
+    options[option] = str(tmp_path / "taken/within")
+    words = [word for pair in options.items() for word in pair]
+    result = run("train", "--data", str(place / "data"), "--model", "gru4rec", *words, "--json")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == f"error: {tmp_path / 'taken'}: Not a directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"], "nothing was begun"
+
+
+def test_training_that_diverges_is_not_published(place: Path, tmp_path: Path) -> None:
+    result = run(
+        *("train", "--data", str(place / "data"), "--model", "gru4rec", "--set", "lr=1e38"),
+        *("--artifacts", str(tmp_path), "--threads", "1", "--publish"),
+    )
+    assert result.exit_code == 1, result.output
+    (line,) = [line for line in result.output.splitlines() if "error" in line]
+    assert re.search(r"error: training diverged in epoch 1, (by )?batch 1 of 1 ", line)
+    assert read_deployment(tmp_path).champion is None
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
@@ -100,7 +270,7 @@ def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
 
 def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
     common = ("train", "--data", str(place / "data"), "--artifacts", str(tmp_path), "--model")
-    result = run(*common, "vmis_knn", "--set", "k=30", "--refit", "--publish", "--json")
+    result = run(*common, "vmis_knn", "--set", "k=30", "--refit", "--publish", "--test", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     live = Bundle.load(tmp_path / "bundles" / (read_deployment(tmp_path).champion or ""))
@@ -126,15 +296,37 @@ def test_resume_exports_again_without_training(place: Path) -> None:
     before = json.loads((place / "trained.json").read_text())
     result = run(
         *("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
-        *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--json"),
+        *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--test", "--json"),
     )
     after = json.loads(result.stdout)
     assert after["history"] == before["history"], "clocks included: nothing was trained again"
     assert after["test"] == before["test"]
 
 
+def test_each_setting_has_checkpoints_of_its_own(place: Path, tmp_path: Path) -> None:
+    """A run goes on from its own, whatever was tried meanwhile."""
+
+    def train(*more: str) -> Result:
+        command = ("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--json")
+        return run(*command, "--artifacts", str(tmp_path), *more)
+
+    first = json.loads(train("--set", "epochs=2").stdout)
+    assert train("--set", "epochs=1").exit_code == 0
+    again = json.loads(train("--set", "epochs=2", "--resume").stdout)
+    assert again["history"] == first["history"], "clocks included: nothing was trained again"
+    directories = sorted((tmp_path / "runs/planted").iterdir())
+    assert len(directories) == 2
+    for directory in directories:
+        with alone_in(directory):
+            busy = train("--set", "epochs=2", "--resume")
+            other = train("--set", "epochs=1", "--resume")
+        assert sorted([busy.exit_code, other.exit_code]) == [0, 1]
+        refused = busy if busy.exit_code else other
+        assert f"error: another training is under way: it holds {directory}" in refused.output
+
+
 def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
-    checkpoint = place / "artifacts/runs/planted/gru4rec-seed1/refit.pt"
+    (checkpoint,) = (place / "artifacts/runs/planted").glob("gru4rec-seed1-*/refit.pt")
     exported = run(
         *("export", "--checkpoint", str(checkpoint), "--data", str(place / "data")),
         *("--artifacts", str(tmp_path), "--json"),

@@ -12,13 +12,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.base import Hyper
+from models.base import Batch, Hyper
 from models.gru4rec import GRU4Rec
 from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training.learn import checkpoint
-from training.learn.checkpoint import CheckpointError, Phase, RunConfig
-from training.learn.train import USUAL_PACE, Pace, Progress, Trained, Validate, train_phase
+from training.learn.checkpoint import CheckpointError, Phase, RunConfig, run_name
+from training.learn.hyper import resolve
+from training.learn.train import (
+    USUAL_PACE,
+    DivergedError,
+    Pace,
+    Progress,
+    Trained,
+    Validate,
+    train_phase,
+    training_examples,
+)
 from training.measure.validation import validation_on
 
 TRAIN = planted_sessions(200)
@@ -180,3 +190,85 @@ def test_learning_rate_falls_by_steps(uninterrupted: Trained) -> None:
     rates = [record["lr"] for record in uninterrupted.history]
     gamma = RECIPE.lr_gamma
     assert rates == pytest.approx([0.01, 0.01, 0.01 * gamma, 0.01 * gamma])
+
+
+class Diverging(GRU4Rec):
+    """Its loss, or the weights alone, are lost from the given step of all steps on."""
+
+    def __init__(self, n_items: int, *, dim: int = 8, at: int = 0, of_weights: bool = False) -> None:
+        super().__init__(n_items, dim=dim)
+        self.at, self.of_weights, self.steps = at, of_weights, 0
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        self.steps += 1
+        loss = super().loss(batch)
+        if self.steps < self.at:
+            return loss
+        if self.of_weights:  # a square root at zero: a finite loss, and no finite gradient
+            return loss + (self.items.weight * 0).sqrt().sum()
+        return loss * float("inf")
+
+
+def diverge(file: Path, validate: Validate | None = VALIDATE, **hyper: Hyper) -> None:
+    train_phase(
+        dataclasses.replace(CONFIG, hyper=hyper),
+        Diverging,
+        TRAIN,
+        validate,
+        phase="select" if validate else "refit",
+        file=file,
+        resume=False,
+        on_progress=lambda progress: None,
+        on_epoch=lambda record: None,
+        pace=OFTEN,
+    )
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_the_step_is_told(tmp_path: Path) -> None:
+    steps = len(training_examples(GRU4Rec(TRAIN.n_items, dim=8), TRAIN).plan(RECIPE.batch_size, 5, 0))
+    at = steps + 5  # not where the loss is read: that is every third step
+    with pytest.raises(DivergedError, match=rf"epoch 2, batch 5 of {steps} \(select\): the loss is inf"):
+        diverge(tmp_path / "select.pt", at=at)
+    kept = checkpoint.load(tmp_path / "select.pt")["model"]
+    assert all(torch.isfinite(weight).all() for weight in kept.values())
+
+
+@pytest.mark.parametrize("validate", [VALIDATE, None], ids=["select", "refit"])
+def test_weights_that_are_not_finite_end_training(tmp_path: Path, validate: Validate | None) -> None:
+    """Those of the very last step, too, which no loss tells of."""
+    steps = len(training_examples(GRU4Rec(TRAIN.n_items, dim=8), TRAIN).plan(RECIPE.batch_size, 5, 0))
+    with pytest.raises(DivergedError, match=rf"epoch 4, by batch {steps} of {steps} .*: items.weight is not"):
+        diverge(tmp_path / "run.pt", validate, at=4 * steps, of_weights=True)
+
+
+def test_a_model_that_never_hits_is_not_taken(tmp_path: Path) -> None:
+    def misses(model: object) -> dict[str, float]:
+        return {"recall@20": 0.0, "mrr@20": 0.0}
+
+    with pytest.raises(
+        DivergedError, match=rf"Recall@20 is 0\.00 after each of {RECIPE.patience + 1} epochs"
+    ):
+        run(tmp_path / "select.pt", validate=misses)
+
+
+def test_what_differs_from_the_recipe_names_a_run() -> None:
+    """By value, not as it was typed; and the same on any machine and day."""
+
+    def name(*sets: str, refit_epochs: int | None = None) -> str:
+        return run_name("gru4rec", 3, *resolve(GRU4Rec, sets), refit_epochs)
+
+    own = GRU4Rec.recipe
+    assert name() == name(f"lr={own.lr}", f"epochs={own.epochs}") == "gru4rec-seed3"
+    assert name("lr=0.02", "dim=8") == name("dim=8", "lr=2e-2") == "gru4rec-seed3-235f73f1"
+    others = {name("lr=0.02"), name("dim=8"), name("lr=0.02", "dim=8"), name(refit_epochs=2), name()}
+    assert len(others) == 5
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was(tmp_path: Path) -> None:
+    file = tmp_path / "select.pt"
+    checkpoint.save(file, {"epoch": 1})
+    file.with_suffix(".writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(file, {"weights": torch.zeros(100_000)})
+    assert checkpoint.load(file) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [file]

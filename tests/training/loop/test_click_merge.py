@@ -10,7 +10,9 @@ import pytest
 
 from service.state.store import Click
 from tests.training.shop import DAY, NOON, Shop, click
-from training.data.clicks import Totals
+from training.data.clicks import Commit, Totals
+from training.loop.click_log import ClickLog
+from training.loop.click_merge import NEAR_DAYS, Merge
 
 
 def test_clicks_are_collected_exactly_as_they_were_acknowledged(shop: Shop) -> None:
@@ -111,6 +113,47 @@ def test_a_session_that_is_erased_twice_keeps_what_comes_last(shop: Shop) -> Non
     shop.send(("s", click("a")), ("s", None), ("s", click("b")), ("s", None), ("s", click("c")))
     assert shop.collect().totals == Totals(clicks=3, erased_sessions=2, erased_clicks=2)
     assert shop.items() == ["c"]
+
+
+def committed(shop: Shop) -> tuple[Commit, int]:
+    """Make one commit of what is in the log, and count the files that it has read."""
+    commit = shop.commit
+    with duckdb.connect() as database:
+        click_log = ClickLog(shop.client, shop.settings, database)
+        (batch,) = click_log.batches(commit.positions, click_log.ends(commit), 1000)
+        database.execute("CALL enable_logging('FileSystem')")
+        commit = Merge(shop.clicks, database).commit(commit, batch)
+        query = (
+            "SELECT count(DISTINCT path) FROM duckdb_logs_parsed('FileSystem') WHERE path LIKE '%.parquet'"
+        )
+        (read,) = database.execute(query).fetchone() or (0,)
+    return commit, read
+
+
+def test_what_a_commit_reads_does_not_grow_with_the_days_that_are_collected(shop: Shop) -> None:
+    shop.collect()
+    read = []
+    for day in range(3 * NEAR_DAYS):
+        shop.send(("s", click(f"i{day}", NOON + day * DAY, f"e{day}")))
+        commit, files = committed(shop)
+        read.append(files)
+    assert commit.days == 3 * NEAR_DAYS
+    assert read == [min(day, NEAR_DAYS) for day in range(3 * NEAR_DAYS)]
+    shop.send(("s", click("no event id", NOON)))
+    assert committed(shop)[1] == 0
+
+
+def test_a_click_is_known_again_however_old_by_its_own_day_and_those_around_it(shop: Shop) -> None:
+    for day in range(0, 5 * NEAR_DAYS, NEAR_DAYS):
+        shop.send(("s", click(f"i{day}", NOON + day * DAY, f"e{day}")))
+        shop.collect()
+    shop.forget_events()
+    shop.send(("s", click("the first again", NOON, "e0")))
+    shop.send(("s", click("the next with another time", NOON, f"e{NEAR_DAYS}")))
+    shop.send(
+        ("s", click("sent with the time of its arrival", NOON + 3 * NEAR_DAYS * DAY, f"e{2 * NEAR_DAYS}"))
+    )
+    assert shop.collect().totals == Totals(duplicates=3)
 
 
 def test_a_day_of_many_files_becomes_one(shop: Shop) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from structlog.testing import capture_logs
 
 from service.process.embedded_redis import EmbeddedRedis
 from service.state.store import Arrival, Click, SessionStore
-from tests.training.shop import DAY, NOON, Shop, click
+from tests.training.shop import DAY, NOON, Shop, click, keys
 from tests.waiting import until
 from training.data.clicks import ClicksError, Commit, Totals
 from training.loop.collect import CollectError
@@ -36,6 +37,8 @@ def test_the_command_says_what_it_did(shop: Shop) -> None:
         "erased_clicks": 1,
         "rejected": 0,
         "missing": 0,
+        "expired_days": 0,
+        "expired_clicks": 0,
         "files": 2,
         "days": 2,
         "generation": 1,
@@ -149,6 +152,106 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
     assert shop.client.xlen(shop.log("s")) <= 20
     shop.collect()
     assert shop.parquet() == shop.listed()
+
+
+@pytest.mark.parametrize(
+    ("hours", "kept", "deleted"),
+    [(0.0, [0, 1, 2], 0), (2 * 24 + 11.9, [0, 1, 2], 0), (2 * 24 + 12, [1, 2], 1), (4 * 24, [2], 2)],
+)
+def test_whole_days_go_once_they_are_too_old(shop: Shop, hours: float, kept: list[int], deleted: int) -> None:
+    """By the clicks' own times: a day stays until it is over, and for two days more."""
+    for day in range(3):
+        shop.send(("s", click(f"{day}", NOON + day * DAY)), ("t", click(f"{day}", NOON + day * DAY)))
+    done = shop.configured(click_retention_days=2).collect(clock=lambda: NOON + hours * 3600)
+    assert shop.items() == sorted(2 * [str(day) for day in kept])
+    assert (done.expired_days, done.expired_clicks) == (deleted, 2 * deleted)
+    assert (done.totals.clicks, done.commit) == (6, shop.commit)
+    on_disk = shop.parquet()
+    assert len(on_disk) == 3, "who has read the commit before this one can still read its files"
+    shop.collect()
+    assert shop.parquet() == shop.listed() == {file.path for file in done.commit.files}
+    assert len(list(shop.clicks.glob("day=*"))) == len(kept)
+
+
+def test_all_clicks_are_kept_if_nothing_is_said(shop: Shop) -> None:
+    shop.send(("s", click("a", 0.0)))
+    assert shop.collect(clock=lambda: 4e9).expired_days == 0
+    assert shop.items() == ["a"]
+
+
+def test_one_wrong_clock_deletes_nothing(shop: Shop) -> None:
+    """Not that of this machine; nor that of Redis, which is years ahead of the first of these."""
+    shop = shop.configured(click_retention_days=30)
+    now = time.time()
+    shop.send(("s", click("a", now)), ("s", click("b", NOON)))
+    assert shop.collect(clock=lambda: NOON).expired_days == 0
+    assert shop.collect(clock=lambda: now + 100 * 365 * DAY).expired_days == 1
+    assert shop.items() == ["a"]
+
+
+def test_what_was_rejected_goes_as_clicks_do(shop: Shop) -> None:
+    shop.client.set(keys.shards, shop.settings.shards)
+    days = [f"{int((NOON + day * DAY) * 1000)}-0" for day in (0, 2)]
+    for id_ in (*days, "18446744073709551614-0"):  # the last one that there can be
+        shop.log_raw(shop.log("s"), {"session": "s"}, id_)
+        shop.collect()
+    _, second, third = shop.commit.rejected
+    shop.configured(click_retention_days=1).collect(clock=lambda: NOON + 2 * DAY)
+    assert shop.commit.rejected == (second, third)
+    shop.collect()
+    assert shop.parquet() == {second.path, third.path}
+
+
+def test_a_session_is_erased_from_what_is_kept(shop: Shop) -> None:
+    shop = shop.configured(click_retention_days=1)
+    shop.send(
+        *[(session, click(f"{session} {day}", NOON + day * DAY)) for day in range(3) for session in "st"]
+    )
+    shop.collect(clock=lambda: NOON + 2 * DAY)
+    shop.send(("s", None))
+    done = shop.collect(clock=lambda: NOON + 3 * DAY)
+    assert done.totals == Totals(erased_sessions=1, erased_clicks=2)
+    assert (done.expired_days, done.expired_clicks) == (1, 1)
+    shop.collect(clock=lambda: NOON + 3 * DAY)
+    assert shop.items() == ["t 2"]
+    assert shop.parquet() == shop.listed()
+
+
+def test_the_command_says_what_it_has_deleted(shop: Shop) -> None:
+    shop = shop.configured(click_retention_days=30)
+    shop.send(("s", click("a")), ("s", click("b", NOON + DAY)), ("t", click("c", time.time())))
+    assert "2 old days with 2 clicks deleted; there are 1 files of 1 days" in shop.run().stdout
+    shop.send(("s", click("late", NOON)))
+    told = json.loads(shop.run("--json").stdout)
+    assert (told["clicks"], told["expired_days"], told["expired_clicks"]) == (1, 1, 1)
+    assert (told["files"], told["days"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "number"),
+    [
+        ("call", "Merge.without_days_before", 1),
+        ("call", "Path.replace", 3),  # of commit.json, without the old day
+        ("return", "Path.replace", 3),
+        ("return", "Merge.without_days_before", 1),
+    ],
+)
+def test_a_kill_leaves_no_day_half_deleted(shop: Shop, event: str, name: str, number: int) -> None:
+    shop.collect()
+    now = time.time()
+    shop.send(("s", click("a")), ("s", click("b", NOON + 1, "e")))
+    shop.collect()
+    shop = shop.configured(click_retention_days=30)
+    shop.send(("s", click("c", now)), ("t", click("d", now)))
+    die(shop, event, name, number, batch=100)
+    assert shop.items() in (["a", "b", "c", "d"], ["c", "d"])
+    for file in shop.commit.files:
+        assert (shop.clicks / file.path).stat().st_size == file.bytes
+    shop.collect()
+    assert shop.items() == ["c", "d"]
+    shop.collect()
+    assert shop.parquet() == shop.listed()
+    assert shop.commit.totals.clicks == 4
 
 
 class Shoppers(threading.Thread):

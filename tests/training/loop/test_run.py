@@ -107,6 +107,16 @@ def answers(artifacts: Path, data: Path) -> list[list[tuple[str, float]]]:
     return model.rank([Query(session, 20, ()) for session in known if session])
 
 
+def test_training_that_diverges_stops_the_run_and_is_not_repeated(artifacts: Path, clicks: Files) -> None:
+    wanted = config("gru4rec", "dim=8", "epochs=2", "batch_size=128", "lr=1e38")
+    stopped = make(artifacts, clicks, wanted)
+    assert (stopped.status, stopped.steps["train"].status) == ("stopped", "stopped")
+    assert stopped.reason is not None
+    assert stopped.reason.startswith("train: training diverged in epoch 1")
+    assert read_deployment(artifacts).champion is None
+    assert make(artifacts, clicks, wanted).id != stopped.id
+
+
 def test_a_run_publishes_and_says_what_it_did(artifacts: Path, clicks: Files) -> None:
     record = make(artifacts, clicks)
     paths = run_paths(artifacts, record.id)

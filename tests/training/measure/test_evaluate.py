@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +13,12 @@ from models.base import Sessions
 from models.niser import NISER
 from service.ranking.bundle import Bundle
 from tests.training.planted import N_ITEMS, planted_sessions, write_dataset
-from training.baselines import item_knn, stan
+from training.baselines import item_knn, spop, stan
 from training.baselines.counting import Counted
 from training.bundling.export import export_bundle
 from training.bundling.provenance import Provenance
 from training.data.dataset import Dataset
-from training.measure.evaluate import TOP, answer, evaluate, evaluate_counted, rank_in
+from training.measure.evaluate import TOP, _held, answer, evaluate, evaluate_counted, rank_in
 from training.measure.metrics import MISSED, ranking_metrics
 
 
@@ -106,6 +109,35 @@ def test_what_a_baseline_leaves_open_is_filled_with_the_most_popular(data: Datas
     assert answer(baseline, prefixes, 4)[1].tolist() == items[:, :4].tolist()
     measured = evaluate_counted(baseline, data, data.test)
     assert measured.cases == 12
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_what_a_session_holds_is_left_out_in_chunks(rows: int) -> None:
+    """However many rows are marked at a time: as when all is compared with all."""
+    rng = np.random.default_rng(0)
+    prefixes = rng.integers(0, N_ITEMS + 1, (33, 9))
+    items = rng.integers(0, N_ITEMS + 1, (33, 25))
+    items[0, 0] = N_ITEMS
+    held = (items[:, :, None] == prefixes[:, None, :]).any(2)
+    np.testing.assert_array_equal(_held(items, prefixes, rows * (N_ITEMS + 1)), held)
+
+
+@pytest.mark.parametrize("counted", [item_knn, spop, stan], ids=["item_knn", "spop", "stan"])
+def test_memory_grows_with_the_longest_session_not_with_its_square(tmp_path: Path, counted) -> None:  # type: ignore[no-untyped-def]
+    """A crawler of 1,500 clicks; comparing all its clicks with all took more than 1 GB."""
+    rng = np.random.default_rng(0)
+    crawler = Sessions(rng.integers(1, 2001, 1500).astype(np.int32), np.array([0, 1500]), 2000)
+    shop = Sessions(np.arange(1, 2001, dtype=np.int32), np.arange(0, 2001, 4), 2000)
+    data = write_dataset(tmp_path / "d", shop, crawler, n_validation=0)
+    baseline: Counted = counted.fit(shop)
+    tracemalloc.start()
+    try:
+        measured = evaluate_counted(baseline, data, data.test)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert measured.cases == 1499
+    assert peak < 400e6
 
 
 def test_long_sessions_leave_out_all_they_hold(data: Dataset) -> None:
