@@ -235,6 +235,7 @@ def prepare(
     from training.data.clicks import COLLECTED, ClicksError, files_of_newest_days
     from training.data.prepare import Rules, TooManyRejectedError
     from training.data.prepare import prepare as prepare_dataset
+    from training.data.source import told_sources
 
     given = {name for name in context.params if _is_given(context, name)}
     if tests:
@@ -334,6 +335,9 @@ def prepare(
                 report=lambda step: console.print(
                     f"{step.name:<20}{step.clicks:>13,} clicks{step.sessions:>12,} sessions"
                     f"{step.items:>10,} items"
+                ),
+                show=lambda sources: console.print(
+                    "\n".join(told_sources(sources)), highlight=False, markup=False
                 ),
                 tell=lambda word: console.print(word, highlight=False, markup=False),
             )

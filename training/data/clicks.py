@@ -35,6 +35,7 @@ COLLECTED = LogFormat(
     by_visitor=True,
     event="type",
     events=("click",),
+    name="clicks",
     nothing=(),  # what the service took for an id is one
 )
 

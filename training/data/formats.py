@@ -11,8 +11,10 @@ and each line split by itself.
 from __future__ import annotations
 
 import csv
+import functools
 import glob
 import json
+import operator
 import os
 import re
 import stat
@@ -25,12 +27,22 @@ from typing import Literal
 
 import duckdb
 import ibis
+import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
-from ibis.expr.types import ArrayColumn, BooleanColumn, Column, IntegerColumn, StringColumn, Table
+from ibis.expr.types import (
+    ArrayColumn,
+    BooleanColumn,
+    Column,
+    FloatingColumn,
+    IntegerColumn,
+    StringColumn,
+    Table,
+)
 
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH
-from training.data.lines import LONGEST_LINE, Plain, first_line, magic, plain_text
+from training.data.dataset import SourceFile
+from training.data.lines import LONGEST_LINE, Plain, first_line, magic, plain_text, shortened
 from training.data.lines import PrepareError as PrepareError
 
 FormatName = Literal["csv", "yoochoose", "diginetica", "retailrocket", "otto", "rees46", "sessions"]
@@ -43,6 +55,7 @@ _SEPARATORS = (",", "\t", ";", "|")
 EVENT = "*event*"  # stands for the first of those that a file has
 _EVENTS = ("event_type", "event_name", "event", "type")
 _MOST_JOINED = 100  # lines of one record
+_NEARLY_ALL = 0.99  # of a file's times
 _MOST_BROKEN = 100_000  # lines that are looked at for such records
 # What stands for nothing in logs as people export them: R, pandas, SQL, MySQL, BigQuery, GA4, JavaScript.
 NOTHING = ("NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N", "(null)", "(not set)", "undefined")
@@ -66,6 +79,7 @@ class LogFormat:
     nobody_alone: bool = False  # a click of nobody is a session of its own, instead of none
     encoding: str = "auto"
     nested: str | None = None  # of a JSON line: the list of its clicks, which `session` stands beside
+    name: str = "csv"
 
     @property
     def columns(self) -> dict[str, str]:
@@ -75,14 +89,34 @@ class LogFormat:
 
 
 YOOCHOOSE = LogFormat(
-    "session", "item", "timestamp", "iso", header=("session", "timestamp", "item", "category")
+    "session",
+    "item",
+    "timestamp",
+    "iso",
+    header=("session", "timestamp", "item", "category"),
+    name="yoochoose",
 )
-DIGINETICA = LogFormat("sessionId", "itemId", "eventdate", "iso", by_day=True, tick="timeframe")
+DIGINETICA = LogFormat(
+    "sessionId",
+    "itemId",
+    "eventdate",
+    "iso",
+    by_day=True,
+    tick="timeframe",
+    name="diginetica",
+)
 RETAILROCKET = LogFormat(
-    "visitorid", "itemid", "timestamp", "milliseconds", by_visitor=True, event="event", events=("view",)
+    "visitorid",
+    "itemid",
+    "timestamp",
+    "milliseconds",
+    by_visitor=True,
+    event="event",
+    events=("view",),
+    name="retailrocket",
 )
-OTTO = LogFormat("session", "aid", "ts", "milliseconds", event="type", nested="events")
-REES46 = LogFormat("user_session", "product_id", "event_time", "iso", event="event_type")
+OTTO = LogFormat("session", "aid", "ts", "milliseconds", event="type", nested="events", name="otto")
+REES46 = LogFormat("user_session", "product_id", "event_time", "iso", event="event_type", name="rees46")
 
 
 @dataclass(frozen=True)
@@ -94,13 +128,15 @@ class Log:
     `malformed`: file, line, reason, raw of the lines that could not be split into fields; those without a
     reason are blank, or belong to the record that began before.
     `files`: file, path, row_to_line.
-    `other_events`: how many rows are not in `rows` because they are no clicks, and rightly so.
+    `other_events`: by file, how many rows are not in `rows` because they are no clicks, and rightly so.
+    `sources`: what was detected of each file; what is to be counted is not, yet.
     """
 
     rows: Table
     malformed: Table
     files: Table
-    other_events: int = 0
+    sources: tuple[SourceFile, ...]
+    other_events: Mapping[int, int]
     rows_are_lines: bool = False  # those that hold nothing, too
 
     @property
@@ -218,20 +254,66 @@ def read_log(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path
     Raises `PrepareError`.
     """
     log, malformed = _new_tables(con, _FIELDS)
-    first_lines = []
+    first_lines, sources = list[int](), list[SourceFile]()
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
             with _reading(file):
                 if _is_parquet(file):
-                    con.insert("log", _parquet_fields(con, file, format_).mutate(file=number))
+                    sources.append(_insert_parquet(con, number, file, format_))
                     first_lines.append(1)
-                else:
-                    with plain_text(file, Path(directory), format_.encoding) as plain:
-                        first_lines.append(_insert_csv(con, number, file, plain, format_))
+                    continue
+                if is_json(file):
+                    raise PrepareError(f"{file}: has a JSON object on its first line, other than {files[0]}")
+                with plain_text(file, Path(directory), format_.encoding) as plain:
+                    begin, source = _insert_csv(con, number, file, plain, format_)
+                    first_lines.append(begin)
+                    sources.append(source)
     rows = log.mutate(row=log.rowid(), raw=_joined(log, format_))
-    rows, other_events = _chosen(rows, format_)
     files_ = _file_table(con, files, _first_rows(log, len(files)), first_lines)
-    return Log(_judged(rows, format_), malformed, files_, other_events)
+    return _log(rows, malformed, files_, format_, sources)
+
+
+def _log(
+    rows: Table,
+    malformed: Table,
+    files: Table,
+    format_: LogFormat,
+    sources: Sequence[SourceFile],
+    rows_are_lines: bool = False,
+) -> Log:
+    """The log, when every file is in the table `log`."""
+    rows, other_events = _chosen(rows, format_)
+    units = _time_units(rows, [source.path for source in sources], format_)
+    sources = [source.model_copy(update={"time_unit": units[n]}) for n, source in enumerate(sources)]
+    return Log(_judged(rows, format_, units), malformed, files, tuple(sources), other_events, rows_are_lines)
+
+
+def _source(
+    file: Path,
+    kind: str,
+    format_: LogFormat,
+    columns: Mapping[str, str],
+    **more: object,
+) -> SourceFile:
+    """What was detected of a file."""
+    name = kind if format_.name == "csv" else f"{format_.name} ({kind})"
+    found = {"path": str(file), "format": name, "columns": dict(columns), **more}
+    return SourceFile.model_validate(found)
+
+
+def _plain_source(
+    file: Path, kind: str, format_: LogFormat, columns: Mapping[str, str], plain: Plain, n_header: int = 0
+) -> SourceFile:
+    return _source(
+        file,
+        kind,
+        format_,
+        columns,
+        compression=plain.packed,
+        encoding=plain.encoding,
+        lines=plain.lines,
+        sample=plain.sample(n_header),
+    )
 
 
 def is_json(file: Path) -> bool:
@@ -245,6 +327,7 @@ def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Pat
     Raises `PrepareError`.
     """
     lines, malformed = _new_tables(con, ["line"], "lines")
+    sources: list[SourceFile] = []
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
             if not is_json(file):
@@ -254,6 +337,7 @@ def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Pat
             with _reading(file), plain_text(file, Path(directory), format_.encoding) as plain:
                 con.insert("lines", _read_lines(con, plain).mutate(file=number))
                 _insert_left_out(con, number, plain)
+                sources.append(_plain_source(file, "json", format_, format_.columns, plain))
     # Rows are numbered over all files, as the lines are.
     first_rows = _first_rows(lines, len(files))
     text = lines.mutate(row=lines.rowid()).filter(lines.line.notnull())
@@ -269,11 +353,10 @@ def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Pat
             con.insert("malformed", bad)
     con.drop_table("lines")
     rows = log.mutate(raw=_joined(log, format_))
-    rows, other_events = _chosen(rows, format_)
     if nested and not format_.tick:
         format_ = replace(format_, tick="place")  # in the list
     files_ = _file_table(con, files, first_rows, [1] * len(files))
-    return Log(_judged(rows, format_), malformed, files_, other_events, rows_are_lines=True)
+    return _log(rows, malformed, files_, format_, sources, rows_are_lines=True)
 
 
 def _json_fields(
@@ -327,24 +410,26 @@ def _check_json(file: Path, format_: LogFormat, nested: str | None) -> None:
                 )
 
 
-def _chosen(rows: Table, format_: LogFormat) -> tuple[Table, int]:
-    """The rows with the events that are clicks, and how many others there are."""
-    other_events = 0
-    if format_.events:
-        is_click = rows.event.isin(format_.events).fill_null(False)
-        other_events = (~is_click).sum().to_pyarrow().as_py() or 0
-        rows = rows.filter(is_click)
-    return rows, other_events
+def _chosen(rows: Table, format_: LogFormat) -> tuple[Table, dict[int, int]]:
+    """The rows with the events that are clicks, and how many others there are by file."""
+    if not format_.events:
+        return rows, {}
+    is_click = rows.event.isin(format_.events).fill_null(False)
+    others = rows.filter(~is_click).group_by("file").agg(others=lambda table: table.count())
+    return rows.filter(is_click), {row["file"]: row["others"] for row in others.to_pyarrow().to_pylist()}
 
 
 def read_sessions(con: Backend, files: Sequence[Path], work: Path | None = None) -> Log:
     """Read text with one session a line, in time order, its items between spaces. Raises `PrepareError`."""
     log, malformed = _new_tables(con, ["line"])
+    sources: list[SourceFile] = []
+    format_ = LogFormat("line", "word", "line", name="sessions")
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
             with _reading(file), plain_text(file, Path(directory)) as plain:
                 con.insert("log", _read_lines(con, plain).mutate(file=number))
                 _insert_left_out(con, number, plain)
+                sources.append(_plain_source(file, "text", format_, {}, plain))
     words = log.select("file", row=log.rowid(), words=log.line.strip().re_split(r"\s+"))
     clicks = words.select(
         "file", "row", item=words.words.unnest(), tick=ibis.range(words.words.length()).unnest()
@@ -356,7 +441,7 @@ def read_sessions(con: Backend, files: Sequence[Path], work: Path | None = None)
         raw=clicks.item,
     )
     files_ = _file_table(con, files, _first_rows(log, len(files)), [1] * len(files))
-    return Log(rows, malformed, files_, rows_are_lines=True)
+    return Log(rows, malformed, files_, tuple(sources), {}, rows_are_lines=True)
 
 
 def _new_tables(con: Backend, fields: Sequence[str], name: str = "log") -> tuple[Table, Table]:
@@ -385,35 +470,41 @@ def _first_rows(log: Table, n_files: int) -> list[int]:
     return [rows.get(number, 0) for number in range(n_files)]
 
 
-def _insert_csv(con: Backend, number: int, file: Path, plain: Plain, format_: LogFormat) -> int:
+def _insert_csv(
+    con: Backend, number: int, file: Path, plain: Plain, format_: LogFormat
+) -> tuple[int, SourceFile]:
     """Insert a file's rows into `log`, and its other lines into `malformed`; which line its rows begin at."""
     names, separator, n_header = _csv_header(file, plain, format_)
     columns = [f"column{place}" for place in range(len(names))]
     named = _columns_of(format_, names)
     wanted = {field: columns[names.index(name)] for field, name in named.items()}
-    if not plain.blank:
-        # By place: the names of columns that are not asked for may be repeated, or empty.
-        quote = '"' if plain.has_quotes else ""
-        options: dict[str, bool | int | str] = {
-            "delim": separator,
-            "quote": quote,
-            "escape": quote,
-            "skip": n_header,
-        }
-        try:
-            text = _read_csv(con, plain.path, columns, **options)
-            con.insert("log", _fields({f: text[c] for f, c in wanted.items()}, text).mutate(file=number))
-            refused = con.table("refused")
-            # One line may be refused for several of its columns.
-            lines = refused.group_by(line=refused.line.cast("int64")).agg(raw=refused.csv_line.min())
-            con.insert("malformed", _malformed(number, lines, "malformed_row"))
-            n_read = sum(_count(con, table, number) for table in ("log", "malformed"))
-        except (duckdb.InvalidInputException, duckdb.ConversionException):
-            n_read = None
-        if n_read == plain.lines - n_header:
-            return n_header + 1
-        for table in ("log", "malformed"):
-            con.raw_sql(f"DELETE FROM {table} WHERE file = {number}")
+    source = _plain_source(file, "csv", format_, named, plain, n_header)
+    source = source.model_copy(update={"separator": separator})
+    # By place: the names of columns that are not asked for may be repeated, or empty.
+    quote = '"' if plain.has_quotes else ""
+    options: dict[str, bool | int | str] = {
+        "delim": separator,
+        "quote": quote,
+        "escape": quote,
+        "skip": n_header,
+    }
+    try:
+        text = _read_csv(con, plain.path, columns, **options)
+        con.insert("log", _fields({f: text[c] for f, c in wanted.items()}, text).mutate(file=number))
+        refused = con.table("refused")
+        # One line may be refused for several of its columns; blank ones, which are passed over, come with it.
+        lines = refused.group_by(line=refused.line.cast("int64")).agg(
+            raw=refused.csv_line.re_replace(r"^[\r\n]+", "").min()
+        )
+        con.insert("malformed", _malformed(number, lines, "malformed_row"))
+        _insert_blank(con, number, plain, n_header)
+        n_read = sum(_count(con, table, number) for table in ("log", "malformed"))
+    except (duckdb.InvalidInputException, duckdb.ConversionException):
+        n_read = None
+    if n_read == plain.lines - n_header:
+        return n_header + 1, source
+    for table in ("log", "malformed"):
+        con.raw_sql(f"DELETE FROM {table} WHERE file = {number}")
     split = _Splitter(separator, len(names), plain.has_quotes)
     lines = con.create_table("lines", _read_lines(con, plain), overwrite=True)
     records = lines.mutate(n=lines.rowid() + 1)
@@ -435,7 +526,7 @@ def _insert_csv(con: Backend, number: int, file: Path, plain: Plain, format_: Lo
     if n_read != plain.lines - n_header:
         raise PrepareError(f"{file}: has {plain.lines - n_header:,} lines, of which {n_read:,} were read")
     con.drop_table("lines")
-    return n_header + 1
+    return n_header + 1, source
 
 
 def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str], str, int]:
@@ -446,11 +537,13 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
     if format_.header:
         return list(format_.header), ",", 0
     with plain.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        line = stream.readline(LONGEST_LINE).rstrip("\r\n")
-        said = re.fullmatch(r'"?sep=(.)"?', line)
-        if said:
-            line = stream.readline(LONGEST_LINE).rstrip("\r\n")
-    n_header = 2 if said else 1
+        begin = stream.readlines(LONGEST_LINE)
+    n_header = next((n for n, line in enumerate(begin, 1) if line.strip("\r\n")), len(begin))
+    line = begin[n_header - 1].rstrip("\r\n")
+    said = re.fullmatch(r'"?sep=(.)"?', line)
+    if said:
+        n_header += 1
+        line = begin[n_header - 1].rstrip("\r\n") if len(begin) >= n_header else ""
     for out in plain.left_out:
         if out.line <= n_header:
             raise PrepareError(f"{file}: line {out.line}, the header, cannot be read: {out.reason}")
@@ -548,17 +641,43 @@ def _insert_left_out(con: Backend, number: int, plain: Plain) -> None:
         con.insert("malformed", pa.table(columns))
 
 
+def _insert_blank(con: Backend, number: int, plain: Plain, n_header: int) -> None:
+    """Insert the lines that the reader passes over: they are blank, or left out."""
+    _insert_left_out(con, number, plain)
+    blank = plain.blank[plain.blank > n_header]
+    blank = blank[~np.isin(blank, [out.line for out in plain.left_out])]
+    if len(blank):
+        table = ibis.memtable(pa.table({"line": blank}))
+        con.insert("malformed", _malformed(number, table.mutate(raw=ibis.null("string")), None))
+
+
 def _count(con: Backend, table: str, number: int) -> int:
     rows = con.table(table)
     count: int = rows.filter(rows.file == number).count().to_pyarrow().as_py()
     return count
 
 
-def _parquet_fields(con: Backend, file: Path, format_: LogFormat) -> Table:
+def _insert_parquet(con: Backend, number: int, file: Path, format_: LogFormat) -> SourceFile:
+    """Insert a file's rows into `log`."""
     table = con.read_parquet(file)  # whatever its name is
     _check_columns(file, table.columns, format_)
+    named = _columns_of(format_, table.columns)
+    con.insert("log", _parquet_fields(table, named).mutate(file=number))
+    first = table.select(*dict.fromkeys(named.values())).head(1).to_pyarrow().to_pylist()
+    return _source(
+        file,
+        "parquet",
+        format_,
+        named,
+        lines=table.count().to_pyarrow().as_py(),
+        id_types={field: str(table[named[field]].type()) for field in ("session", "item")},
+        sample=shortened(", ".join(f"{name}={value!r}" for row in first for name, value in row.items())),
+    )
+
+
+def _parquet_fields(table: Table, named: Mapping[str, str]) -> Table:
     fields = {}
-    for field, name in _columns_of(format_, table.columns).items():
+    for field, name in named.items():
         value = table[name]
         if value.type().is_binary():
             # Text of a writer that did not say so; what is no UTF-8 has no characters, and is no id.
@@ -627,20 +746,23 @@ def _read_lines(con: Backend, plain: Plain) -> Table:
     return _read_csv(con, plain.path, ["line"], delim="\x1f", quote="", escape="", strict_mode=False)
 
 
-def _judged(rows: Table, format_: LogFormat) -> Table:
+def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) -> Table:
     """Give every row its time, its tick, and the reason why it is no click, where there is one."""
-    time_format = _detect_time_format(rows) if format_.time_format == "auto" else format_.time_format
-    if time_format == "iso":
-        time = _iso_microseconds(rows.time)
-        is_finite = ibis.literal(True)
-    else:
-        number = rows.time.try_cast("float64")
-        is_finite = ~(number.isnan() | number.isinf())
-        if time_format in ("microseconds", "nanoseconds"):  # a float cannot hold them
-            whole = rows.time.try_cast("int64")
-            time = whole if time_format == "microseconds" else whole // 1000
-        else:
-            time = (number * (SECOND if time_format == "seconds" else SECOND / 1000)).try_cast("int64")
+    files_of: dict[TimeFormat, list[int]] = {}
+    for number, unit in units.items():
+        files_of.setdefault(unit, []).append(number)
+    times = {unit: _microseconds(rows.time, unit) for unit in files_of}
+    number, [first, *_] = rows.time.try_cast("float64"), times
+    is_finite = ~(number.isnan() | number.isinf())
+    is_other = ibis.literal(False)
+    time = times[first]
+    if len(times) > 1:
+        time = ibis.cases(*((rows.file.isin(files), times[unit]) for unit, files in files_of.items()))
+    for unit, files in files_of.items():
+        if unit == "iso":
+            is_finite |= rows.file.isin(files)
+        elif format_.time_format == "auto":
+            is_other |= rows.file.isin(files) & _is_of_another_unit(number, unit)
     tick = rows.tick.try_cast("int64") if format_.tick else ibis.literal(0)
     who = "visitor" if format_.by_visitor else "session"
     is_nobody = _is_nothing(rows.session, format_)
@@ -657,6 +779,7 @@ def _judged(rows: Table, format_: LogFormat) -> Table:
         (_is_blank(rows.time), "missing_time"),
         (~is_finite, "time_not_finite"),
         (_is_nothing(rows.time, format_), "missing_time"),
+        (is_other, "other_time_unit"),
         (time.isnull() | tick.isnull(), "unparsable_time"),
         (time < 0, "negative_time"),
         (time >= _YEAR_10000, "time_out_of_range"),
@@ -664,25 +787,57 @@ def _judged(rows: Table, format_: LogFormat) -> Table:
     return rows.select("file", "row", "item", "raw", session=session, time=time, tick=tick, reason=reason)
 
 
-def _detect_time_format(rows: Table) -> TimeFormat:
-    """The one format that fits any row; numbers are told apart by size, from the year 1973 to 5138."""
+# Numbers are told apart by size, from the year 1973 to 5138.
+_SIZES: dict[TimeFormat, tuple[float, float]] = {
+    "seconds": (1e8, 1e11),
+    "milliseconds": (1e11, 1e14),
+    "microseconds": (1e14, 1e17),
+    "nanoseconds": (1e17, 1e19),
+}
+
+
+def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[int, TimeFormat]:
+    """The unit of each file's times: the one that nearly all of them are like.
+
+    A file without one time that is like any takes the unit of the others.
+    """
+    if format_.time_format != "auto":
+        return dict.fromkeys(range(len(paths)), format_.time_format)
     number = rows.time.try_cast("float64")
-    fits: dict[TimeFormat, BooleanColumn] = {
-        "seconds": (number >= 1e8) & (number < 1e11),
-        "milliseconds": (number >= 1e11) & (number < 1e14),
-        "microseconds": (number >= 1e14) & (number < 1e17),
-        "nanoseconds": (number >= 1e17) & (number < 1e19),
-        "iso": _iso_microseconds(rows.time).notnull(),
-    }
-    counts = rows.aggregate(rows.count().name("rows"), **{name: fit.sum() for name, fit in fits.items()})
-    found = counts.to_pyarrow().to_pylist()[0]
-    likely = [name for name in fits if found[name]]
-    if not found["rows"]:
-        return "iso"  # any will do
-    if len(likely) != 1:
-        seen = ", ".join(f"{found[name]:,} like {name}" for name in likely) or "none like any"
-        raise PrepareError(f"the format of the times is not clear ({seen}): say --time-format")
-    return likely[0]
+    likes = {unit: (number >= low) & (number < end) for unit, (low, end) in _SIZES.items()}
+    likes["iso"] = _iso_microseconds(rows.time).notnull()
+    counts = rows.group_by("file").agg(**{unit: like.sum() for unit, like in likes.items()})
+    units: dict[int, TimeFormat] = {}
+    found = counts.order_by("file").to_pyarrow().to_pylist()
+    for row in found:
+        likely: dict[TimeFormat, int] = {unit: row[unit] for unit in likes if row[unit]}
+        unit = max(likely, key=lambda unit: likely[unit], default=None)
+        if unit is None:
+            continue
+        if likely[unit] < _NEARLY_ALL * sum(likely.values()):
+            seen = ", ".join(f"{count:,} like {unit}" for unit, count in likely.items())
+            raise PrepareError(
+                f"{paths[row['file']]}: the format of the times is not clear ({seen}): say --time-format"
+            )
+        units[row["file"]] = unit
+    if found and not units:
+        raise PrepareError("the format of the times is not clear (none like any): say --time-format")
+    usual: TimeFormat = max(units.values(), key=list(units.values()).count, default="iso")
+    return {number: units.get(number, usual) for number in range(len(paths))}
+
+
+def _is_of_another_unit(number: FloatingColumn, unit: TimeFormat) -> BooleanColumn:
+    sizes = [size for other, size in _SIZES.items() if other != unit]
+    return functools.reduce(operator.or_, ((number >= low) & (number < end) for low, end in sizes))
+
+
+def _microseconds(time: StringColumn, unit: TimeFormat) -> IntegerColumn:
+    if unit == "iso":
+        return _iso_microseconds(time)
+    if unit in ("microseconds", "nanoseconds"):  # a float cannot hold them
+        whole = time.try_cast("int64")
+        return whole if unit == "microseconds" else whole // 1000
+    return (time.try_cast("float64") * (SECOND if unit == "seconds" else SECOND / 1000)).try_cast("int64")
 
 
 def _iso_microseconds(time: StringColumn) -> IntegerColumn:

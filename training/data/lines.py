@@ -15,10 +15,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 BLOCK = 1 << 19  # bytes
@@ -63,11 +65,20 @@ class Plain:
 
     path: Path
     lines: int  # the last one counts without its end, too
-    blank: int  # of these; what is left out among them
+    blank: npt.NDArray[np.int64]  # their numbers; what is left out among them
     has_quotes: bool
     packed: str | None
     encoding: str
     left_out: tuple[LeftOut, ...] = ()
+
+    def sample(self, n_header: int) -> str:
+        """The first line after the header that is not blank, as far as it is shown."""
+        with self.path.open(encoding="utf-8-sig", errors="replace") as stream:
+            for number in range(n_header + 100):
+                line = stream.readline(LONGEST_LINE).rstrip("\n")
+                if number >= n_header and line:
+                    return shortened(line)
+        return ""
 
 
 @dataclass
@@ -77,7 +88,7 @@ class _Survey:
     ends: int = 0  # \n
     both: int = 0  # \r\n
     returns: int = 0  # \r
-    blank: int = 0
+    blank: list[npt.NDArray[np.int64]] = field(default_factory=list)
     last: bytes = b""
     has_quotes: bool = False
     is_long: bool = False
@@ -122,20 +133,21 @@ def plain_text(file: Path, work: Path, encoding: str = "auto") -> Iterator[Plain
         if not survey.ends_alike or survey.not_utf8 or survey.is_long:
             left_out = tuple(_repair(file, source, repaired))
             source, survey = repaired, _survey(repaired)
-        yield Plain(source, survey.lines, survey.blank, survey.has_quotes, packed, found, left_out)
+        blank = np.concatenate([np.empty(0, np.int64), *survey.blank])
+        yield Plain(source, survey.lines, blank, survey.has_quotes, packed, found, left_out)
     finally:
         unpacked.unlink(missing_ok=True)
         repaired.unlink(missing_ok=True)
 
 
 def first_line(file: Path) -> str:
-    """The first line, whatever the file is packed in and encoded as, with no mark before it."""
+    """The first line that is not blank, whatever the file is packed in and encoded as, without its mark."""
     packed = _packed(file)
     encoding = _encoding_of(file, packed)
     with _opened(file, packed) as stream:
         head = stream.read(BLOCK)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
-    return re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff"), maxsplit=1)[0]
+    return re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff").lstrip("\r\n"), maxsplit=1)[0]
 
 
 def _packed(file: Path) -> str | None:
@@ -217,8 +229,7 @@ def _survey(file: Path) -> _Survey:
                 found.is_long = True
             window = tail + block
             if b"\n\n" in window or b"\n\r\n" in window:
-                pairs = re.compile(rb"\n(?=\r?\n)")
-                found.blank += len(pairs.findall(window)) - len(pairs.findall(tail))
+                found.blank.append(found.ends + _blank_lines(tail, window))
             found.has_quotes = found.has_quotes or b'"' in block
             if found.not_utf8 is None or not found.has_utf8:
                 _survey_encoding(found, decoder, block)
@@ -228,6 +239,17 @@ def _survey(file: Path) -> _Survey:
     if found.not_utf8 is None and decoder.getstate()[0]:
         found.not_utf8 = (found.lines, decoder.getstate()[0])
     return found
+
+
+def _blank_lines(tail: bytes, window: bytes) -> npt.NDArray[np.int64]:
+    """Numbers, from 1 on, of the blank lines that end within a window, after the `tail` of the one before."""
+    text = np.frombuffer(window, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    before = np.concatenate([[-2], ends[:-1]])
+    length = ends - before - 1
+    is_blank = (length == 0) | ((length == 1) & (text[ends - 1] == ord("\r")))
+    is_new = ends >= len(tail)
+    return np.flatnonzero(is_blank & is_new) + 1 - np.count_nonzero(~is_new)
 
 
 def _survey_encoding(found: _Survey, decoder: codecs.IncrementalDecoder, block: bytes) -> None:
@@ -305,5 +327,9 @@ def _what_is_wrong(line: bytes) -> str | None:
 
 
 def _sample(line: bytes) -> str:
-    text = line[:_SAMPLE].decode("utf-8", "replace")
-    return text if len(line) <= _SAMPLE else f"{text}…"
+    return shortened(line[: 4 * _SAMPLE].decode("utf-8", "replace"))
+
+
+def shortened(text: str) -> str:
+    """As much of a line as is shown."""
+    return text if len(text) <= _SAMPLE else f"{text[:_SAMPLE]}…"

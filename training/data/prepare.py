@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -22,7 +23,7 @@ from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 
 from training.data.arrays import write_arrays
-from training.data.dataset import MANIFEST, DatasetInfo, write_info
+from training.data.dataset import MANIFEST, DatasetInfo, SourceFile, write_info
 from training.data.formats import (
     SECOND,
     Log,
@@ -94,15 +95,18 @@ def prepare(
     force: bool = False,
     report: Callable[[Step], None] = lambda step: None,
     tell: Callable[[str], None] = lambda word: None,
+    show: Callable[[Sequence[SourceFile]], None] = lambda sources: None,
 ) -> DatasetInfo:
     """Make the data set `output` from the log `inputs`, or from one that is split into `inputs` and `tests`.
 
     A log that comes split is taken as it is: of the rules only `gap_minutes` and `validation` apply, and its
     test sessions keep the items that no training session holds. Without a `log_format`, files have one
-    session a line. Raises `PrepareError`; then there is no `output`, or still the old one.
+    session a line. What was understood of the files is shown before anything is told of.
+    Raises `PrepareError`; then there is no `output`, or still the old one.
     """
     rules = rules or Rules()
-    inputs, tests = log_files(inputs, tell), log_files(tests, tell)
+    words: list[str] = []
+    inputs, tests = log_files(inputs, words.append), log_files(tests, words.append)
     files = (*inputs, *tests)
     for file in files:
         check_file(file)
@@ -117,7 +121,12 @@ def prepare(
                 log = read_sessions(con, files, directory)
             accepted = _accepted(con, log)
             if log_format:
-                log = _within_time_range(con, log, accepted, rules, is_split=bool(tests), tell=tell)
+                log = _within_time_range(con, log, accepted, rules, is_split=bool(tests), tell=words.append)
+            con.create_table("rejected", log.rejected)
+            source = _source(con, log)
+            show(source)
+            for word in words:
+                tell(word)
             counts = _accept(con, log, accepted, directory, output, max_rejected)
             steps = _Steps(con, report)
             clicks = steps.take("read", _encoded(con, n_inputs=len(inputs)))
@@ -149,6 +158,7 @@ def prepare(
             n_validation=n_validation,
             counts=counts | steps.counts,
             options=_options(rules, inputs, tests, log_format),
+            source=source,
         )
 
 
@@ -194,11 +204,46 @@ def _accepted(con: Backend, log: Log) -> Table:
     return con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
 
 
+def _source(con: Backend, log: Log) -> list[SourceFile]:
+    """What was detected of every file, with what was kept of it and what was not."""
+    accepted, rejected = con.table("accepted"), con.table("rejected")
+    found = accepted.group_by("file").agg(
+        kept=accepted.count(),
+        first=accepted.time.min(),
+        last=accepted.time.max(),
+        **{f"whole_{name}": accepted[name].try_cast("int64").notnull().all() for name in ("session", "item")},
+    )
+    by_file = {row.pop("file"): row for row in found.to_pyarrow().to_pylist()}
+    reasons = rejected.group_by("file", "reason").agg(rows=rejected.count()).order_by("file", "reason")
+    by_path: dict[str, dict[str, int]] = {}
+    for row in reasons.to_pyarrow().to_pylist():
+        by_path.setdefault(row["file"], {})[row["reason"]] = row["rows"]
+    sources = []
+    for number, source in enumerate(log.sources):
+        lost = by_path.get(source.path, {})
+        if number in log.other_events:
+            lost["other_event"] = log.other_events[number]
+        facts: dict[str, object] = {"rejected": lost}
+        if kept := by_file.get(number):
+            facts["kept"] = kept["kept"]
+            if source.time_unit:
+                facts |= {"first_time": _iso(kept["first"]), "last_time": _iso(kept["last"])}
+            types = {name: "integer" if kept[f"whole_{name}"] else "text" for name in ("session", "item")}
+            facts["id_types"] = types | source.id_types
+        sources.append(source.model_copy(update=facts))
+    return sources
+
+
+def _iso(microseconds: int) -> str:
+    time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    return time.isoformat().replace("+00:00", "Z")
+
+
 def _accept(
     con: Backend, log: Log, accepted: Table, directory: Path, output: Path, max_rejected: float
 ) -> dict[str, int]:
     """List the rows that are not `accepted` in rejected.csv, and count both."""
-    rejected = con.create_table("rejected", log.rejected)
+    rejected = con.table("rejected")
     reasons = (
         rejected.group_by("reason").agg(rows=rejected.count()).order_by("reason").to_pyarrow().to_pylist()
     )
@@ -220,7 +265,7 @@ def _accept(
         rejected.order_by("file", "line").to_csv(directory / REJECTED)
     con.drop_table("log")
     con.drop_table("rejected")
-    counts = {"rows": n_rows, "other_events": log.other_events, "rejected": n_rejected}
+    counts = {"rows": n_rows, "other_events": sum(log.other_events.values()), "rejected": n_rejected}
     return counts | {f"rejected_{found['reason']}": found["rows"] for found in reasons}
 
 
@@ -255,6 +300,7 @@ def _time_range(
     """Where the log's time begins and ends, by its days and their clicks, if not where it seems to."""
     total = sum(clicks for _, clicks in days)
     first = end = None
+    pauses = [(before, day) for (before, _), (day, _) in itertools.pairwise(days) if day - before > GAP_DAYS]
     beyond = 0
     for (before, _), (day, clicks) in reversed(list(itertools.pairwise(days))):
         beyond += clicks
@@ -271,6 +317,14 @@ def _time_range(
         if after - day > GAP_DAYS:
             first = after * DAY
             tell(_told(beyond, "before", after, days[0][0], day))
+    for before, day in pauses:
+        if (end is None or before < end // DAY - 1) and (first is None or day > first // DAY):
+            dates = np.datetime64(before, "D"), np.datetime64(day, "D")
+            share = sum(clicks for when, clicks in days if when >= day) / total
+            tell(
+                f"no click for {day - before - 1} days from {dates[0]} to {dates[1]}; {share:.1%} of "
+                "all are after it, and both parts are kept; --time-range says which to take"
+            )
     return first, end
 
 

@@ -80,7 +80,7 @@ def test_retailrocket_keeps_views_unless_told_otherwise(con: Backend, tmp_path: 
     )
     log = read_log(con, [file], RETAILROCKET)
     assert clicks(log) == [("257597", "355908", 1_433_221_332_117_000)]
-    assert log.other_events == 2
+    assert log.other_events == {0: 2}
     rejected = log.rejected.to_pyarrow().to_pylist()
     assert [(row["line"], row["reason"]) for row in rejected] == [(5, "missing_visitor")]
     assert detect_format(file) == "retailrocket"
