@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperOption
 
 from training.commands import data as data_commands
 from training.commands.data import fail
@@ -113,8 +114,8 @@ def try_(
     from training.report.trial import MODELS, Budget, TrialError, try_models
     from training.report.trial_page import as_json, page
 
-    clock: Callable[[], float] = context.obj or time.monotonic  # tests hand in their own
-    budget = Budget(60 * budget_minutes, clock, clock())
+    clock: Callable[[], float] = context.obj or _seconds  # tests hand in their own
+    budget = Budget(60 * budget_minutes, clock, clock() if context.obj else 0.0)
     told = Console(stderr=True, highlight=False, soft_wrap=True)
     with reported(json_) as console:
         names = list(dict.fromkeys(name for each in models or MODELS for name in each.split(",")))
@@ -149,6 +150,18 @@ def try_(
             print(json.dumps(as_json(report)))
         else:
             _show(report, output, console)
+
+
+def _seconds() -> float:
+    """Since this process began, as far as the system tells: on a busy machine Python itself takes a while."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return time.monotonic() - _LOADED
+
+
+_LOADED = time.monotonic()
 
 
 @contextmanager
@@ -251,7 +264,7 @@ def _commands(context: typer.Context, logs: list[Path], trial: Trial, days: floa
         given = source is not None and source.name == "COMMANDLINE"
         if option.name == "test_days" and days is not None and days != option.default:
             words += [option.opts[0], f"{days:g}"]
-        elif option.name in theirs and option.name not in OWN and given and isinstance(option, click.Option):
+        elif option.name in theirs and option.name not in OWN and given and isinstance(option, TyperOption):
             words += _typed(option, context.params[str(option.name)])
     words += ["--output", str(place)]
     train = [
@@ -267,7 +280,7 @@ def _commands(context: typer.Context, logs: list[Path], trial: Trial, days: floa
     return [shlex.join(words), shlex.join(train), "nextclick serve"]
 
 
-def _typed(option: click.Option, value: Any) -> list[str]:
+def _typed(option: TyperOption, value: Any) -> list[str]:
     """An option as it can be typed again."""
     if option.is_flag:
         return [option.opts[0]]
@@ -341,7 +354,10 @@ def _show(report: Report, output: Path, console: Console) -> None:
             "sample",
         ):
             if of.get(key):
-                say(f"  {key.replace('_', ' ')}: {of[key]}")
+                value = of[key]
+                if isinstance(value, dict):
+                    value = ", ".join(f"{name} {each}" for name, each in value.items())
+                say(f"  {key.replace('_', ' ')}: {value}")
     if report.rows is not None:
         rejected = "".join(f", {n:,} {reason.replace('_', ' ')}" for reason, n in report.rejected.items())
         say(f"{report.rows:,} rows{rejected}")

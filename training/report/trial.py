@@ -44,7 +44,7 @@ PROBED = 20_000  # sessions that the pace is measured on,
 PROBE_SECONDS = 3.0  # for so long, after the first step, which is slower
 OFTEN = Pace(report_steps=1)  # so that the clock is looked at after every step
 EXPORT_SECONDS = 20.0  # to export and check a trained model, until one was
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = 10.0
 LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-9": 9, "10+": np.iinfo(np.int64).max}  # clicks before the target
 RARE = 5  # an item with fewer training clicks is cold
 COLD, WARM = "cold", "warm"

@@ -74,7 +74,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tried]:
     with contextlib.chdir(place):
         write_log(Path(NAME))
         arguments = ["try", NAME, *OPTIONS, "--models", "pop,spop,vmis_knn", "--models", "gru4rec"]
-        result = run(*arguments, "--threads", "1", "--budget-minutes", "1.3", "--output", "out")
+        result = run(*arguments, "--threads", "1", "--budget-minutes", "1.1", "--output", "out")
         assert result.exit_code == 0, result.output
         report = json.loads(Path("out/report.json").read_text())
         yield Tried(place, result.stdout, report, Path("out/report.html").read_text())
@@ -135,13 +135,13 @@ def test_evaluate_gives_the_same_figures(tried: Tried) -> None:
 
 
 def test_a_short_test_takes_more_days(tried: Tried) -> None:
-    """A day of this log has some 40 sessions: the last seven, and prepare is told the same."""
-    assert tried.told["test_days"] == 7
+    """A day of this log has some 40 sessions: the last six, a quarter of it, and prepare is told the same."""
+    assert tried.told["test_days"] == 6
     commands = tried.told["commands"]
     assert isinstance(commands, list)
-    assert "--test-days 7" in commands[0]
-    assert "the last 7 day(s)" in tried.text
-    assert "the last 7 days" in tried.html
+    assert "--test-days 6" in commands[0]
+    assert "the last 6 day(s)" in tried.text
+    assert "the last 6 days" in tried.html
 
 
 def test_the_clock_stopped_what_was_trained(tried: Tried) -> None:
@@ -167,7 +167,7 @@ class Text(HTMLParser):
 def test_the_page_needs_nothing_and_trusts_nothing(tried: Tried) -> None:
     parser = Text()
     parser.feed(tried.html)
-    assert not parser.tags & {"script", "link", "img", "iframe", "i", "b" * 2}
+    assert not parser.tags & {"script", "link", "img", "iframe", "i"}
     assert parser.links == []
     assert not re.search(r"url\(|@import|https?:", tried.html)
     assert "&lt;b&gt;shop &amp; co.csv" in tried.html
@@ -220,8 +220,13 @@ def test_what_is_no_trial_is_not_replaced(tmp_path: Path) -> None:
     ("content", "options", "code", "said"),
     [
         ("a,b,c\n1,2,3\n", (), 2, "session_id"),
-        ("session_id,item_id,timestamp\ns,i,1\ns,j,2\n", (), 2, "a single session"),
-        ("session_id,item_id,timestamp\n" + "s1,,1\n" * 5 + "s1,a,1\ns2,b,2\n", (), 1, "--max-rejected"),
+        ("session_id,item_id,timestamp\ns,i,1764000001\ns,j,1764000002\n", (), 2, "a single session"),
+        (
+            "session_id,item_id,timestamp\n" + "s1,,1764000001\n" * 5 + "s1,a,1764000001\n",
+            (),
+            1,
+            "--max-rejected",
+        ),
     ],
 )
 def test_what_is_no_log_is_told_in_one_line(
@@ -238,7 +243,11 @@ def test_what_is_no_log_is_told_in_one_line(
 
 def test_too_few_sessions_are_told(tmp_path: Path) -> None:
     """Two sessions to train on, one of them for validation, one to test on."""
-    rows = [(f"s{n}", item, n * 86_400 + place) for n in range(3) for place, item in enumerate("aba")]
+    rows = [
+        (f"s{n}", item, 1_764_000_000 + n * 172_800 + place)
+        for n in range(3)
+        for place, item in enumerate("aba")
+    ]
     log = tmp_path / "clicks.csv"
     log.write_text("session_id,item_id,timestamp\n" + "".join(f"{s},{i},{t}\n" for s, i, t in rows))
     settings = ["--min-item-support", "1", "--validation", "0"]
