@@ -146,7 +146,7 @@ def tried(place: Path, seconds: float, *models: str) -> tuple[Trial, list[str]]:
 
 
 def test_the_clock_ends_training_with_the_best_epoch_so_far(tmp_path: Path) -> None:
-    trial, said = tried(tmp_path, 43, "vmis_knn", "gru4rec")
+    trial, said = tried(tmp_path, 48, "vmis_knn", "gru4rec")
     trained = trial.models[1]
     epochs = [word for word in said if word.startswith("  epoch")]
     assert trained.stopped
@@ -159,7 +159,7 @@ def test_the_clock_ends_training_with_the_best_epoch_so_far(tmp_path: Path) -> N
 
 
 def test_a_longer_budget_has_more_epochs(tmp_path: Path) -> None:
-    few, many = (tried(tmp_path / str(s), s, "gru4rec")[0].models[0].epochs for s in (35, 41))
+    few, many = (tried(tmp_path / str(s), s, "gru4rec")[0].models[0].epochs for s in (40, 46))
     assert few is not None
     assert many is not None
     assert few < many
