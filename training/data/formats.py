@@ -310,7 +310,10 @@ def log_files(paths: Sequence[Path], tell: Callable[[str], None] = lambda word: 
         if parts and len(empty) == len(parts):
             raise PrepareError(f"{path}: every file of it is empty")
         files += [part for part in parts if part not in empty] or [path]
-    return files
+    for file, times in Counter(files).items():
+        if times > 1:
+            tell(f"{file}: is named {times} times, and read once")
+    return list(dict.fromkeys(files))
 
 
 def _is_mark(path: Path) -> bool:
@@ -704,7 +707,7 @@ def _insert_csv(
     lines = con.create_table("lines", _read_lines(con, plain), overwrite=True)
     records = lines.mutate(n=lines.rowid() + 1)
     records = records.filter((records.n > n_header) & records.line.notnull())
-    _join_records(con, records, split)
+    _join_records(con, n_header, split)
     is_record = split.is_record(records.line)
     good, broken = records.filter(is_record), records.filter(~is_record)
     parts = good.select("n", parts=split.fields(good.line))
@@ -804,12 +807,14 @@ class _Splitter:
         return joined
 
 
-def _join_records(con: Backend, records: Table, split: _Splitter) -> None:
+def _join_records(con: Backend, n_header: int, split: _Splitter) -> None:
     """Put a record that goes over several lines of the table `lines` on its first one."""
     if not split.has_quotes:
         return
-    is_tidy = split.is_record(records.line, split.tidy_field)
-    broken = records.filter(~is_tidy).order_by("n").limit(_MOST_BROKEN)
+    lines = con.table("lines")
+    lines = lines.select(n=lines.rowid() + 1, line=lines.line.fill_null(""))
+    is_tidy = split.is_record(lines.line, split.tidy_field)
+    broken = lines.filter((lines.n > n_header) & ~is_tidy).order_by("n").limit(_MOST_BROKEN)
     joined = split.joined([(row["n"], row["line"]) for row in broken.to_pyarrow().to_pylist()])
     if joined:
         columns = {"n": pa.array(joined, pa.int64()), "line": pa.array(joined.values(), pa.string())}
@@ -1001,13 +1006,14 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
     return rows.select("file", "row", "item", "raw", session=session, time=time, tick=tick, reason=reason)
 
 
-# Numbers are told apart by size, from the year 1973 to 5138.
+# Numbers are told apart by size, from the year 1973 to 2128.
 _SIZES: dict[TimeFormat, tuple[float, float]] = {
-    "seconds": (1e8, 1e11),
-    "milliseconds": (1e11, 1e14),
-    "microseconds": (1e14, 1e17),
-    "nanoseconds": (1e17, 1e19),
+    "seconds": (1e8, 5e9),
+    "milliseconds": (1e11, 5e12),
+    "microseconds": (1e14, 5e15),
+    "nanoseconds": (1e17, 5e18),
 }
+_WRITTEN_AS_NUMBER = (1900_01_01_00_00_00, 2100_01_01_00_00_00)
 
 
 def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[int, TimeFormat]:
@@ -1019,7 +1025,10 @@ def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[i
         return dict.fromkeys(range(len(paths)), format_.time_format)
     number = rows.time.try_cast("float64")
     likes = {unit: (number >= low) & (number < end) for unit, (low, end) in _SIZES.items()}
-    likes["iso"] = _iso_microseconds(rows.time).notnull()
+    # What is a number is not looked at again: that would take longer than all else.
+    low, end = _WRITTEN_AS_NUMBER
+    iso = _iso_microseconds(rows.time).notnull()
+    likes["iso"] = number.notnull().ifelse((number >= low) & (number < end), iso)
     counts = rows.group_by("file").agg(**{unit: like.sum() for unit, like in likes.items()})
     units: dict[int, TimeFormat] = {}
     found = counts.order_by("file").to_pyarrow().to_pylist()
@@ -1035,8 +1044,10 @@ def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[i
             )
         units[row["file"]] = unit
     if found and not units:
+        first = rows.time.first().to_pyarrow().as_py()
         raise PrepareError(
-            f"{paths[0]}: the format of the times is not clear (none like any): say --time-format"
+            f"{paths[0]}: the format of the times is not clear ({first!r} and the others are neither "
+            "ISO-8601 nor seconds or less since 1970): write them so, or say --time-format"
         )
     usual: TimeFormat = max(units.values(), key=list(units.values()).count, default="iso")
     return {number: units.get(number, usual) for number in range(len(paths))}
@@ -1063,16 +1074,25 @@ def _iso_microseconds(time: StringColumn) -> IntegerColumn:
     has_offset = time.re_search(r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+(Z|[+-]\d\d(:?\d\d)?)\s*$")
     says_utc = time.re_search(r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+ ?(UTC|GMT)\s*$")
     trimmed = time.strip()
+    is_compact = time.re_search(r"^\s*(19|20)\d{6}T?\d{6}Z?\s*$")
+    digits = trimmed.replace("T", "")
     return ibis.cases(
         (is_local, _epoch_us(time.try_cast("timestamp"))),
         (has_offset, _epoch_us(time.try_cast("timestamp('UTC')"))),
         (says_utc, _epoch_us(trimmed.substr(0, trimmed.length() - 3).try_cast("timestamp"))),
+        (is_compact, _epoch_us(_try_strptime(digits.substr(0, 14), "%Y%m%d%H%M%S"))),
     )
 
 
 # DuckDB's own function, which Ibis lacks.
 @ibis.udf.scalar.builtin(name="epoch_us", signature=(("timestamp",), "int64"))  # type: ignore[untyped-decorator]
 def _epoch_us(timestamp: Column) -> IntegerColumn: ...
+
+
+@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
+    name="try_strptime", signature=(("string", "string"), "timestamp")
+)
+def _try_strptime(text: StringColumn, format_: str) -> Column: ...
 
 
 @ibis.udf.scalar.builtin(name="decode", signature=(("binary",), "string"))  # type: ignore[untyped-decorator]

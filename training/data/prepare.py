@@ -219,7 +219,13 @@ def _source(con: Backend, log: Log) -> list[SourceFile]:
         kept=accepted.count(),
         first=accepted.time.min(),
         last=accepted.time.max(),
-        **{f"whole_{name}": accepted[name].try_cast("int64").notnull().all() for name in ("session", "item")},
+        # Written otherwise, with zeros before or as 1e3, it is text.
+        **{
+            f"whole_{name}": (accepted[name].try_cast("int64").cast("string") == accepted[name])
+            .fill_null(False)
+            .all()
+            for name in ("session", "item")
+        },
     )
     by_file = {row.pop("file"): row for row in found.to_pyarrow().to_pylist()}
     reasons = rejected.group_by("file", "reason").agg(rows=rejected.count()).order_by("file", "reason")

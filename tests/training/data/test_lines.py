@@ -99,9 +99,9 @@ def test_what_stands_around_a_broken_line_is_listed_with_its_own_line(tmp_path: 
 
 def test_a_record_may_go_over_several_lines(tmp_path: Path) -> None:
     """Of which none is a record by itself: then the lines after it keep their numbers, too."""
-    content = f'session_id,title,item_id,timestamp\na,"one\ntwo, three\n""four""",x,{START}\na,,,{START}\n'
+    content = f'session_id,title,item_id,timestamp\na,"one\ntwo, three\n\n""four""",x,{START}\na,,,{START}\n'
     (tmp_path / "log.csv").write_text(content)
-    assert read(tmp_path / "log.csv") == ([("a", "x", START)], [(5, "missing_item")])
+    assert read(tmp_path / "log.csv") == ([("a", "x", START)], [(6, "missing_item")])
 
 
 def test_a_line_of_a_megabyte_is_named(tmp_path: Path) -> None:
@@ -359,6 +359,8 @@ def test_the_parts_of_a_directory_make_one_log(tmp_path: Path) -> None:
     assert (info.counts["read_clicks"], info.counts["read_sessions"], info.counts["rejected"]) == (144, 36, 0)
     assert words == [f"{parts / 'part-1'}: is empty, and skipped"]
     assert [file.name for file in log_files([parts / "part-*"])] == ["part-0", "part-2", "part-3.gz"]
+    assert log_files([parts, parts / "part-0"], words.append) == log_files([parts])
+    assert words[1:] == [words[0], f"{parts / 'part-0'}: is named 2 times, and read once"]
     with pytest.raises(PrepareError, match="no file matches"):
         log_files([parts / "*.csv"])
     with pytest.raises(PrepareError, match="every file of it is empty"):
@@ -420,6 +422,22 @@ def test_each_file_has_its_own_unit_and_single_times_of_another_are_rejected(tmp
     (tmp_path / "0").write_text("\n".join(lines_of([("a", "x", START), ("a", "x", START * 1000)])))
     with pytest.raises(PrepareError, match=r"1 like seconds, 1 like milliseconds\): say --time-format"):
         read(tmp_path / "0")
+
+
+def test_times_of_digits_alone_are_not_taken_for_milliseconds(tmp_path: Path) -> None:
+    for times in (["20251124160000", "20251124160001"], ["20251124T160000Z", " 20251124T160001"]):
+        lines = [HEADER, *(f"a,x,{time}" for time in times), "a,x,20251324160000"]
+        (tmp_path / "log.csv").write_text("\n".join(lines))
+        assert read(tmp_path / "log.csv") == (
+            [("a", "x", START), ("a", "x", START + 1)],
+            [(4, "unparsable_time")],
+        )
+
+
+def test_times_that_are_not_understood_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"{HEADER}\na,x,24/11/2025 16:00\n")
+    with pytest.raises(PrepareError, match=r"'24/11/2025 16:00' and the others are neither ISO-8601 nor"):
+        read(tmp_path / "log.csv")
 
 
 # JSON lines and presets
@@ -518,7 +536,7 @@ def test_a_table_comes_back_row_for_row_in_whatever_dialect(
     unit: int,
     blank: int,
 ) -> None:
-    title = title if title.strip() and "\n\n" not in title and not title.startswith("\n") else ""
+    title = title if title.strip() else ""
     if (
         end == "\r"
     ):  # of which csv takes a line feed within a field for no end of a line, and does not quote it
