@@ -16,7 +16,18 @@ from rich.console import Console
 app = typer.Typer(no_args_is_help=True)
 
 Format = Literal[
-    "auto", "csv", "yoochoose", "diginetica", "retailrocket", "otto", "rees46", "sessions", "clicks"
+    "auto",
+    "csv",
+    "yoochoose",
+    "diginetica",
+    "retailrocket",
+    "otto",
+    "rees46",
+    "ga4",
+    "snowplow",
+    "segment",
+    "sessions",
+    "clicks",
 ]
 TimeFormat = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"]
 
@@ -78,7 +89,8 @@ def prepare(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="auto, csv, yoochoose, diginetica, retailrocket, otto, rees46, sessions or clicks."
+            help="auto, csv, yoochoose, diginetica, retailrocket, otto, rees46, ga4, snowplow, segment,"
+            " sessions or clicks."
             " csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet, or"
             " JSON lines;"
             " sessions: one session a line, needs --test; clicks: what `collect` wrote, ARTIFACTS/clicks, cut"
@@ -107,7 +119,7 @@ def prepare(
             "--event",
             metavar="NAME",
             help="An event to keep, such as view; may be repeated. The others are counted.",
-            show_default="view of retailrocket, else all",
+            show_default="those of the format that are views, else all",
             rich_help_panel=_LOG,
         ),
     ] = None,
@@ -177,6 +189,10 @@ def prepare(
     min_item_support: Annotated[
         int, typer.Option(min=1, help="Drop items with fewer clicks.", rich_help_panel=_RULES)
     ] = 5,
+    max_session_length: Annotated[
+        int,
+        typer.Option(min=2, help="Of a longer session keep the newest clicks.", rich_help_panel=_RULES),
+    ] = 500,
     test_days: Annotated[
         float,
         typer.Option(
@@ -242,6 +258,7 @@ def prepare(
         rules = {
             "min_session_length",
             "min_item_support",
+            "max_session_length",
             "test_days",
             "drop_repeats",
             "until_stable",
@@ -270,11 +287,11 @@ def prepare(
     try:
         if format_ == "auto":
             format_ = logs.detect_format(logs.log_files(inputs)[0])
-            if format_ in ("otto", "rees46") and given & columns:
+            if format_ in ("otto", "rees46", "ga4", "snowplow", "segment") and given & columns:
                 format_ = "csv"  # whoever names columns knows the file better
         if format_ != "csv":
             _refuse(given & columns, f"is for --format csv; this log is read as {format_}")
-        if format_ not in ("csv", "retailrocket", "otto", "rees46"):
+        if format_ in ("yoochoose", "diginetica", "sessions"):
             _refuse(given & {"events"}, f"is for logs that tell events; this log is read as {format_}")
         if event_column and not events:
             _refuse({"event_column"}, "says where the events are: --event says which to keep")
@@ -293,12 +310,17 @@ def prepare(
             ),
             "yoochoose": logs.YOOCHOOSE,
             "diginetica": logs.DIGINETICA,
-            "retailrocket": replace(logs.RETAILROCKET, events=tuple(events or ["view"])),
-            "otto": replace(logs.OTTO, events=tuple(events or ())),
-            "rees46": replace(logs.REES46, events=tuple(events or ())),
+            "retailrocket": logs.RETAILROCKET,
+            "otto": logs.OTTO,
+            "rees46": logs.REES46,
+            "ga4": logs.GA4,
+            "snowplow": logs.SNOWPLOW,
+            "segment": logs.SEGMENT,
             "clicks": COLLECTED,
             "sessions": None,
         }[format_]
+        if log_format and events:
+            log_format = replace(log_format, events=tuple(events))
         if log_format and format_ != "clicks":
             log_format = replace(
                 log_format,
@@ -322,6 +344,7 @@ def prepare(
                     gap_minutes=gap_minutes,
                     min_session_length=min_session_length,
                     min_item_support=min_item_support,
+                    max_session_length=max_session_length,
                     test_days=test_days,
                     validation=validation,
                     drop_repeats=drop_repeats,

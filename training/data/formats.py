@@ -19,6 +19,7 @@ import os
 import re
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from ibis.expr.types import (
     ArrayColumn,
@@ -45,7 +47,18 @@ from training.data.dataset import SourceFile
 from training.data.lines import LONGEST_LINE, Plain, first_line, magic, plain_text, shortened
 from training.data.lines import PrepareError as PrepareError
 
-FormatName = Literal["csv", "yoochoose", "diginetica", "retailrocket", "otto", "rees46", "sessions"]
+FormatName = Literal[
+    "csv",
+    "yoochoose",
+    "diginetica",
+    "retailrocket",
+    "otto",
+    "rees46",
+    "ga4",
+    "snowplow",
+    "segment",
+    "sessions",
+]
 TimeFormat = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"]
 
 SECOND = 1_000_000  # times are whole microseconds: float seconds would put a click on the wrong side of a cut
@@ -57,6 +70,8 @@ _EVENTS = ("event_type", "event_name", "event", "type")
 _MOST_JOINED = 100  # lines of one record
 _NEARLY_ALL = 0.99  # of a file's times
 _MOST_BROKEN = 100_000  # lines that are looked at for such records
+EXACT = 2**53  # from here on, whole numbers are not all floats
+_INEXACT, _NO_ID = "\x1f~", "\x1f{"  # before what stands for an id and is none
 # What stands for nothing in logs as people export them: R, pandas, SQL, MySQL, BigQuery, GA4, JavaScript.
 NOTHING = ("NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N", "(null)", "(not set)", "undefined")
 
@@ -78,7 +93,10 @@ class LogFormat:
     nothing: tuple[str, ...] = NOTHING  # what stands for no id, and for no time
     nobody_alone: bool = False  # a click of nobody is a session of its own, instead of none
     encoding: str = "auto"
-    nested: str | None = None  # of a JSON line: the list of its clicks, which `session` stands beside
+    nested: str | None = None  # of a JSON line: the list of its clicks
+    inner: tuple[str, ...] = ()  # the fields that are taken from within the list, not beside it
+    visitor: str | None = None  # of a JSON line: whose session it is, where sessions are numbered by visitor
+    separator: str | None = None  # to be found, if it is not said
     name: str = "csv"
 
     @property
@@ -115,8 +133,75 @@ RETAILROCKET = LogFormat(
     events=("view",),
     name="retailrocket",
 )
-OTTO = LogFormat("session", "aid", "ts", "milliseconds", event="type", nested="events", name="otto")
+OTTO = LogFormat(
+    "session",
+    "aid",
+    "ts",
+    "milliseconds",
+    event="type",
+    nested="events",
+    inner=("item", "time", "event"),
+    name="otto",
+)
 REES46 = LogFormat("user_session", "product_id", "event_time", "iso", event="event_type", name="rees46")
+# The tables that Google Analytics 4 exports to BigQuery, taken out as JSON lines or as Parquet.
+GA4 = LogFormat(
+    "event_params[ga_session_id].value.int_value",
+    "item_id",
+    "event_timestamp",
+    "microseconds",
+    event="event_name",
+    events=("view_item",),
+    nested="items",
+    inner=("item",),
+    visitor="user_pseudo_id",
+    name="ga4",
+)
+# Calls of `track`, named as Segment's specification of a shop's events names them.
+SEGMENT = LogFormat(
+    "anonymousId",
+    "properties.product_id",
+    "timestamp",
+    "iso",
+    by_visitor=True,
+    event="event",
+    events=("Product Viewed", "Product Clicked"),
+    name="segment",
+)
+_SNOWPLOW = "com_snowplowanalytics_snowplow_ecommerce"
+# Enriched events, as they are (131 columns between tabs) or as the analytics SDKs make JSON of them: what the
+# plugin for shops tracks, an action with its products.
+SNOWPLOW = LogFormat(
+    "domain_sessionid",
+    "id",
+    "derived_tstamp",
+    "iso",
+    event=f"unstruct_event_{_SNOWPLOW}_snowplow_ecommerce_action_1.type",
+    events=("product_view",),
+    nested=f"contexts_{_SNOWPLOW}_product_1",
+    inner=("item",),
+    name="snowplow",
+)
+_SNOWPLOW_COLUMNS = """
+app_id platform etl_tstamp collector_tstamp dvce_created_tstamp event event_id txn_id name_tracker
+v_tracker v_collector v_etl user_id user_ipaddress user_fingerprint domain_userid domain_sessionidx
+network_userid geo_country geo_region geo_city geo_zipcode geo_latitude geo_longitude geo_region_name
+ip_isp ip_organization ip_domain ip_netspeed page_url page_title page_referrer page_urlscheme
+page_urlhost page_urlport page_urlpath page_urlquery page_urlfragment refr_urlscheme refr_urlhost
+refr_urlport refr_urlpath refr_urlquery refr_urlfragment refr_medium refr_source refr_term mkt_medium
+mkt_source mkt_term mkt_content mkt_campaign contexts se_category se_action se_label se_property se_value
+unstruct_event tr_orderid tr_affiliation tr_total tr_tax tr_shipping tr_city tr_state tr_country
+ti_orderid ti_sku ti_name ti_category ti_price ti_quantity pp_xoffset_min pp_xoffset_max pp_yoffset_min
+pp_yoffset_max useragent br_name br_family br_version br_type br_renderengine br_lang br_features_pdf
+br_features_flash br_features_java br_features_director br_features_quicktime br_features_realplayer
+br_features_windowsmedia br_features_gears br_features_silverlight br_cookies br_colordepth br_viewwidth
+br_viewheight os_name os_family os_manufacturer os_timezone dvce_type dvce_ismobile dvce_screenwidth
+dvce_screenheight doc_charset doc_width doc_height tr_currency tr_total_base tr_tax_base tr_shipping_base
+ti_currency ti_price_base base_currency geo_timezone mkt_clickid mkt_network etl_tags dvce_sent_tstamp
+refr_domain_userid refr_dvce_tstamp derived_contexts domain_sessionid derived_tstamp event_vendor
+event_name event_format event_version event_fingerprint true_tstamp
+"""
+SNOWPLOW_COLUMNS = tuple(_SNOWPLOW_COLUMNS.split())
 
 
 @dataclass(frozen=True)
@@ -129,6 +214,7 @@ class Log:
     reason are blank, or belong to the record that began before.
     `files`: file, path, row_to_line.
     `other_events`: by file, how many rows are not in `rows` because they are no clicks, and rightly so.
+    `by_line`: the files that were read line by line, which takes longer.
     `sources`: what was detected of each file; what is to be counted is not, yet.
     """
 
@@ -137,6 +223,7 @@ class Log:
     files: Table
     sources: tuple[SourceFile, ...]
     other_events: Mapping[int, int]
+    by_line: tuple[Path, ...] = ()
     rows_are_lines: bool = False  # those that hold nothing, too
 
     @property
@@ -162,7 +249,9 @@ def detect_format(file: Path) -> FormatName:
     """Tell the format by the first line; what no other format claims is read as `csv`."""
     check_file(file)
     if _is_parquet(file):
-        return "csv"
+        with _reading(file):
+            names = pq.read_schema(file).names
+        return "ga4" if {"event_timestamp", "user_pseudo_id", "items"} <= set(names) else "csv"
     line = first_line(file)
     if re.fullmatch(r"\d+( \d+)*\s*", line):
         return "sessions"
@@ -175,9 +264,16 @@ def detect_format(file: Path) -> FormatName:
     for name, preset in (("otto", OTTO), ("rees46", REES46)):
         if set(preset.columns.values()) <= set(line.split(",")):
             return name  # type: ignore[return-value]
-    if {"session", "events"} <= set(_object(line)):
-        return "otto"
-    return "csv"
+    if len(line.split("\t")) == len(SNOWPLOW_COLUMNS):
+        return "snowplow"
+    names = set(_object(line))
+    marks: dict[FormatName, set[str]] = {
+        "otto": {"session", "events"},
+        "ga4": {"event_name", "event_timestamp", "user_pseudo_id"},
+        "snowplow": {"derived_tstamp", "collector_tstamp", "event_vendor"},
+        "segment": {"anonymousId", "type", "timestamp", "messageId"},
+    }
+    return next((name for name, marked in marks.items() if marked <= names), "csv")
 
 
 def _is_parquet(file: Path) -> bool:
@@ -214,7 +310,10 @@ def log_files(paths: Sequence[Path], tell: Callable[[str], None] = lambda word: 
         if parts and len(empty) == len(parts):
             raise PrepareError(f"{path}: every file of it is empty")
         files += [part for part in parts if part not in empty] or [path]
-    return files
+    for file, times in Counter(files).items():
+        if times > 1:
+            tell(f"{file}: is named {times} times, and read once")
+    return list(dict.fromkeys(files))
 
 
 def _is_mark(path: Path) -> bool:
@@ -254,7 +353,7 @@ def read_log(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path
     Raises `PrepareError`.
     """
     log, malformed = _new_tables(con, _FIELDS)
-    first_lines, sources = list[int](), list[SourceFile]()
+    first_lines, sources, by_line = list[int](), list[SourceFile](), list[Path]()
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
             with _reading(file):
@@ -265,12 +364,13 @@ def read_log(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path
                 if is_json(file):
                     raise PrepareError(f"{file}: has a JSON object on its first line, other than {files[0]}")
                 with plain_text(file, Path(directory), format_.encoding) as plain:
-                    begin, source = _insert_csv(con, number, file, plain, format_)
+                    begin, source, is_by_line = _insert_csv(con, number, file, plain, format_)
+                    by_line += [file] * is_by_line
                     first_lines.append(begin)
                     sources.append(source)
     rows = log.mutate(row=log.rowid(), raw=_joined(log, format_))
     files_ = _file_table(con, files, _first_rows(log, len(files)), first_lines)
-    return _log(rows, malformed, files_, format_, sources)
+    return replace(_log(rows, malformed, files_, format_, sources), by_line=tuple(by_line))
 
 
 def _log(
@@ -285,7 +385,8 @@ def _log(
     rows, other_events = _chosen(rows, format_)
     units = _time_units(rows, [source.path for source in sources], format_)
     sources = [source.model_copy(update={"time_unit": units[n]}) for n, source in enumerate(sources)]
-    return Log(_judged(rows, format_, units), malformed, files, tuple(sources), other_events, rows_are_lines)
+    rows = _judged(rows, format_, units)
+    return Log(rows, malformed, files, tuple(sources), other_events, rows_are_lines=rows_are_lines)
 
 
 def _source(
@@ -321,28 +422,47 @@ def is_json(file: Path) -> bool:
     return not _is_parquet(file) and first_line(file).lstrip().startswith("{")
 
 
-def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
-    """Read logs with a JSON object a line, a click or a session of clicks; a name `a.b` is `b` within `a`.
+def read_any(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
+    """Read logs with one click a row, or with what `format_` says of a line. Raises `PrepareError`."""
+    in_lines = is_json(files[0]) or (format_.nested and (format_.visitor or format_.name == "snowplow"))
+    return (read_json if in_lines else read_log)(con, files, format_, work)
 
-    Raises `PrepareError`.
+
+def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
+    """Read logs with a JSON object a line, a click or an object with a list of them.
+
+    A name `a.b` is `b` within `a`, and `a[k].b` within that of the list `a` whose `key` is `k`. Rows of
+    Parquet and lines of Snowplow are made such objects first. Raises `PrepareError`.
     """
     lines, malformed = _new_tables(con, ["line"], "lines")
+    con.raw_sql(_SNOWPLOW_MACRO)
     sources: list[SourceFile] = []
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
-            if not is_json(file):
-                raise PrepareError(f"{file}: has no JSON object on its first line, other than the first file")
-            nested = format_.nested if format_.nested in _object(first_line(file)) else None
-            _check_json(file, format_, nested)
-            with _reading(file), plain_text(file, Path(directory), format_.encoding) as plain:
-                con.insert("lines", _read_lines(con, plain).mutate(file=number))
-                _insert_left_out(con, number, plain)
-                sources.append(_plain_source(file, "json", format_, format_.columns, plain))
+            with _reading(file):
+                if _is_parquet(file):
+                    sources.append(_insert_parquet_objects(con, number, file, format_))
+                    continue
+                is_object, is_snowplow = is_json(file), format_.name == "snowplow"
+                if not is_object and not is_snowplow:
+                    raise PrepareError(
+                        f"{file}: has no JSON object on its first line, other than the first file"
+                    )
+                with plain_text(file, Path(directory), format_.encoding) as plain:
+                    text = _read_lines(con, plain)
+                    text = text if is_object else text.select(line=_snowplow_object(text.line))
+                    con.insert("lines", text.mutate(file=number))
+                    _insert_left_out(con, number, plain)
+                    kind = "json" if is_object else "tsv"
+                    sources.append(_plain_source(file, kind, format_, format_.columns, plain))
     # Rows are numbered over all files, as the lines are.
     first_rows = _first_rows(lines, len(files))
     text = lines.mutate(row=lines.rowid()).filter(lines.line.notnull())
     is_object = _json_valid(text.line).cast("boolean") & text.line.re_search(r"^\s*\{")
-    log, has_none = _json_fields(con, text.filter(is_object), format_, nested)
+    nested = format_.nested
+    if nested and _object(sources[0].sample and first_line(files[0])).keys() >= {format_.item}:
+        nested = None
+    log, has_none, others = _json_fields(con, text.filter(is_object), format_, nested)
     begins = pa.table(
         {"file": pa.array(range(len(files)), pa.int64()), "first": pa.array(first_rows, pa.int64())}
     )
@@ -352,35 +472,60 @@ def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Pat
             bad = bad.select("file", line=bad.row - bad.first + 1, reason=ibis.literal(reason), raw=bad.line)
             con.insert("malformed", bad)
     con.drop_table("lines")
+    _check_names(log, sources[0], format_)
     rows = log.mutate(raw=_joined(log, format_))
     if nested and not format_.tick:
         format_ = replace(format_, tick="place")  # in the list
     files_ = _file_table(con, files, first_rows, [1] * len(files))
-    return _log(rows, malformed, files_, format_, sources, rows_are_lines=True)
+    read = _log(rows, malformed, files_, format_, sources, rows_are_lines=True)
+    return replace(read, other_events=Counter(read.other_events) + Counter(others))
 
 
 def _json_fields(
     con: Backend, text: Table, format_: LogFormat, nested: str | None
-) -> tuple[Table, Table | None]:
-    """The table `log` of the fields of every click, and the lines whose list of clicks is empty."""
-    has_none = None
-    click = text.line
-    columns = format_.columns
-    fields = {}
-    if nested:
-        listed = text.mutate(clicks=_json_extract(text.line, f"{_json_path(nested)}[*]"))
-        has_none = listed.filter(listed.clicks.length() == 0).select("file", "row", "line")
-        text = listed.select(
-            "file",
-            "row",
-            session=_json_extract_string(listed.line, _json_path(columns.pop("session"))),
-            click=listed.clicks.unnest(),
-            tick=ibis.range(listed.clicks.length()).unnest(),
-        )
-        click, fields = text.click, {"session": text.session, "tick": text.tick.cast("string")}
-    fields |= {field: _json_extract_string(click, _json_path(name)) for field, name in columns.items()}
+) -> tuple[Table, Table | None, dict[int, int]]:
+    """The table `log` of the fields of every click; the lines whose list of clicks is empty; other events."""
+    columns, inner = format_.columns, format_.inner if nested else ()
+    beside = {f: _json_text(text.line, name, f) for f, name in columns.items() if f not in inner}
+    if format_.visitor:
+        visitor = _json_text(text.line, format_.visitor, "session")
+        beside["session"] = visitor + ibis.literal(".") + beside["session"]
+    if not nested:
+        fields = {field: beside.get(field, ibis.null("string")) for field in _FIELDS}
+        return con.create_table("log", text.select("file", "row", **fields), overwrite=True), None, {}
+    others: dict[int, int] = {}
+    listed = text.mutate(clicks=_json_extract(text.line, f"{_json_path(nested)}[*]"), **beside)
+    if "event" in beside:
+        listed, others = _chosen(listed, format_)
+    clicks = listed.select(
+        "file", "row", *beside, click=listed.clicks.unnest(), tick=ibis.range(listed.clicks.length()).unnest()
+    )
+    fields = {field: clicks[field] for field in beside} | {"tick": clicks.tick.cast("string")}
+    fields |= {field: _json_text(clicks.click, columns[field], field) for field in inner}
     fields = {field: fields.get(field, ibis.null("string")) for field in _FIELDS}
-    return con.create_table("log", text.select("file", "row", **fields), overwrite=True), has_none
+    log = con.create_table("log", clicks.select("file", "row", **fields), overwrite=True)
+    return log, listed.filter(listed.clicks.length() == 0).select("file", "row", "line"), others
+
+
+def _json_text(value: StringColumn, name: str, field: str) -> StringColumn:
+    """What a name stands for within JSON; of an id, nothing that a number would make up."""
+    keyed = re.fullmatch(r"(.+)\[(.+)\]\.(.+)", name)
+    if keyed:
+        path, key, name = keyed.groups()
+        entries = _json_extract(value, f"{_json_path(path)}[*]")
+        keys = _json_strings(value, f"{_json_path(path)}[*].key")
+        value = entries[keys.index(key)].cast("string")
+    path = _json_path(name)
+    text = _json_extract_string(value, path)
+    if field not in ("session", "item"):
+        return text
+    kind = _json_type(value, path)
+    is_inexact = (kind == "DOUBLE") & ~(text.try_cast("float64").abs() < EXACT)
+    return ibis.cases(
+        (is_inexact.fill_null(False), ibis.literal(_INEXACT) + text),
+        (kind.isin(["ARRAY", "OBJECT"]).fill_null(False), ibis.literal(_NO_ID) + text),
+        else_=text,
+    )
 
 
 def _json_path(name: str) -> str:
@@ -390,24 +535,74 @@ def _json_path(name: str) -> str:
 def _object(line: str) -> dict[str, object]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _check_json(file: Path, format_: LogFormat, nested: str | None) -> None:
-    """The first line must have the names that are asked for; what later ones lack is missing there."""
-    first = _object(first_line(file))
-    for field, name in format_.columns.items():
-        if field in ("session", "item", "time") and not (nested and field != "session"):
-            inner: object = first
-            for part in name.split("."):
-                inner = inner.get(part, first) if isinstance(inner, dict) else first
-            if inner is first:
-                names = ", ".join(map(repr, first))
-                raise PrepareError(
-                    f"{file}: line 1 has no {name!r}, but {names or 'is no whole JSON object'}"
-                )
+def _check_names(log: Table, first: SourceFile, format_: LogFormat) -> None:
+    """Of the names that are asked for, each must be somewhere; what single lines lack is missing there."""
+    found = log.aggregate(rows=log.count(), **{field: log[field].count() for field in _FIELDS[:3]})
+    counts = found.to_pyarrow().to_pylist()[0]
+    for field in _FIELDS[:3]:
+        if counts["rows"] and not counts[field]:
+            path = Path(first.path)
+            names = [] if _is_parquet(path) else _object(first_line(path))
+            seen = ", ".join(map(repr, names)) or first.sample
+            raise PrepareError(f"{path}: no line has {format_.columns[field]!r}; the first has {seen}")
+
+
+def _insert_parquet_objects(con: Backend, number: int, file: Path, format_: LogFormat) -> SourceFile:
+    """Insert a file's rows into `lines`, with the columns that are asked for."""
+    schema = pq.read_schema(file)
+    beside = [name for field, name in format_.columns.items() if field not in format_.inner]
+    names = [re.split(r"[.\[]", name)[0] for name in (*beside, format_.visitor, format_.nested) if name]
+    _check_names_of(file, schema.names, names)
+    columns = ", ".join(f"'{name}': \"{name}\"" for name in dict.fromkeys(names))
+    path = str(file).replace("'", "''")
+    con.raw_sql(
+        f"INSERT INTO lines (file, line) SELECT {number}, to_json({{{columns}}})::VARCHAR "
+        f"FROM read_parquet('{path}')"
+    )
+    lines = con.table("lines")
+    lines = lines.filter(lines.file == number)
+    sample = lines.head(1).line.to_pyarrow().to_pylist()
+    return _source(
+        file,
+        "parquet",
+        format_,
+        format_.columns,
+        lines=lines.count().to_pyarrow().as_py(),
+        sample=shortened("".join(sample)),
+    )
+
+
+# Of the events of Snowplow's plugin for shops.
+_SNOWPLOW_MACRO = f"""
+    CREATE OR REPLACE TEMP MACRO snowplow_object(session, derived, collector, contexts, event) AS json_object(
+        'domain_sessionid', nullif(session, ''),
+        'derived_tstamp', coalesce(nullif(derived, ''), collector),
+        '{SNOWPLOW.nested}', CASE WHEN json_valid(contexts) THEN [
+            json_extract(context, '$.data') FOR context IN json_extract(contexts, '$.data[*]')
+            IF json_extract_string(context, '$.schema')
+                LIKE 'iglu:com.snowplowanalytics.snowplow.ecommerce/product/%'
+        ] END,
+        'unstruct_event_{_SNOWPLOW}_snowplow_ecommerce_action_1', CASE
+            WHEN json_valid(event) AND json_extract_string(event, '$.data.schema')
+                LIKE 'iglu:com.snowplowanalytics.snowplow.ecommerce/snowplow_ecommerce_action/%'
+            THEN json_extract(event, '$.data.data')
+        END
+    )::VARCHAR
+"""
+
+
+def _snowplow_object(line: StringColumn) -> StringColumn:
+    """What is asked for of an enriched event, named as in the SDKs' JSON; other lines stay as they are."""
+    fields = line.split("\t")
+    field = {name: fields[place] for place, name in enumerate(SNOWPLOW_COLUMNS)}
+    of_session = (field["domain_sessionid"], field["derived_tstamp"], field["collector_tstamp"])
+    found = _snowplow(*of_session, field["contexts"], field["unstruct_event"])
+    return (fields.length() == len(SNOWPLOW_COLUMNS)).ifelse(found, line)
 
 
 def _chosen(rows: Table, format_: LogFormat) -> tuple[Table, dict[int, int]]:
@@ -472,8 +667,11 @@ def _first_rows(log: Table, n_files: int) -> list[int]:
 
 def _insert_csv(
     con: Backend, number: int, file: Path, plain: Plain, format_: LogFormat
-) -> tuple[int, SourceFile]:
-    """Insert a file's rows into `log`, and its other lines into `malformed`; which line its rows begin at."""
+) -> tuple[int, SourceFile, bool]:
+    """Insert a file's rows into `log`, and its other lines into `malformed`.
+
+    Tells at which line its rows begin, what was detected, and whether it had to be read line by line.
+    """
     names, separator, n_header = _csv_header(file, plain, format_)
     columns = [f"column{place}" for place in range(len(names))]
     named = _columns_of(format_, names)
@@ -502,14 +700,14 @@ def _insert_csv(
     except (duckdb.InvalidInputException, duckdb.ConversionException):
         n_read = None
     if n_read == plain.lines - n_header:
-        return n_header + 1, source
+        return n_header + 1, source, False
     for table in ("log", "malformed"):
         con.raw_sql(f"DELETE FROM {table} WHERE file = {number}")
     split = _Splitter(separator, len(names), plain.has_quotes)
     lines = con.create_table("lines", _read_lines(con, plain), overwrite=True)
     records = lines.mutate(n=lines.rowid() + 1)
     records = records.filter((records.n > n_header) & records.line.notnull())
-    _join_records(con, records, split)
+    _join_records(con, n_header, split)
     is_record = split.is_record(records.line)
     good, broken = records.filter(is_record), records.filter(~is_record)
     parts = good.select("n", parts=split.fields(good.line))
@@ -526,7 +724,7 @@ def _insert_csv(
     if n_read != plain.lines - n_header:
         raise PrepareError(f"{file}: has {plain.lines - n_header:,} lines, of which {n_read:,} were read")
     con.drop_table("lines")
-    return n_header + 1, source
+    return n_header + 1, source, True
 
 
 def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str], str, int]:
@@ -535,7 +733,7 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
     That is taken for the separator which yields the columns asked for, unless the file says it: `sep=;`.
     """
     if format_.header:
-        return list(format_.header), ",", 0
+        return list(format_.header), format_.separator or ",", 0
     with plain.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         begin = stream.readlines(LONGEST_LINE)
     n_header = next((n for n, line in enumerate(begin, 1) if line.strip("\r\n")), len(begin))
@@ -609,12 +807,14 @@ class _Splitter:
         return joined
 
 
-def _join_records(con: Backend, records: Table, split: _Splitter) -> None:
+def _join_records(con: Backend, n_header: int, split: _Splitter) -> None:
     """Put a record that goes over several lines of the table `lines` on its first one."""
     if not split.has_quotes:
         return
-    is_tidy = split.is_record(records.line, split.tidy_field)
-    broken = records.filter(~is_tidy).order_by("n").limit(_MOST_BROKEN)
+    lines = con.table("lines")
+    lines = lines.select(n=lines.rowid() + 1, line=lines.line.fill_null(""))
+    is_tidy = split.is_record(lines.line, split.tidy_field)
+    broken = lines.filter((lines.n > n_header) & ~is_tidy).order_by("n").limit(_MOST_BROKEN)
     joined = split.joined([(row["n"], row["line"]) for row in broken.to_pyarrow().to_pylist()])
     if joined:
         columns = {"n": pa.array(joined, pa.int64()), "line": pa.array(joined.values(), pa.string())}
@@ -682,13 +882,21 @@ def _parquet_fields(table: Table, named: Mapping[str, str]) -> Table:
         if value.type().is_binary():
             # Text of a writer that did not say so; what is no UTF-8 has no characters, and is no id.
             fields[field] = _try(_decode(value))
-        elif (value.type().is_floating() or value.type().is_decimal()) and field in ("session", "item"):
-            # Whole numbers beside a missing one are often stored as floats: 17.0 is the item "17".
+        elif value.type().is_floating() and field in ("session", "item"):
+            # Whole numbers beside a missing one are often stored as floats: 17.0 is the item "17". Where
+            # floats skip whole numbers, it may have been another.
+            exact = EXACT if value.type().is_float64() else 2**24
             whole = value.try_cast("int64")
-            is_nan = value.isnan() if value.type().is_floating() else ibis.literal(False)
             fields[field] = ibis.cases(
-                (is_nan, None), (value == whole, whole.cast("string")), else_=value.cast("string")
+                (value.isnan(), None),
+                (~(value.abs() < exact), ibis.literal(_INEXACT) + value.cast("string")),
+                (value == whole, whole.cast("string")),
+                else_=value.cast("string"),
             )
+        elif value.type().is_decimal() and field in ("session", "item"):
+            fields[field] = value.cast("string").re_replace(r"\.0*$", "")
+        elif value.type().is_nested() and field in ("session", "item"):
+            fields[field] = ibis.literal(_NO_ID) + value.cast("string")
         else:
             fields[field] = value.cast("string")
     return _fields(fields, table)
@@ -707,7 +915,11 @@ def _columns_of(format_: LogFormat, names: Sequence[str]) -> dict[str, str]:
 
 
 def _check_columns(file: Path, names: Sequence[str], format_: LogFormat) -> None:
-    for name in _columns_of(format_, names).values():
+    _check_names_of(file, names, list(_columns_of(format_, names).values()))
+
+
+def _check_names_of(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
         if name not in names:
             raise PrepareError(f"{file}: there is no column {name!r}, but {', '.join(map(repr, names))}")
         if names.count(name) > 1:
@@ -718,7 +930,11 @@ def _check_columns(file: Path, names: Sequence[str], format_: LogFormat) -> None
 def _reading(file: Path) -> Iterator[None]:
     try:
         yield
-    except duckdb.Error as error:
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise PrepareError(f"{file}: cannot be read: {error}") from error  # how Arrow tells of damage
+    except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as error:
         raise PrepareError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
@@ -772,7 +988,10 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
         session = is_nobody.ifelse(ibis.literal("\x1f") + rows.row.cast("string"), session)
         is_nobody = ibis.literal(False)
     reason = ibis.cases(
-        (_is_blank(session), f"missing_{who}"),
+        (session.startswith(_INEXACT) | rows.item.startswith(_INEXACT), "inexact_id"),
+        (session.startswith(_NO_ID) | rows.item.startswith(_NO_ID), "malformed_id"),
+        # Of Google Analytics, where visitors may refuse to be known, no fault of the log.
+        (_is_blank(session), "no_session" if format_.visitor else f"missing_{who}"),
         (is_nobody, f"no_{who}"),
         (_is_blank(rows.item) | _is_nothing(rows.item, format_), "missing_item"),
         (_is_bad_id(rows.item), "bad_item_id"),
@@ -787,13 +1006,14 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
     return rows.select("file", "row", "item", "raw", session=session, time=time, tick=tick, reason=reason)
 
 
-# Numbers are told apart by size, from the year 1973 to 5138.
+# Numbers are told apart by size, from the year 1973 to 2128.
 _SIZES: dict[TimeFormat, tuple[float, float]] = {
-    "seconds": (1e8, 1e11),
-    "milliseconds": (1e11, 1e14),
-    "microseconds": (1e14, 1e17),
-    "nanoseconds": (1e17, 1e19),
+    "seconds": (1e8, 5e9),
+    "milliseconds": (1e11, 5e12),
+    "microseconds": (1e14, 5e15),
+    "nanoseconds": (1e17, 5e18),
 }
+_WRITTEN_AS_NUMBER = (1900_01_01_00_00_00, 2100_01_01_00_00_00)
 
 
 def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[int, TimeFormat]:
@@ -805,7 +1025,10 @@ def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[i
         return dict.fromkeys(range(len(paths)), format_.time_format)
     number = rows.time.try_cast("float64")
     likes = {unit: (number >= low) & (number < end) for unit, (low, end) in _SIZES.items()}
-    likes["iso"] = _iso_microseconds(rows.time).notnull()
+    # What is a number is not looked at again: that would take longer than all else.
+    low, end = _WRITTEN_AS_NUMBER
+    iso = _iso_microseconds(rows.time).notnull()
+    likes["iso"] = number.notnull().ifelse((number >= low) & (number < end), iso)
     counts = rows.group_by("file").agg(**{unit: like.sum() for unit, like in likes.items()})
     units: dict[int, TimeFormat] = {}
     found = counts.order_by("file").to_pyarrow().to_pylist()
@@ -821,7 +1044,11 @@ def _time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[i
             )
         units[row["file"]] = unit
     if found and not units:
-        raise PrepareError("the format of the times is not clear (none like any): say --time-format")
+        first = rows.time.first().to_pyarrow().as_py()
+        raise PrepareError(
+            f"{paths[0]}: the format of the times is not clear ({first!r} and the others are neither "
+            "ISO-8601 nor seconds or less since 1970): write them so, or say --time-format"
+        )
     usual: TimeFormat = max(units.values(), key=list(units.values()).count, default="iso")
     return {number: units.get(number, usual) for number in range(len(paths))}
 
@@ -847,16 +1074,25 @@ def _iso_microseconds(time: StringColumn) -> IntegerColumn:
     has_offset = time.re_search(r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+(Z|[+-]\d\d(:?\d\d)?)\s*$")
     says_utc = time.re_search(r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+ ?(UTC|GMT)\s*$")
     trimmed = time.strip()
+    is_compact = time.re_search(r"^\s*(19|20)\d{6}T?\d{6}Z?\s*$")
+    digits = trimmed.replace("T", "")
     return ibis.cases(
         (is_local, _epoch_us(time.try_cast("timestamp"))),
         (has_offset, _epoch_us(time.try_cast("timestamp('UTC')"))),
         (says_utc, _epoch_us(trimmed.substr(0, trimmed.length() - 3).try_cast("timestamp"))),
+        (is_compact, _epoch_us(_try_strptime(digits.substr(0, 14), "%Y%m%d%H%M%S"))),
     )
 
 
 # DuckDB's own function, which Ibis lacks.
 @ibis.udf.scalar.builtin(name="epoch_us", signature=(("timestamp",), "int64"))  # type: ignore[untyped-decorator]
 def _epoch_us(timestamp: Column) -> IntegerColumn: ...
+
+
+@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
+    name="try_strptime", signature=(("string", "string"), "timestamp")
+)
+def _try_strptime(text: StringColumn, format_: str) -> Column: ...
 
 
 @ibis.udf.scalar.builtin(name="decode", signature=(("binary",), "string"))  # type: ignore[untyped-decorator]
@@ -871,6 +1107,30 @@ def _try(value: StringColumn) -> StringColumn: ...
     name="regexp_extract_all", signature=(("string", "string", "int64"), "array<string>")
 )
 def _regexp_extract_all(text: StringColumn, pattern: str, group: int) -> ArrayColumn: ...
+
+
+@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
+    name="json_extract_string", signature=(("string", "string"), "array<string>")
+)
+def _json_strings(text: StringColumn, path: str) -> ArrayColumn: ...
+
+
+@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
+    name="json_type", signature=(("string", "string"), "string")
+)
+def _json_type(text: StringColumn, path: str) -> StringColumn: ...
+
+
+@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
+    name="snowplow_object", signature=(("string",) * 5, "string")
+)
+def _snowplow(
+    session: StringColumn,
+    derived: StringColumn,
+    collector: StringColumn,
+    contexts: StringColumn,
+    event: StringColumn,
+) -> StringColumn: ...
 
 
 @ibis.udf.scalar.builtin(name="json_valid", signature=(("string",), "boolean"))  # type: ignore[untyped-decorator]
@@ -903,4 +1163,5 @@ def _is_bad_id(item: StringColumn) -> BooleanColumn:
 
 
 def _joined(log: Table, format_: LogFormat) -> StringColumn:
-    return ibis.literal(",").join([log[field].fill_null("") for field in format_.columns])
+    fields = [log[field].fill_null("") for field in format_.columns]
+    return ibis.literal(",").join(fields).re_replace(f"{_INEXACT[0]}[~{{]", "")

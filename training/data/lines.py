@@ -279,7 +279,7 @@ def _repair(file: Path, source: Path, target: Path) -> Iterator[LeftOut]:
             text = rest + block
             held = b"\r" if block and text.endswith(b"\r") else b""  # half of \r\n, perhaps
             text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            if not block and (text or cut):
+            if not block and (text or cut) and not text.endswith(b"\n"):
                 text += b"\n"
             whole, end, rest = text.rpartition(b"\n")
             rest += held

@@ -30,13 +30,17 @@ from training.data.formats import (
     LogFormat,
     PrepareError,
     check_file,
-    is_json,
     log_files,
-    read_json,
-    read_log,
+    read_any,
     read_sessions,
 )
-from training.data.sessions import cut_by_inactivity, drop_rare_items, drop_repeats, drop_short_sessions
+from training.data.sessions import (
+    cut_by_inactivity,
+    drop_rare_items,
+    drop_repeats,
+    drop_short_sessions,
+    newest_clicks,
+)
 from training.data.split import (
     DAY,
     drop_unseen_items,
@@ -68,6 +72,7 @@ class Rules:
     validation: float = 0.1
     drop_repeats: bool = False
     until_stable: bool = False
+    max_session_length: int | None = 500  # of a longer one, the newest clicks are kept
     cut_straddling: bool = False
     first_time: int | None = None  # microseconds; clicks before it, and from `end_time` on, are left out
     end_time: int | None = None
@@ -115,8 +120,7 @@ def prepare(
     with _built_aside(output, force) as directory:
         with database(directory) as con:
             if log_format:
-                read = read_json if is_json(files[0]) else read_log
-                log = read(con, files, log_format, directory)
+                log = read_any(con, files, log_format, directory)
             else:
                 log = read_sessions(con, files, directory)
             accepted = _accepted(con, log)
@@ -125,6 +129,8 @@ def prepare(
             con.create_table("rejected", log.rejected)
             source = _source(con, log)
             show(source)
+            for file in log.by_line:
+                words.append(f"{file}: has damaged records and was read line by line, which takes longer")
             for word in words:
                 tell(word)
             counts = _accept(con, log, accepted, directory, output, max_rejected)
@@ -133,6 +139,8 @@ def prepare(
             if log_format and log_format.by_visitor:
                 gap = round(rules.gap_minutes * 60 * SECOND)
                 clicks = steps.take("cut into sessions", cut_by_inactivity(clicks, gap), replaces=clicks)
+            if not tests and rules.max_session_length:
+                clicks = _cut_long(clicks, rules.max_session_length, steps, tell)
             if tests:
                 steps.take("train", clicks.filter(~clicks.in_test_file))
                 steps.take("test", clicks.filter(clicks.in_test_file))
@@ -211,7 +219,13 @@ def _source(con: Backend, log: Log) -> list[SourceFile]:
         kept=accepted.count(),
         first=accepted.time.min(),
         last=accepted.time.max(),
-        **{f"whole_{name}": accepted[name].try_cast("int64").notnull().all() for name in ("session", "item")},
+        # Written otherwise, with zeros before or as 1e3, it is text.
+        **{
+            f"whole_{name}": (accepted[name].try_cast("int64").cast("string") == accepted[name])
+            .fill_null(False)
+            .all()
+            for name in ("session", "item")
+        },
     )
     by_file = {row.pop("file"): row for row in found.to_pyarrow().to_pylist()}
     reasons = rejected.group_by("file", "reason").agg(rows=rejected.count()).order_by("file", "reason")
@@ -346,6 +360,21 @@ def _encoded(con: Backend, n_inputs: int) -> Table:
     sessions = rows.group_by("in_test_file", "session_id").agg(session=rows.row.min())
     clicks = rows.join(items, "item_id").join(sessions, ("in_test_file", "session_id"))
     return clicks.select("session", "item", "time", "tick", "row", "in_test_file")
+
+
+def _cut_long(clicks: Table, longest: int, steps: _Steps, tell: Callable[[str], None]) -> Table:
+    """Of sessions that are too long to be a visitor's, keep the newest clicks."""
+    lengths = clicks.group_by("session").agg(clicks=clicks.count())
+    n_long = lengths.filter(lengths.clicks > longest).count().to_pyarrow().as_py()
+    if not n_long:
+        return clicks
+    before = steps.last.clicks
+    clicks = steps.take("no crawlers", newest_clicks(clicks, longest), replaces=clicks)
+    tell(
+        f"{n_long:,} session(s) of more than {longest:,} clicks, as of a crawler: their oldest"
+        f" {before - clicks.count().to_pyarrow().as_py():,} clicks are left out (--max-session-length)"
+    )
+    return clicks
 
 
 def _filter(clicks: Table, rules: Rules, steps: _Steps) -> Table:

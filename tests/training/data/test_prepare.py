@@ -456,3 +456,24 @@ def test_nothing_but_the_data_set_is_left_behind(tmp_path: Path) -> None:
         "train.items.npy",
         "train.offsets.npy",
     ]
+
+
+def test_a_crawler_keeps_its_newest_clicks_and_is_told_of(tmp_path: Path) -> None:
+    start = 1_764_000_000
+    lines = ["session_id,item_id,timestamp"]
+    lines += [f"crawler,i{n % 7},{start + n}" for n in range(5_000)]
+    lines += [f"s{n},i{place},{start + n + place}" for n in range(40) for place in range(4)]
+    lines += [f"last{n},i{place},{start + 200_000 + n + place}" for n in range(5) for place in range(4)]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    words: list[str] = []
+    info = prepare([tmp_path / "log.csv"], tmp_path / "data", log_format=CSV, tell=words.append)
+    assert words == [
+        "1 session(s) of more than 500 clicks, as of a crawler: their oldest 4,500 clicks are left out"
+        " (--max-session-length)"
+    ]
+    assert (info.counts["read_clicks"], info.counts["no_crawlers_clicks"]) == (5_180, 680)
+    assert info.options["max_session_length"] == 500
+    assert np.diff(np.load(tmp_path / "data" / "train.offsets.npy")).max() == 500
+    rules = Rules(max_session_length=5_000)
+    info = prepare([tmp_path / "log.csv"], tmp_path / "all", log_format=CSV, rules=rules)
+    assert info.counts["train_clicks"] == 5_160
