@@ -30,7 +30,7 @@ from training.learn.checkpoint import (
     run_name,
 )
 from training.learn.registry import find_baseline, find_model
-from training.learn.train import Trained, Validate, Watcher, train_phase
+from training.learn.train import USUAL_PACE, Pace, Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
 from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
 from training.measure.results import Fitted, headline, measurements
@@ -58,6 +58,7 @@ class FitOptions:
     checkpoints: Path | None = None  # the directory they go to; None: that of the command `train`
     version: str | None = None  # of the bundle; None: named by the time it is made
     start: WarmStart | None = None  # None: from random weights
+    pace: Pace = USUAL_PACE
     test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
 
 
@@ -186,6 +187,7 @@ def _train(
             on_progress=watcher.on_progress,
             on_epoch=lambda record: watcher.on_epoch(phase, record),
             initial=options.start,
+            pace=options.pace,
         )
         return phases[phase]
 
