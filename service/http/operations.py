@@ -10,7 +10,6 @@ made of the same types (`service.http.openapi`), so that it cannot drift. Each i
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from service.catalogue.places import located
 from service.http.in_flight import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
 from service.http.request_log import ANSWER, ASKED
@@ -36,9 +36,6 @@ Caller = Literal["shopper", "server", "admin"]  # a shop's pages, the shop's own
 
 _JSON = b"application/json"
 _JSON_HEADER = (b"content-type", _JSON)
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
-_NAMED = re.compile(r"^Object (?:missing required field|contains unknown field) `(?P<name>.*)`$", re.DOTALL)
-_STEP = re.compile(r"\[(\d+)\]")
 _DECLARED = "__operation__"
 
 
@@ -230,16 +227,7 @@ def _convert(values: dict[str, Any], kind: type[msgspec.Struct], place: str) -> 
 
 def _invalid(error: msgspec.ValidationError, place: str) -> Problem:
     """msgspec's error, which tells of the first wrong field, with that field's path as clients write it."""
-    found = _PLACE.match(str(error))
-    assert found is not None
-    message, field = found["what"], place + _STEP.sub(r".\1", found["path"] or "")
-    named = _NAMED.match(message)
-    if named:
-        field = f"{field}.{named['name']}"
-        message = "Field required" if "missing" in message[: named.start("name")] else "unknown field"
-    for pattern, meaning in PATTERN_MEANINGS.items():
-        message = message.replace(f"matching regex {pattern!r}", meaning)
-    return invalid_input(field, message.replace("`", ""))
+    return invalid_input(*located(error, place, PATTERN_MEANINGS))
 
 
 def _what_is_wrong(error: Exception) -> str:
