@@ -13,12 +13,13 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.routing import Route
 
+from service.catalogue.attributes import Schema
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
-from service.http.in_flight import InFlight
+from service.http.items import ItemsApi
 from service.http.operations import Caller, Guard, Guards, operations_of
-from service.http.rate_limit import RateLimit
+from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
@@ -29,6 +30,7 @@ from service.process.embedded_redis import data_directory
 from service.process.settings import Settings, load_settings
 from service.ranking.retriever import use_one_thread
 from service.recommender import Recommender
+from service.state.items import ItemStore
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -40,13 +42,18 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; without `settings` they come from the environment. Raises `SettingsError`."""
+    """The application; without `settings` they come from the environment.
+
+    Raises `SettingsError` and `CatalogueFileError`.
+    """
     settings = settings or load_settings()
     if settings.redis_url is None:
         raise ValueError("redis_url is not set: `python -m service` starts a Redis and sets it")
+    schema = Schema.of(settings)
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
+    items = ItemStore(settings, settings.redis_url, warns=False)
     follower = DeploymentFollower(
         settings.artifacts_dir, settings.deployment_poll_seconds, settings.bundle_load_timeout_seconds
     )
@@ -80,10 +87,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
+            await items.close()
 
     guards = _guards(settings, store)
     shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
+    operations += operations_of(
+        ItemsApi(items, schema),
+        guards,
+        in_flight,
+        settings.max_body_bytes,
+        settings.catalogue_max_body_bytes,
+    )
     app = FastAPI(
         title="Nextclick",
         description=DESCRIPTION,
@@ -96,6 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
+    app.state.items = items
     app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender
@@ -110,7 +126,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLog, share=settings.access_log_share, slow_seconds=settings.access_log_slow_ms / 1000
     )
     problems.add_problem_handlers(app, routes)
-    openapi.describe(app, operations, _open_to(settings))
+    openapi.describe(app, operations, (schema.item_type, schema.changes_type), _open_to(settings))
     return app
 
 
