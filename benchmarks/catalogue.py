@@ -5,9 +5,10 @@
 One process and one thread answer sessions that are in the request: reading what is asked, model and search,
 and the answer as JSON, but neither HTTP nor Redis. All variants take turns, each time in another order, on
 the same sessions, so that what else the machine does meets all of them alike; `over_plain_us` is the middle
-of the differences within a turn. Attributes are made up: about one item in a hundred is of a rare brand, prices
-are even from 0 to 100. Of changes it tells how long one piece of 200 holds up the event loop, with as many
-rules compiled as a shop may have; of memory what columns hold for 100,000 items, ids and texts included.
+of the differences within a turn. Attributes are made up: about one item in a hundred is of a rare brand,
+prices are even from 0 to 100. Of changes it tells how long one piece of 200 holds up the event loop, with
+as many rules compiled as a shop may have; of memory what columns hold for 100,000 items, ids and texts
+included.
 """
 
 from __future__ import annotations
