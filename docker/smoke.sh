@@ -26,6 +26,7 @@ threads = 2
 [gate] # whether the new model is a better one is not what is looked at here
 margin_recall = 100
 margin_mrr = 100
+max_drift = 100
 max_answer_ms = 1000
 TOML
 chmod -R a+rX "$place"

@@ -7,19 +7,24 @@ An answer comes from the first of four stages that has one, and is filled up to 
     trending    what is clicked most by everyone now
     popular     what was clicked most in training
 
+Every stage answers only what a filter and the catalogue let through (`service.catalogue.filters`).
+
 A click may name anything, a recommendation may not: with a bundle loaded, an item that it does not know is
 answered only when enough live sessions clicked it, and only where `unknown_items` allows such items at all.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
+from msgspec import Raw
+
+from service.catalogue.rules import Rule
 from service.live.follower import DeploymentFollower
 from service.live.quality import TOP, QualityMonitor
+from service.live.recommendation_ids import NO_VERSION, SEPARATOR, UNREAD, new_id
 from service.live.snapshot import Snapshot
 from service.live.trending import Trending
 from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
@@ -31,7 +36,6 @@ from service.state.store import Appended, Arrival, Click, SessionStore
 
 DEFAULT_K = 20
 MAX_K = 100
-ID_SEPARATOR = "~"  # between a recommendation's version and its own id; no version holds one
 
 Stage = Literal["neighbours", "model", "trending", "popular"]
 
@@ -61,6 +65,8 @@ class Options(NamedTuple):
     exclude: Sequence[str] = ()
     exclude_seen: bool | None = None  # None: as deployed
     model: str | None = None  # a version; None: the live one
+    fields: tuple[str, ...] = ()  # attributes to answer with each item
+    filter: Rule | None = None  # only what it lets through
 
 
 class Recommendation(NamedTuple):
@@ -74,6 +80,7 @@ class Recommendation(NamedTuple):
     ignored: list[str]  # the session's items that the bundle does not know
     encoded: list[str]  # the items that the model saw, oldest first
     items: list[Scored]
+    fields: Sequence[Raw] = ()  # of each item a JSON object, if any were asked for
 
 
 class Visit(NamedTuple):
@@ -83,6 +90,7 @@ class Visit(NamedTuple):
     seen: Sequence[str]  # all that the session holds
     co_clicks: Sequence[Scored] = ()  # live co-clicks of the newest item, if no bundle knows that
     degraded: bool = False
+    session_id: str = ""  # '' if it is not stored
 
 
 class Recommender:
@@ -100,6 +108,7 @@ class Recommender:
         self._follower = follower
         self._trending = trending
         self._quality = quality
+        self._filters = follower.filters
         self._batcher = Batcher()
         self._encoder_click_types = frozenset(settings.encoder_click_types)
         self._cold_min_sessions = settings.cold_min_sessions
@@ -114,7 +123,7 @@ class Recommender:
         return await self._append(self._arrival(session_id, click, recommendation_id), with_session=False)
 
     async def click_and_recommend(
-        self, session_id: str, click: Click, k: int, recommendation_id: str | None = None
+        self, session_id: str, click: Click, options: Options, recommendation_id: str | None = None
     ) -> tuple[Appended, Recommendation | None]:
         """Store a click and answer its session; None when nothing can be answered.
 
@@ -123,7 +132,7 @@ class Recommender:
         arrival = self._arrival(session_id, click, recommendation_id)
         appended = await self._batcher.after(self._append(arrival, with_session=True))
         try:
-            return appended, await self._answer_session(session_id, appended.clicks, Options(k))
+            return appended, await self._answer_session(session_id, appended.clicks, options)
         except NoModel:  # the click counts all the same
             return appended, None
 
@@ -145,7 +154,8 @@ class Recommender:
             REDIS_ERRORS.labels("read").inc()
             snapshot = self._follower.current
             served = _asked_for(snapshot, options) or snapshot.answering(session_id)
-            return _counted(await self._answer(snapshot, served, Visit((), (), degraded=True), options))
+            visit = Visit((), (), degraded=True, session_id=session_id)
+            return self._finished(await self._answer(snapshot, served, visit, options), options)
         return await self._answer_session(session_id, clicks, options)
 
     async def recommend_items(self, item_ids: Sequence[str], options: Options) -> Recommendation:
@@ -153,21 +163,39 @@ class Recommender:
         snapshot = self._follower.current
         served = _asked_for(snapshot, options) or snapshot.answering(None)
         visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
-        return _counted(await self._answer(snapshot, served, visit, options))
+        return self._finished(await self._answer(snapshot, served, visit, options), options)
 
-    def similar(self, item_id: str, k: int) -> tuple[str, list[Scored]]:
-        """The champion's version, and the items nearest to one item. Raises `NoModel`, `UnknownItem`."""
+    def similar(self, item_id: str, options: Options) -> tuple[str, list[Scored], Sequence[Raw]]:
+        """The champion's version, and the items nearest to one item, with their fields.
+
+        Only `k`, `fields` and `filter` are read. Raises `NoModel`, `UnknownItem`.
+        """
         served = self._follower.current.champion
         if served is None:
             raise NoModel("no model is published yet")
         if item_id not in served.bundle.index_of:
             raise UnknownItem(f"not an item of version {served.version}")
-        return served.version, served.similar(item_id, k)
+        filtered = self._filters.asked(options.filter, (item_id,))
+        if filtered is not None:
+            served = filtered.served(served)
+        found = served.similar(item_id, options.k)
+        return served.version, found, self._fields(found, options)
 
-    def trending(self, k: int) -> list[Scored]:
-        """What everyone clicks now, highest score first, without what may not be answered."""
+    def trending(self, options: Options) -> tuple[list[Scored], Sequence[Raw]]:
+        """What everyone clicks now, highest score first, with its fields, without what may not be answered.
+
+        Only `k`, `fields` and `filter` are read.
+        """
         snapshot = self._follower.current
-        return self._trending.top(k, lambda item_id: self._may_answer(snapshot, snapshot.champion, item_id))
+        filtered = self._filters.asked(options.filter)
+
+        def allowed(item_id: str) -> bool:
+            if filtered is not None and not filtered.allows(item_id):
+                return False
+            return self._may_answer(snapshot, snapshot.champion, item_id)
+
+        found = self._trending.top(options.k, allowed)
+        return found, self._fields(found, options)
 
     async def _answer_session(
         self, session_id: str, clicks: Sequence[Click], options: Options
@@ -177,12 +205,13 @@ class Recommender:
         served = asked_for or snapshot.answering(session_id)
         encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
         seen = [click.item_id for click in clicks]
-        visit = Visit(encoder_items, seen, await self._co_clicks(served, encoder_items, set(encoder_items)))
+        co_clicks = await self._co_clicks(served, encoder_items, set(encoder_items))
+        visit = Visit(encoder_items, seen, co_clicks, session_id=session_id)
         if served is None or asked_for is not None or not self._quality.watches(snapshot, session_id):
-            return _counted(await self._answer(snapshot, served, visit, options))
+            return self._finished(await self._answer(snapshot, served, visit, options), options)
 
         full = options._replace(k=max(options.k, TOP))
-        found = await self._answer(snapshot, served, visit, full)
+        found = await self._answer(snapshot, served, visit, full, told=options.k)
 
         async def answer_by(other: ServedBundle) -> list[str]:
             return [item_id for item_id, _ in (await self._answer(snapshot, other, visit, full)).items]
@@ -192,12 +221,24 @@ class Recommender:
         await self._quality.shown(
             snapshot, session_id, found.recommendation_id, served.version, item_ids, given_on, answer_by
         )
-        return _counted(found._replace(items=found.items[: options.k]))
+        return self._finished(found._replace(items=found.items[: options.k]), options)
 
     async def _answer(
-        self, snapshot: Snapshot, served: ServedBundle | None, visit: Visit, options: Options
+        self,
+        snapshot: Snapshot,
+        served: ServedBundle | None,
+        visit: Visit,
+        options: Options,
+        *,
+        told: int | None = None,
     ) -> Recommendation:
-        """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`."""
+        """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`.
+
+        `told`: so many of the items are sent, if not all.
+        """
+        filtered = self._filters.asked(options.filter, visit.encoder_items)
+        if filtered is not None and served is not None:
+            served = filtered.served(served)
         index_of = served.bundle.index_of if served else {}
         exclude_seen = (
             snapshot.deployment.exclude_seen if options.exclude_seen is None else options.exclude_seen
@@ -216,7 +257,9 @@ class Recommender:
                     excluded.update([item_id for item_id, _ in found])
 
         def allowed(item_id: str) -> bool:
-            return item_id not in excluded and self._may_answer(snapshot, served, item_id)
+            if item_id in excluded or (filtered is not None and not filtered.allows(item_id)):
+                return False
+            return self._may_answer(snapshot, served, item_id)
 
         if visit.co_clicks:
             add("neighbours", [entry for entry in visit.co_clicks if allowed(entry[0])][: options.k])
@@ -232,8 +275,17 @@ class Recommender:
             raise NoModel("no model is published yet, and nothing is trending")
 
         version = served.version if served else None
+        k = told or options.k
+        item_ids = [item_id for item_id, _ in items[:k]]
         return Recommendation(
-            recommendation_id=f"{version or 'none'}{ID_SEPARATOR}{secrets.token_hex(16)}",
+            recommendation_id=new_id(
+                version or NO_VERSION,
+                visit.session_id,
+                UNREAD if visit.degraded else visit.seen,
+                k,
+                exclude_seen,
+                item_ids,
+            ),
             version=version,
             stage=stages[0] if stages else "popular",
             reason=_reason(visit, served, known, stages),
@@ -244,6 +296,15 @@ class Recommender:
             encoded=known if "model" in stages else [],
             items=items,
         )
+
+    def _finished(self, found: Recommendation, options: Options) -> Recommendation:
+        counter_of(found.stage, found.version or "none").inc()
+        return found._replace(fields=self._fields(found.items, options)) if options.fields else found
+
+    def _fields(self, found: Sequence[Scored], options: Options) -> Sequence[Raw]:
+        if not options.fields:
+            return ()
+        return self._filters.values([item_id for item_id, _ in found], options.fields)
 
     def _may_answer(self, snapshot: Snapshot, served: ServedBundle | None, item_id: str) -> bool:
         if item_id in snapshot.hidden:
@@ -273,7 +334,7 @@ class Recommender:
 
     def _arrival(self, session_id: str, click: Click, recommendation_id: str | None) -> Arrival:
         snapshot = self._follower.current
-        version: str | None = (recommendation_id or "").rpartition(ID_SEPARATOR)[0]
+        version: str | None = (recommendation_id or "").rpartition(SEPARATOR)[0]
         if version not in snapshot.deployment.needed:
             version = None  # what anybody may send does not name what we count
         is_cold = snapshot.champion is None or click.item_id not in snapshot.champion.bundle.index_of
@@ -313,11 +374,6 @@ def _asked_for(snapshot: Snapshot, options: Options) -> ServedBundle | None:
     if served is None:
         raise UnknownModel([each.version for each in snapshot.bundles.values()])
     return served
-
-
-def _counted(found: Recommendation) -> Recommendation:
-    counter_of(found.stage, found.version or "none").inc()
-    return found
 
 
 def _reason(visit: Visit, served: ServedBundle | None, known: Sequence[str], stages: Sequence[Stage]) -> str:

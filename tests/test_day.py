@@ -43,6 +43,7 @@ threads = 1
 [gate]  # whether one epoch makes a better model, or a quick one, is not the question here
 margin_recall = 100
 margin_mrr = 100
+max_drift = 100
 max_answer_ms = 100_000
 """
 

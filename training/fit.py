@@ -33,7 +33,7 @@ from training.learn.checkpoint import (
     run_name,
 )
 from training.learn.registry import find_baseline, find_model
-from training.learn.train import Trained, Validate, Watcher, train_phase
+from training.learn.train import USUAL_PACE, Pace, Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
 from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
 from training.measure.results import Fitted, headline, measurements
@@ -61,6 +61,7 @@ class FitOptions:
     checkpoints: Path | None = None  # the directory they go to; None: that of the command `train`
     version: str | None = None  # of the bundle; None: named by the time it is made
     start: WarmStart | None = None  # None: from random weights
+    pace: Pace = USUAL_PACE
     test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
     fabric: Fabric | None = None  # where a model is trained; None: on the processor, in one process
 
@@ -204,6 +205,7 @@ def _train(
             on_epoch=lambda record: watcher.on_epoch(phase, record),
             initial=options.start,
             fabric=fabric,
+            pace=options.pace,
         )
         return phases[phase]
 

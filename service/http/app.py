@@ -13,12 +13,16 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.routing import Route
 
+from service.catalogue.asked import Asked
+from service.catalogue.attributes import Schema
+from service.catalogue.filters import Filters
+from service.catalogue.follower import CatalogueFollower
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
-from service.http.in_flight import InFlight
+from service.http.items import ItemsApi
 from service.http.operations import Caller, Guard, Guards, operations_of
-from service.http.rate_limit import RateLimit
+from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
@@ -29,6 +33,7 @@ from service.process.embedded_redis import data_directory
 from service.process.settings import Settings, load_settings
 from service.ranking.retriever import use_one_thread
 from service.recommender import Recommender
+from service.state.items import ItemStore
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -40,15 +45,25 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; without `settings` they come from the environment. Raises `SettingsError`."""
+    """The application; without `settings` they come from the environment.
+
+    Raises `SettingsError` and `CatalogueFileError`.
+    """
     settings = settings or load_settings()
     if settings.redis_url is None:
         raise ValueError("redis_url is not set: `python -m service` starts a Redis and sets it")
+    schema = Schema.of(settings)
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
+    items = ItemStore(settings, settings.redis_url, warns=False)
+    filters = Filters(schema.kinds)
+    catalogue = CatalogueFollower(items, filters, settings.catalogue_poll_seconds)
     follower = DeploymentFollower(
-        settings.artifacts_dir, settings.deployment_poll_seconds, settings.bundle_load_timeout_seconds
+        settings.artifacts_dir,
+        settings.deployment_poll_seconds,
+        settings.bundle_load_timeout_seconds,
+        filters=filters,
     )
     trending = Trending(store)
     recommender = Recommender(
@@ -59,6 +74,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            await catalogue.look()
+        except StoreUnavailable as error:
+            catalogue.failed(error)
         await follower.look()
         await follower.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
@@ -68,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc.freeze()
         followers = (
             follower.follow(),
+            catalogue.follow(),
             trending.follow(settings.trending_refresh_seconds),
             follow_click_log(store, settings.trending_refresh_seconds, data_directory(settings)),
             in_flight.tell(),
@@ -80,10 +100,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
+            await items.close()
 
     guards = _guards(settings, store)
-    shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
+    shop = ShopApi(recommender, store, Asked(schema.kinds), settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
+    operations += operations_of(
+        ItemsApi(items, schema),
+        guards,
+        in_flight,
+        settings.max_body_bytes,
+        settings.catalogue_max_body_bytes,
+    )
     app = FastAPI(
         title="Nextclick",
         description=DESCRIPTION,
@@ -96,8 +124,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
+    app.state.items = items
     app.state.follower = follower
     app.state.trending = trending
+    app.state.catalogue = catalogue
     app.state.recommender = recommender
     app.state.guards = guards
     routes = [each.route for each in operations]
@@ -110,7 +140,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLog, share=settings.access_log_share, slow_seconds=settings.access_log_slow_ms / 1000
     )
     problems.add_problem_handlers(app, routes)
-    openapi.describe(app, operations, _open_to(settings))
+    openapi.describe(app, operations, (schema.item_type, schema.changes_type), _open_to(settings))
     return app
 
 

@@ -1,4 +1,7 @@
-"""Errors as HTTP answers: every one is an RFC 9457 problem document, and none echoes what was sent."""
+"""Errors as HTTP answers: every one is an RFC 9457 problem document.
+
+None echoes what was sent, but for the ids of the items of a batch that are wrong.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from service.catalogue.rules import RuleError
 from service.live.deployment import DeploymentError
 from service.process import request_ids
 from service.ranking.bundle import BundleError
@@ -100,6 +104,10 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
             Problem(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable", outcome(error), RETRY_AFTER)
         )
 
+    @app.exception_handler(RuleError)
+    async def rule_problem(_: Request, error: RuleError) -> Response:
+        return render(invalid_input(error.place, error.message))
+
     @app.exception_handler(NoModel)
     async def no_model_problem(_: Request, error: NoModel) -> Response:
         return render(Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no-model", str(error), RETRY_AFTER))
@@ -147,7 +155,7 @@ def outcome(error: StoreUnavailable) -> str:
             "this session has sent as many clicks as one may: the click was not stored, and none will be"
             " until the session ends"
         )
-    again = "send it again; a click with the same event_id is stored once"
+    again = "send it again; a click with the same event_id is stored once, and so is an item"
     if error.reason != NO_ANSWER:
         return f"{error.reason}: {again}"
     return f"Redis did not answer, and whether it was done is unknown: {again}"

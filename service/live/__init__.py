@@ -1,1 +1,1 @@
-"""What is live: deployed versions, how they do, what is trending. Imports `ranking`, `state`, `process`."""
+"""What is live: versions, how they do, what trends. Imports `catalogue`, `ranking`, `state` and `process`."""

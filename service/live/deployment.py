@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -139,8 +139,10 @@ def rollback(artifacts: Path) -> Deployment:
     return update_deployment(artifacts, change)
 
 
-def prune(artifacts: Path, keep: int) -> list[str]:
-    """Delete bundles that nothing names, but the `keep` newest of them; returns the versions deleted.
+def prune(artifacts: Path, keep: int, also: Collection[str] = ()) -> list[str]:
+    """Delete bundles that nothing names, but those of `also` and the `keep` newest of the rest.
+
+    Returns the versions deleted.
 
     A worker that still serves one has its files mapped, and is not disturbed. Raises `DeploymentError`.
     """
@@ -148,7 +150,7 @@ def prune(artifacts: Path, keep: int) -> list[str]:
         with _publisher_lock(artifacts):
             needed = read_deployment(artifacts).needed
             found = [path for path in (artifacts / "bundles").glob("*") if not path.name.startswith(".")]
-            spare = [path for path in found if path.name not in needed]
+            spare = [path for path in found if path.name not in needed.union(also)]
             spare.sort(key=lambda path: path.stat().st_mtime, reverse=True)
             # Under the lock only their names are taken away: then nobody can publish one any more.
             doomed = {

@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import structlog
 
+from service.catalogue.filters import Alignment, Filters
 from service.live.deployment import (
     FILE,
     Deployment,
@@ -51,7 +52,10 @@ log = structlog.get_logger()
 
 
 class DeploymentFollower:
-    """What this worker serves now (`current`), and what was `refused`: reasons by version."""
+    """What this worker serves now (`current`), and what was `refused`: reasons by version.
+
+    `filters` are made ready for each bundle before it is served.
+    """
 
     def __init__(
         self,
@@ -59,8 +63,10 @@ class DeploymentFollower:
         poll_seconds: float,
         load_timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
         load: Load | None = None,
+        filters: Filters | None = None,
     ) -> None:
         self.current = Snapshot()
+        self.filters = filters or Filters({})
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
@@ -203,8 +209,10 @@ class DeploymentFollower:
         old = self.current.bundles
         before = old["champion"].version if "champion" in old else None
         # One assignment: an answer is made from the old one or from the new one, never from a mixture.
-        self.current = await self._apart(snapshot_of, deployment, self._bundles, before)
+        alignments = self.filters.aligning(self._bundles.values())
+        self.current = await self._apart(_made_ready, deployment, self._bundles, before, alignments)
         new = self.current.bundles
+        self.filters.keep(list(new.values()), alignments)
         kept = {served.version for served in new.values()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in kept}
         for role, served in old.items():
@@ -237,6 +245,17 @@ def snapshot_of(deployment: Deployment, bundles: Mapping[str, Bundle], before: s
 
     champion = serve(deployment.champion) or serve(before)
     return Snapshot(deployment, hidden, champion, serve(deployment.challenger), serve(deployment.shadow))
+
+
+def _made_ready(
+    deployment: Deployment,
+    bundles: Mapping[str, Bundle],
+    before: str | None,
+    alignments: Iterable[Alignment],
+) -> Snapshot:
+    for alignment in alignments:
+        alignment.fill()
+    return snapshot_of(deployment, bundles, before)
 
 
 @contextmanager

@@ -85,6 +85,15 @@ class Settings(BaseSettings):
     trending_refresh_seconds: float = Field(
         default=2, gt=0, description="how often a worker reads what is trending"
     )
+    catalogue_file: Path | None = Field(
+        default=None, description="declares a shop's own attributes; unset: catalogue.toml, if it is there"
+    )
+    catalogue_poll_seconds: float = Field(
+        default=0.25, gt=0, description="how often a worker reads what has changed of items"
+    )
+    catalogue_max_body_bytes: int = Field(
+        default=4_194_304, ge=1, description="larger bodies of a PUT of items are refused"
+    )
     unknown_items: Literal["allow", "ignore", "refuse"] = Field(
         default="allow",
         description="clicks on items that no deployed bundle knows count, are only stored, or get a 422",

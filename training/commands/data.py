@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -14,8 +15,21 @@ from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True)
 
-Format = Literal["auto", "csv", "yoochoose", "diginetica", "retailrocket", "sessions", "clicks"]
-TimeFormat = Literal["auto", "seconds", "milliseconds", "iso"]
+Format = Literal[
+    "auto",
+    "csv",
+    "yoochoose",
+    "diginetica",
+    "retailrocket",
+    "otto",
+    "rees46",
+    "ga4",
+    "snowplow",
+    "segment",
+    "sessions",
+    "clicks",
+]
+TimeFormat = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"]
 
 
 def _share(text: str) -> float:
@@ -26,6 +40,25 @@ def _share(text: str) -> float:
     return share
 
 
+def _time_range(text: str) -> tuple[int, int]:
+    """`2025-01-01..2025-06-30` in microseconds; a day at its end is meant whole. Raises `ValueError`."""
+    first, dots, last = text.partition("..")
+    if not dots:
+        raise ValueError("there are no two dots in it")
+    begin = _microseconds(first) if first else -_ALL_TIMES
+    if not last:
+        return begin, _ALL_TIMES
+    is_day = len(last) <= len("2025-06-30")
+    return begin, _microseconds(last) + (86_400_000_000 if is_day else 1)
+
+
+def _microseconds(time: str) -> int:
+    when = datetime.fromisoformat(time)
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1)
+
+
+_ALL_TIMES = 1 << 62
 _LOG = "The log"
 _RULES = "Rules of the RSC15/GRU4Rec protocol, without --test"
 
@@ -38,7 +71,8 @@ def prepare(
         typer.Option(
             "--input",
             metavar="PATH",
-            help="Click log; may be repeated, the files make one log. With --format clicks, a directory.",
+            help="Click log: a file, a directory, or a pattern such as 'logs/*.gz'; may be repeated, the"
+            " files make one log. With --format clicks, what `collect` wrote.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="The data set: a new directory.")],
@@ -55,8 +89,10 @@ def prepare(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="auto, csv, yoochoose, diginetica, retailrocket, sessions or clicks."
-            " csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet;"
+            help="auto, csv, yoochoose, diginetica, retailrocket, otto, rees46, ga4, snowplow, segment,"
+            " sessions or clicks."
+            " csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet, or"
+            " JSON lines;"
             " sessions: one session a line, needs --test; clicks: what `collect` wrote, ARTIFACTS/clicks, cut"
             " into sessions by --gap-minutes.",
             rich_help_panel=_LOG,
@@ -82,8 +118,50 @@ def prepare(
         typer.Option(
             "--event",
             metavar="NAME",
-            help="retailrocket only: an event to keep; may be repeated.",
-            show_default="view",
+            help="An event to keep, such as view; may be repeated. The others are counted.",
+            show_default="those of the format that are views, else all",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+    event_column: Annotated[
+        str | None,
+        typer.Option(
+            help="csv only, with --event: the column that names it.",
+            show_default="the first of event_type, event_name, event, type that there is",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+    nothing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What stands for no session, item or time; may be repeated, and replaces the usual ones.",
+            show_default="NA, N/A, NaN, nan, NULL, null, None, \\\\N, (null), (not set), undefined",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+    nobody_alone: Annotated[
+        bool,
+        typer.Option(
+            "--nobody-alone",
+            help="A click without a session or visitor is a session of its own, instead of left out.",
+            rich_help_panel=_LOG,
+        ),
+    ] = False,
+    encoding: Annotated[
+        str,
+        typer.Option(
+            help="auto tells UTF-8 and UTF-16; others, such as windows-1252, must be said.",
+            rich_help_panel=_LOG,
+        ),
+    ] = "auto",
+    time_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..TO",
+            help="Leave out clicks before or after, such as 2025-01-01..2025-06-30, days that are kept whole;"
+            " one side may be empty, and .. keeps all.",
+            show_default="without what a pause of 30 days cuts off, if that is little",
             rich_help_panel=_LOG,
         ),
     ] = None,
@@ -111,6 +189,10 @@ def prepare(
     min_item_support: Annotated[
         int, typer.Option(min=1, help="Drop items with fewer clicks.", rich_help_panel=_RULES)
     ] = 5,
+    max_session_length: Annotated[
+        int,
+        typer.Option(min=2, help="Of a longer session keep the newest clicks.", rich_help_panel=_RULES),
+    ] = 500,
     test_days: Annotated[
         float,
         typer.Option(
@@ -169,12 +251,14 @@ def prepare(
     from training.data.clicks import COLLECTED, ClicksError, files_of_newest_days
     from training.data.prepare import Rules, TooManyRejectedError
     from training.data.prepare import prepare as prepare_dataset
+    from training.data.source import told_sources
 
     given = {name for name in context.params if _is_given(context, name)}
     if tests:
         rules = {
             "min_session_length",
             "min_item_support",
+            "max_session_length",
             "test_days",
             "drop_repeats",
             "until_stable",
@@ -184,14 +268,36 @@ def prepare(
     if visitor_column:
         _refuse(given & {"session_column"}, "contradicts --visitor-column")
     console = Console(stderr=True, quiet=json_, soft_wrap=True)
+    first_time = end_time = None
+    if time_range:
+        try:
+            first_time, end_time = _time_range(time_range)
+        except ValueError as error:
+            fail(
+                f"--time-range {time_range}: {error}; it is FROM..TO, such as 2025-01-01..2025-06-30", code=2
+            )
+    columns = {
+        "session_column",
+        "visitor_column",
+        "item_column",
+        "time_column",
+        "time_format",
+        "event_column",
+    }
     try:
         if format_ == "auto":
-            format_ = logs.detect_format(inputs[0])
+            format_ = logs.detect_format(logs.log_files(inputs)[0])
+            if format_ in ("otto", "rees46", "ga4", "snowplow", "segment") and given & columns:
+                format_ = "csv"  # whoever names columns knows the file better
         if format_ != "csv":
-            columns = {"session_column", "visitor_column", "item_column", "time_column", "time_format"}
             _refuse(given & columns, f"is for --format csv; this log is read as {format_}")
-        if format_ != "retailrocket":
-            _refuse(given & {"events"}, f"is for --format retailrocket; this log is read as {format_}")
+        if format_ in ("yoochoose", "diginetica", "sessions"):
+            _refuse(given & {"events"}, f"is for logs that tell events; this log is read as {format_}")
+        if event_column and not events:
+            _refuse({"event_column"}, "says where the events are: --event says which to keep")
+        if format_ == "sessions":
+            reading = {"nothing", "nobody_alone", "encoding", "time_range"}
+            _refuse(given & reading, "has no meaning with one session a line")
         log_format = {
             "csv": logs.LogFormat(
                 session=visitor_column or session_column,
@@ -199,13 +305,29 @@ def prepare(
                 time=time_column,
                 time_format=time_format,
                 by_visitor=visitor_column is not None,
+                event=(event_column or logs.EVENT) if events else None,
+                events=tuple(events or ()),
             ),
             "yoochoose": logs.YOOCHOOSE,
             "diginetica": logs.DIGINETICA,
-            "retailrocket": replace(logs.RETAILROCKET, events=tuple(events or ["view"])),
+            "retailrocket": logs.RETAILROCKET,
+            "otto": logs.OTTO,
+            "rees46": logs.REES46,
+            "ga4": logs.GA4,
+            "snowplow": logs.SNOWPLOW,
+            "segment": logs.SEGMENT,
             "clicks": COLLECTED,
             "sessions": None,
         }[format_]
+        if log_format and events:
+            log_format = replace(log_format, events=tuple(events))
+        if log_format and format_ != "clicks":
+            log_format = replace(
+                log_format,
+                nothing=logs.NOTHING if nothing is None else tuple(nothing),
+                nobody_alone=nobody_alone,
+                encoding=encoding,
+            )
         if format_ == "clicks":
             inputs, tests = (
                 [file for clicks in directories for file in files_of_newest_days(clicks, None)]
@@ -222,11 +344,14 @@ def prepare(
                     gap_minutes=gap_minutes,
                     min_session_length=min_session_length,
                     min_item_support=min_item_support,
+                    max_session_length=max_session_length,
                     test_days=test_days,
                     validation=validation,
                     drop_repeats=drop_repeats,
                     until_stable=until_stable,
                     cut_straddling=cut_straddling,
+                    first_time=first_time,
+                    end_time=end_time,
                 ),
                 max_rejected=max_rejected,
                 force=force,
@@ -234,6 +359,10 @@ def prepare(
                     f"{step.name:<20}{step.clicks:>13,} clicks{step.sessions:>12,} sessions"
                     f"{step.items:>10,} items"
                 ),
+                show=lambda sources: console.print(
+                    "\n".join(told_sources(sources)), highlight=False, markup=False
+                ),
+                tell=lambda word: console.print(word, highlight=False, markup=False),
             )
     except TooManyRejectedError as error:
         fail(str(error), code=1)
@@ -243,7 +372,7 @@ def prepare(
         typer.echo(json.dumps({"output": str(output), "fingerprint": info.fingerprint, **info.model_dump()}))
         return
     for reason, count in info.counts.items():
-        if reason.startswith("rejected"):
+        if reason.startswith("rejected") or (reason == "other_events" and count):
             console.print(f"{reason.replace('_', ' '):<20}{count:>13,} rows")
     console.print(f"{output}: the last {info.n_validation:,} training sessions are for validation")
 

@@ -220,14 +220,24 @@ def _parse(context: typer.Context, words: tuple[str, ...]) -> None:
 @app.command(rich_help_panel="Live")
 def prune(
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest stay, beside the deployed ones.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="retrain.toml, for its drift_days; default: those of the newest run."),
+    ] = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
-    """Delete bundles that are neither live nor on trial, nor the one before the live one."""
+    """Delete bundles that are neither live nor on trial, nor the one before the live one.
+
+    Those that the gate compares with, as they were live `drift_days` ago, stay too.
+    """
     from service.live.deployment import prune as prune_bundles
+    from training.loop.retrain import load_config
+    from training.loop.run_record import anchors, newest_drift_days
 
     with reported(json_) as console:
-        deleted = prune_bundles(artifacts, keep)
+        days = load_config(config).gate.drift_days if config else newest_drift_days(artifacts)
+        deleted = prune_bundles(artifacts, keep, anchors(artifacts, days))
         if json_:
             print(json.dumps({"deleted": deleted}))
         else:

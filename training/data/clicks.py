@@ -28,7 +28,15 @@ REJECTED = "rejected"
 
 # A session id may be one visitor's for months: a session ends after a pause, not with its id.
 COLLECTED = LogFormat(
-    "session_id", "item_id", "timestamp", "seconds", by_visitor=True, event="type", events=("click",)
+    "session_id",
+    "item_id",
+    "timestamp",
+    "seconds",
+    by_visitor=True,
+    event="type",
+    events=("click",),
+    name="clicks",
+    nothing=(),  # what the service took for an id is one
 )
 
 

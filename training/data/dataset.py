@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,32 @@ class DatasetError(ValueError):
     """A prepared data set cannot be used; the message names the file and what is wrong with it."""
 
 
+class SourceFile(BaseModel):
+    """What was understood of a file of the log.
+
+    `lines`: of the file, its header included; of Parquet, its rows. Each is a click that was `kept`, is
+    `rejected` (those that are another event, too), a header, blank, or goes on with a record that began
+    before; but a JSON line may hold a session of clicks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    format: str
+    compression: str | None = None
+    encoding: str | None = None
+    separator: str | None = None
+    columns: dict[str, str] = {}  # field -> the column that it is taken from
+    time_unit: str | None = None
+    id_types: dict[str, str] = {}
+    lines: int = 0
+    kept: int = 0
+    rejected: dict[str, int] = {}  # reason -> rows
+    first_time: str | None = None  # ISO-8601, of the clicks that were kept
+    last_time: str | None = None
+    sample: str = ""  # the first line, or row, that is no header
+
+
 class DatasetInfo(BaseModel):
     """dataset.json: what was prepared, from what, by which options, and what was left."""
 
@@ -43,6 +70,7 @@ class DatasetInfo(BaseModel):
     counts: dict[str, int]
     options: dict[str, bool | int | float | str | None]
     files: dict[str, str]
+    source: tuple[SourceFile, ...] = ()  # not of data sets from before there was it
 
     @property
     def fingerprint(self) -> str:
@@ -99,11 +127,18 @@ def write_info(
     n_validation: int,
     counts: dict[str, int],
     options: dict[str, bool | int | float | str | None],
+    source: Sequence[SourceFile] = (),
 ) -> DatasetInfo:
     """Write dataset.json last, over the finished arrays and item table: without it there is no data set."""
     files = {file: file_sha256(path / file) for file in (ITEMS, *ARRAYS)}
     info = DatasetInfo(
-        name=name, n_items=n_items, n_validation=n_validation, counts=counts, options=options, files=files
+        name=name,
+        n_items=n_items,
+        n_validation=n_validation,
+        counts=counts,
+        options=options,
+        files=files,
+        source=tuple(source),
     )
     replace_file(path / MANIFEST, info.model_dump_json(indent=2).encode() + b"\n")
     return info

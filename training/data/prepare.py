@@ -12,18 +12,35 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import ibis
+import numpy as np
 from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 
 from training.data.arrays import write_arrays
-from training.data.dataset import MANIFEST, DatasetInfo, write_info
-from training.data.formats import SECOND, Log, LogFormat, PrepareError, check_file, read_log, read_sessions
-from training.data.sessions import cut_by_inactivity, drop_rare_items, drop_repeats, drop_short_sessions
+from training.data.dataset import MANIFEST, DatasetInfo, SourceFile, write_info
+from training.data.formats import (
+    SECOND,
+    Log,
+    LogFormat,
+    PrepareError,
+    check_file,
+    log_files,
+    read_any,
+    read_sessions,
+)
+from training.data.sessions import (
+    cut_by_inactivity,
+    drop_rare_items,
+    drop_repeats,
+    drop_short_sessions,
+    newest_clicks,
+)
 from training.data.split import (
     DAY,
     drop_unseen_items,
@@ -34,6 +51,10 @@ from training.data.split import (
 MEMORY_LIMIT = "1500MB"  # DuckDB's; a process needs about twice that in all
 MAX_THREADS = 8  # each holds buffers of its own
 REJECTED = "rejected.csv"
+# Rows that are as they should be, and yet no clicks to learn from: no reason to stop.
+LEFT_OUT = ("no_session", "no_visitor", "outside_time_range")
+GAP_DAYS = 30  # what lies beyond a longer pause than this is not the log's time, but a wrong clock's
+_MOST_BEYOND = 0.05  # of the clicks
 
 
 class TooManyRejectedError(PrepareError):
@@ -51,7 +72,10 @@ class Rules:
     validation: float = 0.1
     drop_repeats: bool = False
     until_stable: bool = False
+    max_session_length: int | None = 500  # of a longer one, the newest clicks are kept
     cut_straddling: bool = False
+    first_time: int | None = None  # microseconds; clicks before it, and from `end_time` on, are left out
+    end_time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,14 +99,19 @@ def prepare(
     max_rejected: float = 0.01,
     force: bool = False,
     report: Callable[[Step], None] = lambda step: None,
+    tell: Callable[[str], None] = lambda word: None,
+    show: Callable[[Sequence[SourceFile]], None] = lambda sources: None,
 ) -> DatasetInfo:
     """Make the data set `output` from the log `inputs`, or from one that is split into `inputs` and `tests`.
 
     A log that comes split is taken as it is: of the rules only `gap_minutes` and `validation` apply, and its
     test sessions keep the items that no training session holds. Without a `log_format`, files have one
-    session a line. Raises `PrepareError`; then there is no `output`, or still the old one.
+    session a line. What was understood of the files is shown before anything is told of.
+    Raises `PrepareError`; then there is no `output`, or still the old one.
     """
     rules = rules or Rules()
+    words: list[str] = []
+    inputs, tests = log_files(inputs, words.append), log_files(tests, words.append)
     files = (*inputs, *tests)
     for file in files:
         check_file(file)
@@ -90,13 +119,28 @@ def prepare(
         raise PrepareError("one session a line tells no times to split by: give the test sessions as --test")
     with _built_aside(output, force) as directory:
         with database(directory) as con:
-            log = read_log(con, files, log_format) if log_format else read_sessions(con, files)
-            counts = _accept(con, log, directory, output, max_rejected)
+            if log_format:
+                log = read_any(con, files, log_format, directory)
+            else:
+                log = read_sessions(con, files, directory)
+            accepted = _accepted(con, log)
+            if log_format:
+                log = _within_time_range(con, log, accepted, rules, is_split=bool(tests), tell=words.append)
+            con.create_table("rejected", log.rejected)
+            source = _source(con, log)
+            show(source)
+            for file in log.by_line:
+                words.append(f"{file}: has damaged records and was read line by line, which takes longer")
+            for word in words:
+                tell(word)
+            counts = _accept(con, log, accepted, directory, output, max_rejected)
             steps = _Steps(con, report)
             clicks = steps.take("read", _encoded(con, n_inputs=len(inputs)))
             if log_format and log_format.by_visitor:
                 gap = round(rules.gap_minutes * 60 * SECOND)
                 clicks = steps.take("cut into sessions", cut_by_inactivity(clicks, gap), replaces=clicks)
+            if not tests and rules.max_session_length:
+                clicks = _cut_long(clicks, rules.max_session_length, steps, tell)
             if tests:
                 steps.take("train", clicks.filter(~clicks.in_test_file))
                 steps.take("test", clicks.filter(clicks.in_test_file))
@@ -122,6 +166,7 @@ def prepare(
             n_validation=n_validation,
             counts=counts | steps.counts,
             options=_options(rules, inputs, tests, log_format),
+            source=source,
         )
 
 
@@ -161,24 +206,72 @@ class _Steps:
         }
 
 
-def _accept(con: Backend, log: Log, directory: Path, output: Path, max_rejected: float) -> dict[str, int]:
-    """Make the table `accepted` of the clicks, list the other rows in rejected.csv, and count both."""
-    rejected = con.create_table("rejected", log.rejected)
+def _accepted(con: Backend, log: Log) -> Table:
+    """Make the table `accepted` of the clicks."""
+    clicks = log.rows.filter(log.rows.reason.isnull())
+    return con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
+
+
+def _source(con: Backend, log: Log) -> list[SourceFile]:
+    """What was detected of every file, with what was kept of it and what was not."""
+    accepted, rejected = con.table("accepted"), con.table("rejected")
+    found = accepted.group_by("file").agg(
+        kept=accepted.count(),
+        first=accepted.time.min(),
+        last=accepted.time.max(),
+        # Written otherwise, with zeros before or as 1e3, it is text.
+        **{
+            f"whole_{name}": (accepted[name].try_cast("int64").cast("string") == accepted[name])
+            .fill_null(False)
+            .all()
+            for name in ("session", "item")
+        },
+    )
+    by_file = {row.pop("file"): row for row in found.to_pyarrow().to_pylist()}
+    reasons = rejected.group_by("file", "reason").agg(rows=rejected.count()).order_by("file", "reason")
+    by_path: dict[str, dict[str, int]] = {}
+    for row in reasons.to_pyarrow().to_pylist():
+        by_path.setdefault(row["file"], {})[row["reason"]] = row["rows"]
+    sources = []
+    for number, source in enumerate(log.sources):
+        lost = by_path.get(source.path, {})
+        if number in log.other_events:
+            lost["other_event"] = log.other_events[number]
+        facts: dict[str, object] = {"rejected": lost}
+        if kept := by_file.get(number):
+            facts["kept"] = kept["kept"]
+            if source.time_unit:
+                facts |= {"first_time": _iso(kept["first"]), "last_time": _iso(kept["last"])}
+            types = {name: "integer" if kept[f"whole_{name}"] else "text" for name in ("session", "item")}
+            facts["id_types"] = types | source.id_types
+        sources.append(source.model_copy(update=facts))
+    return sources
+
+
+def _iso(microseconds: int) -> str:
+    time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    return time.isoformat().replace("+00:00", "Z")
+
+
+def _accept(
+    con: Backend, log: Log, accepted: Table, directory: Path, output: Path, max_rejected: float
+) -> dict[str, int]:
+    """List the rows that are not `accepted` in rejected.csv, and count both."""
+    rejected = con.table("rejected")
     reasons = (
         rejected.group_by("reason").agg(rows=rejected.count()).order_by("reason").to_pyarrow().to_pylist()
     )
-    clicks = log.rows.filter(log.rows.reason.isnull())
-    accepted = con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
     n_accepted = accepted.count().to_pyarrow().as_py()
     n_rejected = sum(found["rows"] for found in reasons)
     n_rows = n_accepted + n_rejected
+    n_bad = sum(found["rows"] for found in reasons if found["reason"] not in LEFT_OUT)
     if not n_rows:
         raise PrepareError("the log holds no click")
-    if n_rejected > max_rejected * n_rows:
+    if n_bad > max_rejected * n_rows:
         kept = output.with_name(f"{output.name}.{REJECTED}")
         rejected.order_by("file", "line").to_csv(kept)
         raise TooManyRejectedError(
-            f"{n_rejected:,} of {n_rows:,} rows, {n_rejected / n_rows:.2%}, are no clicks"
+            f"{n_bad:,} of {n_rows:,} rows, {n_bad / n_rows:.2%}, are no clicks"
             f" ({', '.join('{reason} {rows:,}'.format(**found) for found in reasons)});"
             f" --max-rejected is {max_rejected:.2%}. They are listed in {kept}"
         )
@@ -186,8 +279,75 @@ def _accept(con: Backend, log: Log, directory: Path, output: Path, max_rejected:
         rejected.order_by("file", "line").to_csv(directory / REJECTED)
     con.drop_table("log")
     con.drop_table("rejected")
-    counts = {"rows": n_rows, "other_events": log.other_events, "rejected": n_rejected}
+    counts = {"rows": n_rows, "other_events": sum(log.other_events.values()), "rejected": n_rejected}
     return counts | {f"rejected_{found['reason']}": found["rows"] for found in reasons}
+
+
+def _within_time_range(
+    con: Backend, log: Log, accepted: Table, rules: Rules, *, is_split: bool, tell: Callable[[str], None]
+) -> Log:
+    """Take the clicks outside the time range from `accepted`; by default, those that a long pause cuts off.
+
+    One wrong clock would else be the newest day, and its session the whole test.
+    """
+    first, end = rules.first_time, rules.end_time
+    if first is None and end is None and not is_split:
+        days = accepted.group_by(day=accepted.time // DAY).agg(clicks=accepted.count()).order_by("day")
+        first, end = _time_range([(day["day"], day["clicks"]) for day in days.to_pyarrow().to_pylist()], tell)
+    if first is None and end is None:
+        return log
+    rows = log.rows
+    outside = ibis.literal(False)
+    if first is not None:
+        outside |= rows.time < first
+        con.raw_sql(f"DELETE FROM accepted WHERE time < {first}")
+    if end is not None:
+        outside |= rows.time >= end
+        con.raw_sql(f"DELETE FROM accepted WHERE time >= {end}")
+    reason = (rows.reason.isnull() & outside).ifelse("outside_time_range", rows.reason)
+    return replace(log, rows=rows.mutate(reason=reason))
+
+
+def _time_range(
+    days: Sequence[tuple[int, int]], tell: Callable[[str], None]
+) -> tuple[int | None, int | None]:
+    """Where the log's time begins and ends, by its days and their clicks, if not where it seems to."""
+    total = sum(clicks for _, clicks in days)
+    first = end = None
+    pauses = [(before, day) for (before, _), (day, _) in itertools.pairwise(days) if day - before > GAP_DAYS]
+    beyond = 0
+    for (before, _), (day, clicks) in reversed(list(itertools.pairwise(days))):
+        beyond += clicks
+        if beyond > _MOST_BEYOND * total:
+            break
+        if day - before > GAP_DAYS:
+            end = (before + 1) * DAY
+            tell(_told(beyond, "after", before, day, days[-1][0]))
+    beyond = 0
+    for (day, clicks), (after, _) in itertools.pairwise(days):
+        beyond += clicks
+        if beyond > _MOST_BEYOND * total:
+            break
+        if after - day > GAP_DAYS:
+            first = after * DAY
+            tell(_told(beyond, "before", after, days[0][0], day))
+    for before, day in pauses:
+        if (end is None or before < end // DAY - 1) and (first is None or day > first // DAY):
+            dates = np.datetime64(before, "D"), np.datetime64(day, "D")
+            share = sum(clicks for when, clicks in days if when >= day) / total
+            tell(
+                f"no click for {day - before - 1} days from {dates[0]} to {dates[1]}; {share:.1%} of "
+                "all are after it, and both parts are kept; --time-range says which to take"
+            )
+    return first, end
+
+
+def _told(clicks: int, where: str, edge: int, first: int, last: int) -> str:
+    dates = [np.datetime64(day, "D") for day in (edge, first, last)]
+    return (
+        f"{clicks:,} clicks are left out: {dates[1]} to {dates[2]} lies more than {GAP_DAYS} days {where} "
+        f"{dates[0]}, where the log's other clicks are; --time-range .. keeps all, or says which"
+    )
 
 
 def _encoded(con: Backend, n_inputs: int) -> Table:
@@ -200,6 +360,21 @@ def _encoded(con: Backend, n_inputs: int) -> Table:
     sessions = rows.group_by("in_test_file", "session_id").agg(session=rows.row.min())
     clicks = rows.join(items, "item_id").join(sessions, ("in_test_file", "session_id"))
     return clicks.select("session", "item", "time", "tick", "row", "in_test_file")
+
+
+def _cut_long(clicks: Table, longest: int, steps: _Steps, tell: Callable[[str], None]) -> Table:
+    """Of sessions that are too long to be a visitor's, keep the newest clicks."""
+    lengths = clicks.group_by("session").agg(clicks=clicks.count())
+    n_long = lengths.filter(lengths.clicks > longest).count().to_pyarrow().as_py()
+    if not n_long:
+        return clicks
+    before = steps.last.clicks
+    clicks = steps.take("no crawlers", newest_clicks(clicks, longest), replaces=clicks)
+    tell(
+        f"{n_long:,} session(s) of more than {longest:,} clicks, as of a crawler: their oldest"
+        f" {before - clicks.count().to_pyarrow().as_py():,} clicks are left out (--max-session-length)"
+    )
+    return clicks
 
 
 def _filter(clicks: Table, rules: Rules, steps: _Steps) -> Table:

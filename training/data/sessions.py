@@ -41,3 +41,13 @@ def drop_rare_items(clicks: Table, min_support: int) -> Table:
 
 def _keep_frequent(clicks: Table, key: str, n: int) -> Table:
     return clicks.semi_join(clicks.group_by(key).having(clicks.count() >= n).agg(), key)
+
+
+def newest_clicks(clicks: Table, longest: int) -> Table:
+    """Of each session that is longer, the last `longest` clicks."""
+    lengths = clicks.group_by("session").agg(length=clicks.count())
+    long = clicks.semi_join(lengths.filter(lengths.length > longest), "session")
+    newest_first = [ibis.desc(name) for name in ORDER]
+    place = ibis.row_number().over(group_by="session", order_by=newest_first)
+    kept = long.mutate(place=place).filter(lambda table: table.place < longest).drop("place")
+    return clicks.anti_join(long, "session").union(kept)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from statistics import NormalDist
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +29,16 @@ from training.measure.metrics import Ranks
 
 RESAMPLES = 2000
 RESAMPLES_AT_ONCE = 100
+FEW = 2000  # sessions, up to which it is remembered how often each is drawn: 32 MB
 SEED = 0
 QUERIES_AT_ONCE = 100
 MEGABYTE = 1e6
 
+FEWEST = 50  # sessions: among fewer perhaps none differs, and their bootstrap is sure that none would
+EVERYTHING = 100.0  # points
+POWER = 0.9  # with which an equal bundle should pass
+
+Verdict = Literal["not worse", "worse", "cannot tell"]
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
@@ -42,6 +52,7 @@ class Check:
     measured: float | str | None  # None: not applicable
     limit: float | str | None
     detail: str = ""
+    verdict: Verdict | None = None  # of a comparison of how well two recommend
 
     @property
     def summary(self) -> str:
@@ -61,6 +72,8 @@ class Difference:
     low: float  # of the two-sided interval
     high: float
     lower: float  # one-sided: the true difference is above it with the same confidence
+    upper: float  # likewise: below it
+    error: float  # the standard error
 
     @property
     def points(self) -> float:
@@ -86,6 +99,22 @@ class CaseRanks:
     cases: Counts  # (sessions,) of each session
     challenger: Ranks
     champion: Ranks | None  # None: nothing is live yet
+    anchor: Ranks | None = None  # of the version that nights together are held to
+    fair: bool = True  # False: the others may have been trained on these sessions
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how many points a bundle is ahead of VMIS-kNN that was counted on the same clicks."""
+
+    recall: float
+    mrr: float
+
+    @classmethod
+    def of(cls, measured: Mapping[str, float], counted: Mapping[str, float]) -> Self:
+        """The difference of two evaluations."""
+        names = (f"recall@{TOP}", f"mrr@{TOP}")
+        return cls(*(measured[name] - counted[name] for name in names))
 
 
 def judge(
@@ -93,6 +122,7 @@ def judge(
     artifacts: Path,
     measured: Measured,
     ranks: CaseRanks,
+    leads: tuple[Lead | None, Lead | None],
     data: Dataset,
     day: Dataset,
     checkpoint: Path,
@@ -100,7 +130,9 @@ def judge(
 ) -> list[Check]:
     """Every check of the bundle `measured.version`; only the first when it cannot even be loaded.
 
-    `data` is what it was trained on, `day` the held-out sessions, `checkpoint` the weights of an encoder.
+    `leads` are its own and that of the version that nights together are held to, over VMIS-kNN on the night
+    of each; `data` is what it was trained on, `day` the held-out sessions, `checkpoint` the weights of an
+    encoder.
     """
     try:
         bundle = load_bundle(artifacts, measured.version)
@@ -110,6 +142,7 @@ def judge(
         Check("loads", True, "yes", "yes"),
         check_checkpoint(bundle, checkpoint, data),
         *check_ranks(gate, ranks),
+        *check_drift(gate, ranks, *leads),
         check_latency(gate, bundle, data),
         at_least("item coverage", measured.item_coverage, gate.min_item_coverage),
         at_least("catalogue coverage", measured.catalogue_coverage, gate.min_catalogue_coverage),
@@ -135,13 +168,78 @@ def check_ranks(gate: GateConfig, ranks: CaseRanks) -> Iterator[Check]:
     if ranks.champion is None:
         return
     for metric, margin in (("recall@20", gate.margin_recall), ("mrr@20", gate.margin_mrr)):
-        champion, challenger = (gains(each, metric) for each in (ranks.champion, ranks.challenger))
-        found = paired_difference(champion, challenger, ranks.cases, gate.confidence)
-        detail = (
-            f"challenger {found.challenger:.2f}, champion {found.champion:.2f}: {found.points:+.2f} points, "
-            f"{gate.confidence:.0%} interval {found.low:+.2f} to {found.high:+.2f}, above {found.lower:+.2f}"
+        yield _not_worse(gate, metric, ("champion", ranks.champion), ranks, margin)
+
+
+def check_drift(
+    gate: GateConfig, ranks: CaseRanks, lead: Lead | None, before: Lead | None
+) -> Iterator[Check]:
+    """Whether many nights together have lost no more than `max_drift`, by two references that do not move.
+
+    The version of long ago is compared on the same cases: it has aged since, so this alone would let through
+    what fresh clicks make up for. VMIS-kNN is as fresh as the challenger: its lead may not shrink either.
+    """
+    if ranks.anchor is not None and ranks.fair:
+        for metric in ("recall@20", "mrr@20"):
+            old = (f"champion of {gate.drift_days} days ago", ranks.anchor)
+            yield _not_worse(gate, metric, old, ranks, gate.max_drift)
+    if lead is not None and before is not None:
+        for metric, now, then in (
+            ("recall@20", lead.recall, before.recall),
+            ("mrr@20", lead.mrr, before.mrr),
+        ):
+            detail = f"{now:+.2f} points ahead, {then:+.2f} then"
+            passed = now - then >= -gate.max_drift
+            name = f"{metric}, lead over VMIS-kNN"
+            yield Check(name, passed, now - then, -gate.max_drift, detail, "not worse" if passed else "worse")
+
+
+def _not_worse(
+    gate: GateConfig, metric: str, other: tuple[str, Ranks], ranks: CaseRanks, margin: float
+) -> Check:
+    """A test of non-inferiority: with confidence, no more than the margin is lost.
+
+    Where that is not shown, the other tail says whether a loss is: else nobody can tell.
+    """
+    name, other_ranks = other
+    label = metric if name == "champion" else f"{metric}, {name}"
+    if not ranks.fair or len(ranks.cases) < FEWEST:
+        sessions = len(ranks.cases) if ranks.fair else 0
+        detail = f"cannot tell: {sessions} sessions that the live bundle cannot have been trained on"
+        return Check(label, margin >= EVERYTHING, -EVERYTHING, -margin, detail, "cannot tell")
+    before, challenger = (gains(each, metric) for each in (other_ranks, ranks.challenger))
+    found = paired_difference(before, challenger, ranks.cases, gate.confidence)
+    passed = found.lower >= -margin
+    told: Verdict = "not worse" if passed else "worse" if found.upper < 0 else "cannot tell"
+    detail = (
+        f"{told}: challenger {found.challenger:.2f}, {name} {found.champion:.2f}: "
+        f"{found.points:+.2f} points, {gate.confidence:.0%} interval {found.low:+.2f} to {found.high:+.2f}, "
+        f"above {found.lower:+.2f}, {len(ranks.cases):,} sessions"
+    )
+    if told == "cannot tell":
+        needed = sessions_needed(found.error, len(ranks.cases), margin, gate.confidence)
+        detail += (
+            f"; of equal bundles 9 of 10 pass with {needed:,}" if needed else "; a margin of 0 is never shown"
         )
-        yield Check(metric, found.lower >= -margin, found.lower, -margin, detail)
+    return Check(label, passed, found.lower, -margin, detail, told)
+
+
+def sessions_needed(error: float, sessions: int, margin: float, confidence: float) -> int:
+    """With how many sessions an equal bundle passes as often as `POWER`; 0: with no number of them."""
+    if not margin:
+        return 0
+    errors = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
+    return math.ceil(sessions * (errors * error / margin) ** 2)
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Of all checks together; "refused": it fails another one than those of how well it recommends."""
+    failed = [check.verdict for check in checks if not check.passed]
+    if not failed:
+        return "passed"
+    if None in failed:
+        return "refused"
+    return "worse" if "worse" in failed else "cannot tell"
 
 
 def gains(ranks: Ranks, metric: str) -> Floats:
@@ -154,22 +252,42 @@ def paired_difference(champion: Floats, challenger: Floats, cases: Counts, confi
     """Bootstrap of the difference of two means over the same cases, in points.
 
     Sessions are drawn, not cases: those of one session are not independent. `cases` (sessions,) says how many
-    consecutive ones each session has. Sessions that differ alike are drawn together, by their number.
+    consecutive ones each session has.
     """
     session_of = np.repeat(np.arange(len(cases)), cases)
     difference = np.bincount(session_of, challenger - champion, len(cases))
-    kinds, count = np.unique(np.stack([difference, cases], axis=1), axis=0, return_counts=True)
-    random = np.random.default_rng(SEED)
-    points = []
-    for _ in range(RESAMPLES // RESAMPLES_AT_ONCE):
-        drawn = random.multinomial(len(cases), count / len(cases), RESAMPLES_AT_ONCE)  # (R, kinds)
-        summed = drawn @ kinds  # (R, 2) differences and cases
-        points.append(100 * summed[:, 0] / summed[:, 1])
+    of_sessions = np.stack([difference, cases], axis=1)  # (sessions, 2)
+    summed = _few_drawn(of_sessions) if len(cases) <= FEW else _many_drawn(of_sessions)  # (RESAMPLES, 2)
+    drawn_points = 100 * summed[:, 0] / summed[:, 1]
     tail = 1 - confidence
-    low, high, lower = np.quantile(np.concatenate(points), (tail / 2, 1 - tail / 2, tail))
-    return Difference(
-        100 * float(champion.mean()), 100 * float(challenger.mean()), float(low), float(high), float(lower)
+    ends = np.quantile(drawn_points, (tail / 2, 1 - tail / 2, tail, 1 - tail))
+    low, high, lower, upper = map(float, ends)
+    means = (100 * float(champion.mean()), 100 * float(challenger.mean()))
+    return Difference(*means, low, high, lower, upper, float(drawn_points.std()))
+
+
+def _few_drawn(of_sessions: Floats) -> Floats:
+    return times_drawn(len(of_sessions)) @ of_sessions
+
+
+def _many_drawn(of_sessions: Floats) -> Floats:
+    """Sessions that differ alike are drawn together, by their number."""
+    kinds, count = np.unique(of_sessions, axis=0, return_counts=True)
+    random = np.random.default_rng(SEED)
+    shares = count / len(of_sessions)
+    return np.concatenate(
+        [
+            random.multinomial(len(of_sessions), shares, RESAMPLES_AT_ONCE) @ kinds
+            for _ in range(RESAMPLES // RESAMPLES_AT_ONCE)
+        ]
     )
+
+
+@lru_cache(maxsize=1)
+def times_drawn(sessions: int) -> Floats:
+    """(RESAMPLES, sessions) how often each session is in each resample: the same for every comparison."""
+    drawn = np.random.default_rng(SEED).integers(0, sessions, (RESAMPLES, sessions))
+    return np.stack([np.bincount(row, minlength=sessions) for row in drawn]).astype(np.float64)
 
 
 def check_latency(gate: GateConfig, bundle: Bundle, data: Dataset) -> Check:

@@ -30,6 +30,8 @@ class PrepareConfig(_Section):
 
     days: int = Field(default=30, ge=1)
     test_days: float = Field(default=1, gt=0)
+    max_test_days: float = Field(default=14, gt=0)
+    test_sessions: int = Field(default=350, ge=0)
     gap_minutes: float = Field(default=30, gt=0)
     min_session_length: int = Field(default=2, ge=2)
     min_item_support: int = Field(default=5, ge=1)
@@ -80,8 +82,10 @@ class TrainConfig(_Section):
 class GateConfig(_Section):
     """What a new bundle must hold to before it is published."""
 
-    margin_recall: float = Field(default=1.0, ge=0)
-    margin_mrr: float = Field(default=1.0, ge=0)
+    margin_recall: float = Field(default=2.5, ge=0)
+    margin_mrr: float = Field(default=1.5, ge=0)
+    max_drift: float = Field(default=5.0, ge=0)
+    drift_days: int = Field(default=30, ge=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     max_answer_ms: float = Field(default=20, gt=0)
     min_item_coverage: float = Field(default=0.5, ge=0, le=1)

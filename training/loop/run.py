@@ -25,6 +25,7 @@ from training.loop.run_record import (
     RunRecord,
     StepRecord,
     StepStatus,
+    anchors,
     begin_or_resume,
     run_lock,
     run_paths,
@@ -61,7 +62,7 @@ def run(
             if this.record.status == "running" and not _is_done(this.record, name):
                 _take(this, name, step)
         if this.record.status in ("published", "refused"):
-            prune(artifacts, config.publish.keep)
+            prune(artifacts, config.publish.keep, anchors(artifacts, config.gate.drift_days))
         tidy(artifacts)
         return this.record
 

@@ -22,8 +22,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from service.live.deployment import bundle_path, read_deployment, replace_file
+from service.ranking.bundle import read_manifest
 from training.bundling.provenance import source_commit
-from training.loop.retrain import RetrainConfig
+from training.loop.retrain import GateConfig, RetrainConfig
 
 FILE = "run.json"
 LOCK = ".run.lock"
@@ -123,6 +124,56 @@ def read_record(file: Path) -> RunRecord:
         return RunRecord.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise RunError(f"{file}: {error.errors()[0]['msg']}: move its directory away") from error
+
+
+def held_out_from(artifacts: Path, version: str) -> datetime:
+    """Since when no click was trained on by a bundle; at the latest, when it was made.
+
+    Raises `BundleError`, `RunError`.
+    """
+    manifest = read_manifest(bundle_path(artifacts, version))
+    file = paths_of_version(artifacts, version, manifest.model).record
+    if file.exists():
+        prepared = read_record(file).steps.get("prepare")
+        held_out = ((prepared.outcome if prepared else None) or {}).get("held_out")
+        if isinstance(held_out, dict):
+            return datetime.fromisoformat(str(held_out["begin"]))
+    return manifest.created_at
+
+
+def anchors(artifacts: Path, days: int) -> list[str]:
+    """The versions that the nights are held to, or will be, oldest first; their bundles stay.
+
+    Of the published runs every one that is `days` younger than the one chosen before it, beginning with the
+    first. Of those that are `days` old only the newest is left. Raises `RunError`.
+    """
+    chosen: list[RunRecord] = []
+    for record in _published(artifacts):
+        if not chosen or record.started_at - chosen[-1].started_at >= timedelta(days=days):
+            chosen.append(record)
+    old = [each for each in chosen if datetime.now(UTC) - each.started_at >= timedelta(days=days)]
+    return [each.version for each in chosen[max(len(old) - 1, 0) :]]
+
+
+def newest_drift_days(artifacts: Path) -> int:
+    """`[gate] drift_days` of the newest run that has it, or its default. Raises `RunError`."""
+    for file in _newest_first(artifacts):
+        match read_record(file).config.get("gate"):
+            case {"drift_days": int(days)}:
+                return days
+    return GateConfig().drift_days
+
+
+def _published(artifacts: Path) -> list[RunRecord]:
+    """The runs whose bundle became the champion, oldest first."""
+    records = [read_record(file) for file in reversed(_newest_first(artifacts))]
+    return [
+        record
+        for record in records
+        if record.status == "published"
+        and "publish" in record.steps
+        and (record.steps["publish"].outcome or {}).get("role") == "champion"
+    ]
 
 
 def begin_or_resume(artifacts: Path, config: RetrainConfig, *, new: bool) -> RunRecord:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,36 @@ from service.process.settings import Settings
 from service.ranking.bundle import Bundle, read_manifest
 from training.bundling.indexes import WantedIndex
 from training.data.dataset import Dataset
-from training.data.heldout import with_newest_day, write_newest_day
+from training.data.heldout import (
+    HeldOut,
+    days_of_files,
+    days_to_hold_out,
+    of_known_items,
+    with_newest_day,
+    write_newest_day,
+)
 from training.data.prepare import Rules
 from training.data.prepare import prepare as prepare_dataset
 from training.fit import FitOptions, fit
 from training.learn.devices import open_fabric
+from training.learn.registry import find_baseline
 from training.learn.train import Watcher, default_precision
 from training.learn.warm_start import ColdStart, WarmStart, warm_start
 from training.loop.click_source import ClickSource
-from training.loop.gate import CaseRanks, Check, Measured, judge
+from training.loop.gate import CaseRanks, Check, Lead, Measured, judge, verdict
 from training.loop.retrain import RetrainConfig
-from training.loop.run_record import RunError, RunPaths, RunRecord, Status, StepRecord, paths_of_version
-from training.measure.evaluate import TOP, Evaluation
+from training.loop.run_record import (
+    RunError,
+    RunPaths,
+    RunRecord,
+    Status,
+    StepRecord,
+    anchors,
+    held_out_from,
+    paths_of_version,
+    read_record,
+)
+from training.measure.evaluate import TOP, Evaluation, evaluate_counted
 from training.measure.evaluate import evaluate as evaluate_bundle
 
 COMMAND = "python -m training run"
@@ -73,6 +92,7 @@ class Prepared:
     test_sessions: int
     items: int
     fingerprint: str
+    held_out: HeldOut
 
 
 @dataclass(frozen=True)
@@ -92,11 +112,17 @@ class Evaluated:
     cases: int
     challenger: Measured
     champion: Measured | None
+    since: datetime | None = None  # they began then or later: no bundle compared was trained on a click since
+    fair: bool = True  # False: there is no such session, and these are all that the challenger has not seen
+    lead: Lead | None = None  # over VMIS-kNN
+    anchor: str | None = None  # the version that nights together are held to
+    anchor_lead: Lead | None = None  # on its own night
 
 
 @dataclass(frozen=True)
 class Judged:
     passed: bool
+    verdict: str  # passed, worse, cannot tell; refused: for another reason than how well it recommends
     checks: list[Check]
 
     @property
@@ -120,16 +146,25 @@ def collect(run: Run) -> Mapping[str, JsonValue]:
 def prepare(run: Run) -> Prepared:
     """Make the data set, and the newest day as it was clicked."""
     wanted, source = run.config.prepare, run.source
+    if not source.files(1):
+        raise StoppedError("no clicks are collected yet")
+    days = days_to_hold_out(
+        source.files,
+        source.log_format,
+        sessions=wanted.test_sessions,
+        least=wanted.test_days,
+        most=wanted.max_test_days,
+        gap_minutes=wanted.gap_minutes,
+    )
     rules = Rules(
         gap_minutes=wanted.gap_minutes,
         min_session_length=wanted.min_session_length,
         min_item_support=wanted.min_item_support,
-        test_days=wanted.test_days,
+        test_days=days,
         validation=wanted.validation,
     )
-    files = source.files(wanted.days)
-    if not files:
-        raise StoppedError("no clicks are collected yet")
+    # What more is held out is not taken from what is trained on.
+    files = source.files(wanted.days + math.ceil(days - wanted.test_days))
     info = prepare_dataset(
         files,
         run.paths.data,
@@ -143,16 +178,15 @@ def prepare(run: Run) -> Prepared:
         raise StoppedError(
             f"{len(data.train_all):,} training sessions: [prepare] min_sessions = {wanted.min_sessions:,}"
         )
-    newest_days = math.ceil(wanted.test_days + wanted.gap_minutes / 1440) + 1  # that it can reach into
-    write_newest_day(
-        source.files(min(newest_days, wanted.days)),
+    held_out = write_newest_day(
+        source.files(days_of_files(days, wanted.gap_minutes)),
         source.log_format,
         data,
         run.paths.day,
-        test_days=wanted.test_days,
+        test_days=days,
         gap_minutes=wanted.gap_minutes,
     )
-    return Prepared(len(data.train_all), len(data.test), info.n_items, info.fingerprint)
+    return Prepared(len(data.train_all), len(data.test), info.n_items, info.fingerprint, held_out)
 
 
 def train(run: Run) -> Trained:
@@ -207,19 +241,58 @@ def _start(run: Run, data: Dataset) -> tuple[WarmStart | None, str | None]:
 
 
 def evaluate(run: Run) -> Evaluated:
-    """Measure challenger and champion on the very same cases of the newest day."""
-    day = with_newest_day(Dataset.load(run.paths.data), run.paths.day)
+    """Measure challenger and champion on the very same cases, of days that neither was trained on.
+
+    And, on those, VMIS-kNN as counted tonight and the version that nights together are held to.
+    """
+    data, champion = Dataset.load(run.paths.data), read_deployment(run.artifacts).champion
+    anchor = _anchor(run, champion)
+    since = None if champion is None else held_out_from(run.artifacts, champion)
+    day = with_newest_day(data, run.paths.day, since)
+    fair = len(day.test) > 0
+    if not fair:
+        day = with_newest_day(data, run.paths.day)
     found = {"challenger": _measure(run, run.record.version, day)}
-    champion = read_deployment(run.artifacts).champion
     if champion is not None:
         found["champion"] = _measure(run, champion, day)
+    if anchor is not None and fair and (since is None or held_out_from(run.artifacts, anchor) <= since):
+        found["anchor"] = _measure(run, anchor, day)
     evaluation, challenger = found["challenger"]
+    known = of_known_items(day)
+    counted = evaluate_counted(find_baseline("vmis_knn")(data.train_all), known, known.test)
     buffer = io.BytesIO()
     arrays = {name: each.ranks for name, (each, _) in found.items()} | {"cases": evaluation.cases_of}
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     replace_file(run.paths.evaluation, buffer.getvalue())
-    measured = found["champion"][1] if champion is not None else None
-    return Evaluated(len(day.test), evaluation.cases, challenger, measured)
+    return Evaluated(
+        len(day.test),
+        evaluation.cases,
+        challenger,
+        found["champion"][1] if champion is not None else None,
+        since,
+        fair,
+        Lead.of(evaluation.unmasked, counted.unmasked),
+        anchor,
+        _lead_of(run, anchor),
+    )
+
+
+def _anchor(run: Run, champion: str | None) -> str | None:
+    """The version that nights together are held to, unless it is live, which is compared anyway."""
+    for version in anchors(run.artifacts, run.config.gate.drift_days):
+        if version == champion or bundle_path(run.artifacts, version).is_dir():
+            return version if version != champion else None
+    return None
+
+
+def _lead_of(run: Run, version: str | None) -> Lead | None:
+    """By how much a version was ahead of VMIS-kNN on its own night."""
+    if version is None:
+        return None
+    model = read_manifest(bundle_path(run.artifacts, version)).model
+    record = read_record(paths_of_version(run.artifacts, version, model).record)
+    lead = (record.steps["evaluate"].outcome or {}).get("lead")
+    return TypeAdapter(Lead).validate_python(lead) if lead else None
 
 
 def _measure(run: Run, version: str, day: Dataset) -> tuple[Evaluation, Measured]:
@@ -242,20 +315,22 @@ def _evaluated(run: Run) -> Evaluated:
 
 def gate(run: Run) -> Judged:
     """Judge the challenger."""
-    data = Dataset.load(run.paths.data)
+    data, evaluated = Dataset.load(run.paths.data), _evaluated(run)
     with np.load(run.paths.evaluation) as saved:
-        ranks = CaseRanks(saved["cases"], saved["challenger"], saved.get("champion"))
+        others = (saved.get("champion"), saved.get("anchor"))
+        ranks = CaseRanks(saved["cases"], saved["challenger"], *others, evaluated.fair)
     checks = judge(
         run.config.gate,
         run.artifacts,
-        _evaluated(run).challenger,
+        evaluated.challenger,
         ranks,
+        (evaluated.lead, evaluated.anchor_lead),
         data,
         with_newest_day(data, run.paths.day),
         run.paths.checkpoint,
         read_deployment(run.artifacts),
     )
-    return Judged(all(check.passed for check in checks), checks)
+    return Judged(all(check.passed for check in checks), verdict(checks), checks)
 
 
 def publish(run: Run) -> Published:

@@ -1,4 +1,4 @@
-"""Which models can be told apart from the best of them: paired tests over the test sessions."""
+"""Which models can be told apart: paired tests, and bootstrap intervals, over the test sessions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.stats import ttest_rel
 from training.measure.results import TargetRanks
 
 ALPHA = 0.05
+RESAMPLES = 1000
 ROUNDING = 1e-12  # sums of the same reciprocals in another order differ by less
 
 Floats = npt.NDArray[np.float64]
@@ -68,3 +69,25 @@ def paired_p(first: Floats, second: Floats) -> float:
     if np.ptp(differences) < ROUNDING:
         return 0.0
     return float(ttest_rel(first, second).pvalue)
+
+
+def resampled(ranks: Mapping[str, TargetRanks], metric: str) -> dict[str, Floats]:
+    """(RESAMPLES,) values in percent of each model's `recall@20` or `mrr@20`, were the test drawn anew.
+
+    Sessions are drawn with replacement, whole, and the same ones for every model: so a difference of two
+    models' values is paired, and `interval` of it is one of the difference.
+    """
+    cases = next(iter(ranks.values())).cases
+    sums = np.stack([*(session_sums(of, metric) for of in ranks.values()), cases])  # (models + 1, sessions)
+    random = np.random.default_rng(0)
+    found = np.empty((len(sums), RESAMPLES))
+    for number in range(RESAMPLES):
+        drawn = np.bincount(random.integers(len(cases), size=len(cases)), minlength=len(cases))
+        found[:, number] = sums @ drawn
+    return dict(zip(ranks, 100 * found[:-1] / np.maximum(found[-1], 1), strict=True))
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """What holds the middle 95 % of resampled values."""
+    low, high = np.percentile(values, (100 * ALPHA / 2, 100 - 100 * ALPHA / 2))
+    return float(low), float(high)

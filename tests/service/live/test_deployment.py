@@ -115,6 +115,7 @@ def test_prune_spares_what_is_in_use_and_the_newest_of_the_rest(artifacts: Path)
     publish(artifacts, "v2")
     challenge(artifacts, "v3", 0.1)
     (artifacts / "bundles" / ".v6.writing").mkdir()
+    assert prune(artifacts, keep=1, also=["v4"]) == []
     assert prune(artifacts, keep=1) == ["v4"]
     left = {path.name for path in (artifacts / "bundles").iterdir()}
     assert left == {"v1", "v2", "v3", "v5", ".v6.writing"}

@@ -80,7 +80,7 @@ def test_retailrocket_keeps_views_unless_told_otherwise(con: Backend, tmp_path: 
     )
     log = read_log(con, [file], RETAILROCKET)
     assert clicks(log) == [("257597", "355908", 1_433_221_332_117_000)]
-    assert log.other_events == 2
+    assert log.other_events == {0: 2}
     rejected = log.rejected.to_pyarrow().to_pylist()
     assert [(row["line"], row["reason"]) for row in rejected] == [(5, "missing_visitor")]
     assert detect_format(file) == "retailrocket"
@@ -118,6 +118,11 @@ def test_columns_are_found_by_name_whatever_separates_them(
         ("2014-04-07 10:51:09+02", 1_396_860_669_000_000),
         ("2014-04-07 08:51:09", 1_396_860_669_000_000),
         ("2014-04-07", 1_396_828_800_000_000),
+        ("1396860669277123", 1_396_860_669_277_123),
+        ("1396860669277123456", 1_396_860_669_277_123),
+        ("2014-04-07 08:51:09 UTC", 1_396_860_669_000_000),
+        ("2014-04-07 08:51:09.277123 UTC", 1_396_860_669_277_123),
+        ("2014-04-07 08:51:09 GMT", 1_396_860_669_000_000),
     ],
 )
 def test_the_format_of_times_is_told_by_their_looks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.training.shop_clicks import DAYS, FORMAT, write_shop
 from training.data.dataset import Dataset
 from training.data.demo_store import DAY
 from training.data.formats import PrepareError
-from training.data.heldout import with_newest_day, write_newest_day
+from training.data.heldout import EPOCH, days_to_hold_out, of_known_items, with_newest_day, write_newest_day
 from training.data.prepare import Rules, prepare
 
 GAP_MINUTES = 30.0
@@ -103,3 +104,42 @@ def test_a_session_that_began_earlier_is_not_of_the_day(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         np.load(tmp_path / "day" / "offsets.npy"), [0, 3, 5], "what was there before a failure stays"
     )
+
+
+def test_the_fewest_days_that_hold_enough_sessions(tmp_path: Path) -> None:
+    shop = write_shop(tmp_path / "clicks", sessions=800)
+    files = shop.files(DAYS + 2)
+    by_days = {days: len(plainly(files, days)) for days in (0.5, 1.0, 1.5, 2.0)}
+
+    def days(sessions: int, least: float = 0.5, most: float = 1.5) -> float:
+        return days_to_hold_out(
+            shop.files, FORMAT, sessions=sessions, least=least, most=most, gap_minutes=GAP_MINUTES
+        )
+
+    assert days(0) == days(by_days[0.5]) == 0.5
+    assert days(by_days[0.5] + 1) == days(by_days[1.5]) == 1.5
+    assert days(100_000) == 1.5, "there are not so many"
+    assert days(100_000, least=1.0, most=14.0) == DAYS / 2, "the other half is for training"
+    assert days(100_000, least=3.0, most=2.0) == 3.0
+
+
+def test_only_what_began_late_enough(tmp_path: Path) -> None:
+    files = write_shop(tmp_path / "clicks", sessions=400).files(DAYS + 2)
+    prepare(files, tmp_path / "data", log_format=FORMAT, rules=Rules(min_item_support=2, test_days=2))
+    data = Dataset.load(tmp_path / "data")
+    held_out = write_newest_day(files, FORMAT, data, tmp_path / "day", test_days=2, gap_minutes=GAP_MINUTES)
+    assert held_out.end - held_out.begin == timedelta(days=2)
+    newest = max(row["timestamp"] for file in files for row in parquet.read_table(file).to_pylist())
+    assert held_out.end - EPOCH == timedelta(seconds=newest)
+    late = with_newest_day(data, tmp_path / "day", held_out.end - timedelta(days=1))
+    sessions = [
+        [late.items[item - 1] for item in late.test.items[a:b]] for a, b in pairwise(late.test.offsets)
+    ]
+    assert sessions == plainly(files, 1.0)
+    assert len(with_newest_day(data, tmp_path / "day", held_out.end + timedelta(seconds=1)).test) == 0
+    known = of_known_items(late)
+    assert known.items == data.items
+    names = ["new", *data.items]
+    assert [names[item] for item in known.test.items] == [
+        item if item in set(data.items) else "new" for session in sessions for item in session
+    ]

@@ -340,7 +340,7 @@ def _a_pipe(place: Path) -> Path:
     [
         (
             _a_directory,
-            "logs: is a directory: name the files in it; what `collect` wrote is read with --format",
+            "logs: is a directory without a log: name the files; what `collect` wrote is read with --format",
         ),
         (
             _a_path_below_a_file,
@@ -392,7 +392,12 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
         (["--test", "log.csv", "--min-item-support", "1"], "--min-item-support has no meaning with --test"),
         (["--visitor-column", "v", "--session-column", "s"], "--session-column contradicts --visitor-column"),
         (["--format", "yoochoose", "--item-column", "sku"], "--item-column is for --format csv"),
-        (["--event", "addtocart"], "--event is for --format retailrocket"),
+        (["--event", "addtocart"], "there is no column 'event_type'"),
+        (["--format", "yoochoose", "--event", "view"], "--event is for logs that tell events"),
+        (["--event-column", "kind"], "--event says which to keep"),
+        (["--format", "sessions", "--nobody-alone"], "--nobody-alone has no meaning with one session a line"),
+        (["--time-range", "yesterday"], "--time-range"),
+        (["--encoding", "klingon"], "there is no such encoding"),
         (["--max-rejected", "many"], "--max-rejected"),
         (["--validation", "110%"], "--validation"),
     ],
@@ -451,3 +456,24 @@ def test_nothing_but_the_data_set_is_left_behind(tmp_path: Path) -> None:
         "train.items.npy",
         "train.offsets.npy",
     ]
+
+
+def test_a_crawler_keeps_its_newest_clicks_and_is_told_of(tmp_path: Path) -> None:
+    start = 1_764_000_000
+    lines = ["session_id,item_id,timestamp"]
+    lines += [f"crawler,i{n % 7},{start + n}" for n in range(5_000)]
+    lines += [f"s{n},i{place},{start + n + place}" for n in range(40) for place in range(4)]
+    lines += [f"last{n},i{place},{start + 200_000 + n + place}" for n in range(5) for place in range(4)]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    words: list[str] = []
+    info = prepare([tmp_path / "log.csv"], tmp_path / "data", log_format=CSV, tell=words.append)
+    assert words == [
+        "1 session(s) of more than 500 clicks, as of a crawler: their oldest 4,500 clicks are left out"
+        " (--max-session-length)"
+    ]
+    assert (info.counts["read_clicks"], info.counts["no_crawlers_clicks"]) == (5_180, 680)
+    assert info.options["max_session_length"] == 500
+    assert np.diff(np.load(tmp_path / "data" / "train.offsets.npy")).max() == 500
+    rules = Rules(max_session_length=5_000)
+    info = prepare([tmp_path / "log.csv"], tmp_path / "all", log_format=CSV, rules=rules)
+    assert info.counts["train_clicks"] == 5_160

@@ -13,7 +13,13 @@ from ibis.expr.types import Table
 
 from tests.training import protocol
 from training.data.formats import SECOND
-from training.data.sessions import cut_by_inactivity, drop_rare_items, drop_repeats, drop_short_sessions
+from training.data.sessions import (
+    cut_by_inactivity,
+    drop_rare_items,
+    drop_repeats,
+    drop_short_sessions,
+    newest_clicks,
+)
 
 Log = list[tuple[str, str, float]]
 
@@ -71,3 +77,11 @@ def test_filters_keep_what_the_protocol_keeps(apply: Apply, log: Log, n: int) ->
     assert apply(log, drop_repeats) == items(protocol.without_repeats(sessions))
     assert apply(log, lambda clicks: drop_short_sessions(clicks, n)) == items(protocol.long_only(sessions, n))
     assert apply(log, lambda clicks: drop_rare_items(clicks, n)) == items(protocol.frequent_only(sessions, n))
+
+
+@settings(max_examples=15, deadline=None)
+@given(log=logs, longest=st.integers(1, 6))
+def test_of_a_long_session_the_newest_clicks_are_kept(apply: Apply, log: Log, longest: int) -> None:
+    whole = apply(log, lambda clicks: clicks)
+    kept = apply(log, lambda clicks: newest_clicks(clicks, longest))
+    assert kept == sorted(session[-longest:] for session in whole)

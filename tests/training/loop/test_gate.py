@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,24 @@ from training.learn import checkpoint
 from training.learn.hyper import resolve, resolve_counted
 from training.learn.registry import find_model
 from training.loop.gate import (
+    FEW,
     CaseRanks,
     Check,
+    Lead,
     Measured,
     answer_problem,
     check_checkpoint,
+    check_drift,
     check_ranks,
     check_replay,
     gains,
     judge,
     paired_difference,
+    sessions_needed,
+    verdict,
 )
 from training.loop.retrain import GateConfig
-from training.measure.metrics import MISSED
+from training.measure.metrics import MISSED, Ranks
 
 ONE_EACH = np.ones(400, dtype=np.int64)
 
@@ -49,7 +55,7 @@ def test_equal_bundles_differ_by_exactly_nothing() -> None:
     cases = random.integers(1, 9, 300)
     same = random.random(cases.sum())
     found = paired_difference(same, same.copy(), cases, 0.95)
-    assert (found.points, found.low, found.high, found.lower) == (0, 0, 0, 0)
+    assert (found.points, found.low, found.high, found.lower, found.upper, found.error) == (0,) * 6
 
 
 def test_a_difference_that_is_the_same_in_every_session_is_certain() -> None:
@@ -74,6 +80,20 @@ def test_the_interval_is_that_of_a_mean(confidence: float) -> None:
     assert found.low == pytest.approx(difference.mean() - two_sided * error, abs=tolerance)
     assert found.high == pytest.approx(difference.mean() + two_sided * error, abs=tolerance)
     assert found.lower == pytest.approx(difference.mean() - one_sided * error, abs=tolerance)
+    assert found.upper == pytest.approx(difference.mean() + one_sided * error, abs=tolerance)
+    assert found.error == pytest.approx(error, rel=0.07)
+
+
+def test_many_sessions_are_drawn_as_few_are() -> None:
+    """Each ten times, which is more than is remembered of: the error is that of ten times as many."""
+    assert len(ONE_EACH) <= FEW < 10 * len(ONE_EACH)
+    random = np.random.default_rng(2)
+    champion, challenger = (random.random((2, 400)) < [[0.5], [0.4]]).astype(float)
+    found = paired_difference(np.tile(champion, 10), np.tile(challenger, 10), np.tile(ONE_EACH, 10), 0.95)
+    difference = 100 * (challenger - champion)
+    error = difference.std() / np.sqrt(4000)
+    assert found.error == pytest.approx(error, rel=0.07)
+    assert found.lower == pytest.approx(difference.mean() - 1.6449 * error, abs=0.15 * error)
 
 
 def test_sessions_are_drawn_and_not_cases() -> None:
@@ -123,6 +143,82 @@ def test_without_a_champion_nothing_is_compared() -> None:
     assert list(check_ranks(GateConfig(), CaseRanks(ONE_EACH, ONE_EACH, None))) == []
 
 
+def of_some(found: int, of: int = 400) -> Ranks:
+    """The first ranks of `of` cases hit, the others miss."""
+    return np.where(np.arange(of) < found, 1, MISSED)
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"), [([], "not worse"), (range(40), "worse"), ([0, 1, 2, 3, 4, 5, 400, 401], "cannot tell")]
+)
+def test_worse_is_told_from_cannot_tell(lost: Sequence[int], told: str) -> None:
+    """A tenth of all is lost for certain; of eight cases that differ, two the other way, nobody knows."""
+    champion, challenger = of_some(400, 500), of_some(400, 500)
+    challenger[list(lost)] = np.where(champion[list(lost)] == 1, MISSED, 1)
+    gate = GateConfig(margin_recall=1.0, margin_mrr=100.0)
+    recall, mrr = check_ranks(gate, CaseRanks(np.ones(500, dtype=np.int64), challenger, champion))
+    assert (recall.verdict, recall.passed) == (told, told == "not worse")
+    assert recall.detail.startswith(f"{told}: ")
+    assert ("of equal bundles 9 of 10 pass with" in recall.detail) is (told == "cannot tell")
+    assert mrr.passed
+    assert verdict([recall, mrr]) == ("passed" if told == "not worse" else told)
+
+
+def test_so_many_sessions_are_needed() -> None:
+    """The limit of 95 % lies 1.6449 errors away, and 9 of 10 lie within 1.2816 of the truth."""
+    assert sessions_needed(2.0, 100, 2.92, 0.95) == 402  # 401.8
+    assert sessions_needed(2.0, 100, 0.0, 0.95) == 0
+
+
+def test_sessions_that_the_live_one_may_have_seen_tell_nothing() -> None:
+    ranks = CaseRanks(ONE_EACH, ONE_EACH, ONE_EACH, ONE_EACH, fair=False)
+    checks = [*check_ranks(GateConfig(), ranks), *check_drift(GateConfig(), ranks, None, None)]
+    assert [(check.name, check.passed, check.verdict) for check in checks] == [
+        ("recall@20", False, "cannot tell"),
+        ("mrr@20", False, "cannot tell"),
+    ]
+    anything = GateConfig(margin_recall=100, margin_mrr=100)
+    assert all(check.passed for check in check_ranks(anything, ranks))
+
+
+@pytest.mark.parametrize(("sessions", "passed"), [(49, False), (50, True)])
+def test_a_handful_that_does_not_differ_tells_nothing(sessions: int, passed: bool) -> None:
+    same = np.ones(sessions, dtype=np.int64)
+    recall, mrr = check_ranks(GateConfig(), CaseRanks(same, same, same))
+    assert (recall.passed, mrr.passed) == (passed, passed)
+    assert recall.verdict == ("not worse" if passed else "cannot tell")
+
+
+def test_what_was_live_long_ago_holds_the_nights_together() -> None:
+    """Each night's loss is within its margin: against the champion 2 points, against that of long ago 8."""
+    ranks = CaseRanks(ONE_EACH, of_some(368), of_some(376), of_some(400))
+    gate = GateConfig(margin_recall=5.0, margin_mrr=5.0)
+    assert all(check.passed for check in check_ranks(gate, ranks))
+    drift = list(check_drift(gate, ranks, None, None))
+    assert [check.name for check in drift] == [
+        "recall@20, champion of 30 days ago",
+        "mrr@20, champion of 30 days ago",
+    ]
+    assert [(check.passed, check.limit, check.verdict) for check in drift] == [(False, -5.0, "worse")] * 2
+    far = gate.model_copy(update={"max_drift": 15.0})
+    assert all(check.passed for check in check_drift(far, ranks, None, None))
+
+
+@pytest.mark.parametrize(("now", "passed"), [(3.0, True), (-1.9, True), (-2.1, False)])
+def test_the_lead_over_vmis_knn_may_not_shrink(now: float, passed: bool) -> None:
+    ranks = CaseRanks(ONE_EACH, ONE_EACH, ONE_EACH)
+    recall, mrr = check_drift(GateConfig(), ranks, Lead(now, 0.0), Lead(3.0, 0.0))
+    assert (recall.name, recall.passed, mrr.passed) == ("recall@20, lead over VMIS-kNN", passed, True)
+    assert recall.measured == pytest.approx(now - 3)
+    assert list(check_drift(GateConfig(), ranks, Lead(now, 0.0), None)) == []
+
+
+def test_another_failure_is_no_verdict_on_the_quality() -> None:
+    quality = Check("recall@20", False, -9.0, -2.5, verdict="worse")
+    assert verdict([quality, Check("bundle MB", False, 2.0, 1.0)]) == "refused"
+    assert verdict([quality, Check("mrr@20", False, -2.0, -1.5, verdict="cannot tell")]) == "worse"
+
+
 def test_a_check_in_one_line() -> None:
     assert Check("item coverage", False, 1 / 3, 0.5).summary == "item coverage: 0.3333, limit 0.5"
     assert Check("loads", False, "no", "yes", "why").summary == "loads: no, limit yes (why)"
@@ -146,17 +242,20 @@ MEASURED = Measured("v1", recall=50, mrr=20, item_coverage=0.9, catalogue_covera
 RANKS = CaseRanks(ONE_EACH, ONE_EACH, ONE_EACH)
 
 
-def verdict(made: tuple[Path, Dataset], version: str, gate: dict[str, float]) -> dict[str, bool]:
+def verdict_of(made: tuple[Path, Dataset], version: str, gate: dict[str, float]) -> dict[str, bool]:
     artifacts, data = made
     settings = GateConfig.model_validate({"max_answer_ms": 10_000.0, **gate})
     measured = dataclasses.replace(MEASURED, version=version)
-    checks = judge(settings, artifacts, measured, RANKS, data, data, artifacts / "select.pt", Deployment())
+    leads = (None, None)
+    checks = judge(
+        settings, artifacts, measured, RANKS, leads, data, data, artifacts / "select.pt", Deployment()
+    )
     return {check.name: check.passed for check in checks}
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_good_bundle_passes_every_check(made: tuple[Path, Dataset], version: str) -> None:
-    passed = verdict(made, version, {})
+    passed = verdict_of(made, version, {})
     assert passed == dict.fromkeys(
         [
             *("loads", "parity", "recall@20", "mrr@20", "answer ms, p90", "item coverage"),
@@ -176,7 +275,7 @@ def test_a_good_bundle_passes_every_check(made: tuple[Path, Dataset], version: s
     ],
 )
 def test_each_limit_refuses(made: tuple[Path, Dataset], gate: dict[str, float], failing: set[str]) -> None:
-    passed = verdict(made, "v1", gate)
+    passed = verdict_of(made, "v1", gate)
     assert {name for name, is_passed in passed.items() if not is_passed} == failing
 
 
@@ -185,7 +284,9 @@ def test_what_does_not_load_is_judged_no_further(made: tuple[Path, Dataset], tmp
     (path / "index.faiss").write_bytes(b"")
     _, data = made
     measured = dataclasses.replace(MEASURED, version="v9")
-    (check,) = judge(GateConfig(), tmp_path, measured, RANKS, data, data, tmp_path, Deployment())
+    (check,) = judge(
+        GateConfig(), tmp_path, measured, RANKS, (None, None), data, data, tmp_path, Deployment()
+    )
     assert (check.name, check.passed) == ("loads", False)
     assert "index.faiss: sha256 differs" in check.detail
 

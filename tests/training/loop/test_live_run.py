@@ -34,6 +34,24 @@ max_answer_ms = 10000
 threads = 1
 """
 
+# Runs the command line that it is given, and sends itself a signal when a function is called.
+SIGNALLED = """
+import os, sys
+import training.loop.run  # before calls are looked at
+from training.__main__ import app
+
+name, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+
+def look(frame, event, _):
+    if frame.f_code.co_name == name:
+        sys.settrace(None)
+        os.kill(os.getpid(), number)
+
+sys.settrace(look)
+app()
+"""
+
 
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Files:
@@ -163,3 +181,41 @@ def test_signals_leave_a_run_that_goes_on(artifacts: Path, logged: Redis, tmp_pa
     assert (first.status, second.status, second.id) == ("running", "running", first.id)
     assert second.steps["prepare"] == first.steps["prepare"]
     assert read_deployment(artifacts).champion is None
+
+
+def test_a_run_that_is_stopped_in_the_gate_publishes_nothing_and_goes_on(
+    artifacts: Path, logged: Redis
+) -> None:
+    """In the middle, and when all is judged and not told: what is live stays live."""
+    config = SMALL + 'model = "vmis_knn"\n'
+    live = json.loads(run(artifacts, config, "--json").stdout)["version"]
+    before = read_deployment(artifacts)
+    words = ["run", "--config", str(artifacts.parent / "retrain.toml"), "--artifacts", str(artifacts)]
+    records = []
+    for name, number, code, *options in (
+        ("paired_difference", signal.SIGTERM, 143, "--new"),
+        ("verdict", signal.SIGINT, 130),
+        ("verdict", signal.SIGKILL, -9),
+    ):
+        stopped = subprocess.run(
+            [sys.executable, "-c", SIGNALLED, name, str(int(number)), *words, *options],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            preexec_fn=heed_interrupts,
+            capture_output=True,
+            check=False,
+        )
+        assert stopped.returncode == code, stopped.stderr
+        record = read_record(max(artifacts.glob("runs/run-*/run.json")))
+        assert (record.status, record.steps["gate"].status) == ("running", "running")
+        assert "publish" not in record.steps
+        assert (read_deployment(artifacts), before.champion) == (before, live)
+        records.append(record)
+    assert {each.id for each in records} == {record.id}
+    assert not list(artifacts.glob("bundles/.*")), "nothing half-written"
+
+    gone_on = run(artifacts, config, "--json")
+    told = json.loads(gone_on.stdout)
+    assert (told["id"], told["status"], gone_on.exit_code) == (record.id, "published", 0)
+    assert told["steps"]["evaluate"] == json.loads(records[0].model_dump_json())["steps"]["evaluate"]
+    after = read_deployment(artifacts)
+    assert (after.champion, after.previous) == (record.version, live)

@@ -135,7 +135,9 @@ def test_a_run_publishes_and_says_what_it_did(artifacts: Path, clicks: Files) ->
         "test_sessions": len(data.test),
         "items": len(data.items),
         "fingerprint": manifest.data_fingerprint,
+        "held_out": outcome(record, "prepare")["held_out"],
     }
+    assert outcome(record, "prepare")["held_out"]["days"] == 1
     assert outcome(record, "train")["test"] == manifest.metrics
     assert outcome(record, "evaluate")["champion"] is None
     assert outcome(record, "gate")["passed"] is True
@@ -222,6 +224,55 @@ def test_a_worse_challenger_is_refused(artifacts: Path, clicks: Files, senseless
     assert deployed.champion == good.version
     assert bundle_path(artifacts, refused.version).is_dir(), "to be looked at"
     assert read_record(run_paths(artifacts, refused.id).record) == refused
+
+
+def test_a_small_shop_pools_days_that_the_live_one_was_not_trained_on(artifacts: Path, clicks: Files) -> None:
+    """500 sessions a day; the first run holds out one day, and the second two of them, one in common."""
+    first = make(artifacts, clicks, config(prepare={"test_sessions": 0}))
+    pooling = config(prepare={"test_sessions": 800}, gate={"margin_recall": 100.0, "margin_mrr": 100.0})
+    second, third = make(artifacts, clicks, pooling), make(artifacts, clicks, pooling)
+    held_out = [outcome(record, "prepare")["held_out"] for record in (first, second)]
+    assert [each["days"] for each in held_out] == [1, 2]
+    assert outcome(second, "evaluate")["since"] == held_out[0]["begin"]
+    assert outcome(second, "evaluate")["sessions"] == outcome(first, "evaluate")["sessions"]
+    assert (second.status, third.status) == ("published", "published")
+    assert outcome(third, "evaluate")["since"] == held_out[1]["begin"]
+    assert outcome(third, "evaluate")["sessions"] > 1.5 * outcome(second, "evaluate")["sessions"]
+    names = [check["name"] for check in outcome(third, "gate")["checks"]]
+    assert "recall@20, champion of 30 days ago" not in names, (
+        "that one was trained on the older of the two days"
+    )
+    assert "recall@20, lead over VMIS-kNN" in names
+    assert outcome(second, "prepare")["train_sessions"] < outcome(first, "prepare")["train_sessions"]
+
+
+def test_what_the_live_one_may_have_been_trained_on_tells_nothing(artifacts: Path, clicks: Files) -> None:
+    """A bundle that no run has made, from after the clicks."""
+    Shop.make().write(artifacts)
+    publish(artifacts, "v1")
+    refused = make(artifacts, clicks)
+    assert (refused.status, outcome(refused, "gate")["verdict"]) == ("refused", "cannot tell")
+    assert outcome(refused, "evaluate")["fair"] is False
+    assert refused.reason is not None
+    assert "0 sessions that the live bundle cannot have been trained on" in refused.reason
+    wide = config(gate={"margin_recall": 100.0, "margin_mrr": 100.0})
+    assert make(artifacts, clicks, wide).status == "published"
+
+
+def test_many_small_losses_are_refused_by_what_was_live_first(
+    artifacts: Path, clicks: Files, senseless: Files
+) -> None:
+    """Margins let anything through against the live one, but not against the first one."""
+    wide: dict[str, object] = {"margin_recall": 100.0, "margin_mrr": 100.0, "max_drift": 100.0}
+    first, *_ = make(artifacts, clicks), make(artifacts, clicks, config(gate=wide))
+    few = config("vmis_knn", "k=1", "m=1", gate={**wide, "max_drift": 5.0})
+    refused = make(artifacts, senseless, few)
+    assert (refused.status, outcome(refused, "gate")["verdict"]) == ("refused", "worse")
+    assert outcome(refused, "evaluate")["anchor"] == first.version
+    failed = [check["name"] for check in outcome(refused, "gate")["checks"] if not check["passed"]]
+    assert "recall@20, champion of 30 days ago" in failed
+    assert "recall@20" not in failed
+    assert outcome(first, "evaluate")["lead"] == {"recall": 0, "mrr": 0}, "it is VMIS-kNN itself"
 
 
 def test_a_better_one_is_published_and_rolled_back(artifacts: Path, clicks: Files, senseless: Files) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
+from typer.testing import CliRunner
 
 from service.live.deployment import bundle_path, publish
+from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
 from tests.training.shop_clicks import config
+from training.__main__ import app
 from training.loop.run_record import (
     KEPT_RUNS,
     RunError,
@@ -17,7 +22,11 @@ from training.loop.run_record import (
     RunPaths,
     RunRecord,
     Status,
+    StepRecord,
+    anchors,
     begin_or_resume,
+    held_out_from,
+    newest_drift_days,
     paths_of_version,
     read_record,
     run_lock,
@@ -135,6 +144,67 @@ def test_old_runs_keep_their_records_and_deployed_versions_their_checkpoints(art
     assert left[:2] == [["checkpoints", "run.json"], ["run.json"]]
     assert left[2:] == [["checkpoints", "data", "day", "evaluation.npz", "run.json"]] * KEPT_RUNS
     assert read_record(runs[1].record).version == "v2"
+
+
+def published(artifacts: Path, version: str, days_ago: int, role: str = "champion") -> None:
+    """A run that ended well, so many days ago."""
+    record = begun(artifacts, "published", hours_ago=24 * days_ago)
+    step = StepRecord(status="done", started_at=record.started_at, outcome={"role": role})
+    written(artifacts, record.model_copy(update={"version": version, "steps": {"publish": step}}))
+
+
+def test_nights_are_held_to_what_was_live_long_ago(artifacts: Path) -> None:
+    assert anchors(artifacts, 30) == []
+    begun(artifacts, "refused", hours_ago=24 * 200)
+    published(artifacts, "trial", 100, role="challenger")
+    for days_ago in range(75, -1, -1):
+        published(artifacts, f"of-{days_ago}", days_ago)
+    assert anchors(artifacts, 30) == ["of-45", "of-15"], "of 75, 45 and 15 days ago"
+    assert anchors(artifacts, 60) == ["of-75", "of-15"]
+    assert anchors(artifacts, 100) == ["of-75"], "of a younger loop, the first"
+
+
+def test_prune_keeps_what_the_configured_gate_compares_with(artifacts: Path, tmp_path: Path) -> None:
+    """As the newest run was configured, or as a file says."""
+    assert newest_drift_days(artifacts) == 30, "there is no run"
+    for days_ago in range(9, -1, -1):
+        Shop.make().write(artifacts, f"of-{days_ago}")
+        published(artifacts, f"of-{days_ago}", days_ago)
+    publish(artifacts, "of-0")
+
+    def pruned(*options: str) -> list[str]:
+        words = ["prune", "--keep", "0", "--artifacts", str(artifacts), "--json", *options]
+        return list(json.loads(CliRunner().invoke(app, words).stdout)["deleted"])
+
+    newest = begin_or_resume(artifacts, config(gate={"drift_days": 2}), new=True)
+    written(artifacts, newest)
+    assert sorted(pruned()) == ["of-2", "of-4", "of-5", "of-6", "of-7", "of-8", "of-9"], "3 is, and 1 will be"
+    file = tmp_path / "retrain.toml"
+    file.write_text("[gate]\ndrift_days = 1\n")
+    assert pruned("--config", str(file)) == ["of-3"], "of 1 day ago is what is compared with now"
+    file.write_text("[gate]\ndrift_days = 0\n")
+    refused = CliRunner().invoke(
+        app, ["prune", "--keep", "0", "--artifacts", str(artifacts), "--config", str(file)]
+    )
+    assert (refused.exit_code, "drift_days" in refused.output) == (2, True)
+
+
+def test_a_bundle_was_trained_on_nothing_that_its_run_held_out(artifacts: Path) -> None:
+    Shop.make().write(artifacts, "v1")
+    made = Bundle.load(bundle_path(artifacts, "v1")).manifest
+    assert held_out_from(artifacts, "v1") == made.created_at, "no run is known to have made it"
+    begin = made.created_at - timedelta(days=3)
+    outcome: dict[str, JsonValue] = {
+        "held_out": {"days": 2.0, "begin": begin.isoformat(), "end": "2026-01-01T00:00:00Z"}
+    }
+    step = StepRecord(status="done", started_at=begin, outcome=outcome)
+    new = begin_or_resume(artifacts, config(), new=True)
+    record = new.model_copy(update={"id": "run-v1", "steps": {"prepare": step}})
+    written(artifacts, record)
+    assert held_out_from(artifacts, "v1") == begin
+    step = step.model_copy(update={"outcome": {"items": 3}})
+    written(artifacts, record.model_copy(update={"steps": {"prepare": step}}))
+    assert held_out_from(artifacts, "v1") == made.created_at, "the run did not tell yet what it held out"
 
 
 def test_the_checkpoint_is_that_of_the_bundle(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""Damaged files of every kind: each line is a click, is rejected, or the file is refused by name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ibis
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ibis.backends.duckdb import Backend
+from pyarrow import parquet
+
+from tests.training.data.test_lines import CSV, START, lines_of, otto_lines, shop
+from training.data.formats import OTTO, LogFormat, PrepareError, detect_format, read_any
+
+CSV_LINES = lines_of([*shop(), ("\u00e9", '"q"', START)])
+JSON_LINES = [
+    json.dumps({"session_id": session, "item_id": item, "timestamp": time}) for session, item, time in shop()
+]
+
+
+def parquet_bytes() -> bytes:
+    sessions, items, times = zip(*shop(), strict=True)
+    sink = pa.BufferOutputStream()
+    table = pa.table({"session_id": sessions, "item_id": items, "timestamp": times})
+    parquet.write_table(table, sink, row_group_size=50)
+    return bytes(sink.getvalue())
+
+
+def unpacked(content: bytes) -> bytes:
+    return content
+
+
+KINDS: dict[str, tuple[bytes, Callable[[bytes], bytes] | None]] = {
+    "csv": ("\n".join(CSV_LINES).encode(), unpacked),
+    "crlf": ("\r\n".join([*CSV_LINES, "", ""]).encode("utf-8-sig"), unpacked),
+    "tsv": ("\n".join(CSV_LINES).replace(",", "\t").encode(), unpacked),
+    "json": ("\n".join(JSON_LINES).encode(), unpacked),
+    "otto": ("\n".join(otto_lines()).encode(), unpacked),
+    "utf-16": ("\n".join(CSV_LINES).encode("utf-16"), None),
+    "gzip": (gzip.compress("\n".join(CSV_LINES).encode(), mtime=0), None),
+    "zstd": (pa.Codec("zstd").compress("\n".join(CSV_LINES).encode(), asbytes=True), None),
+    "parquet": (parquet_bytes(), None),
+}
+
+
+@pytest.fixture(scope="module")
+def con() -> Iterator[Backend]:
+    con = ibis.duckdb.connect()
+    yield con
+    con.disconnect()
+
+
+parts = st.one_of(
+    st.sampled_from([b'"', b"\r", b"\n", b"\0", b",", b"\xff", b'"\n"', b"\n\n", b"{", b"[]", b"1e400"]),
+    st.binary(max_size=6),
+)
+damages = st.lists(
+    st.tuples(st.sampled_from(["cut", "flip", "glue"]), st.floats(0, 1), parts), min_size=1, max_size=5
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(damage=damages)
+def test_no_damage_loses_a_line_in_silence(
+    con: Backend, kind: str, damage: list[tuple[str, float, bytes]]
+) -> None:
+    content, text_of = KINDS[kind]
+    for how, share, extra in damage:
+        place = int(share * len(content))
+        if how == "cut":
+            content = content[:place]
+        elif how == "flip":
+            content = content[:place] + extra + content[place + len(extra) :]
+        else:
+            content = content[:place] + extra + content[place // 2 :]
+    for (table,) in con.raw_sql("SELECT table_name FROM duckdb_tables()").fetchall():
+        con.raw_sql(f"DROP TABLE {table}")
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "log"
+        file.write_bytes(content)
+        refusal = None
+        try:
+            account(con, file, text_of(content) if text_of else None)
+        except PrepareError as error:
+            refusal = str(error)
+        assert refusal is None or refusal.startswith(str(file))
+
+
+def account(con: Backend, file: Path, text: bytes | None) -> None:
+    """Check that the lines add up, to those that are in `text`, if it is known."""
+    formats: dict[str, LogFormat] = {"otto": OTTO}
+    log = read_any(con, [file], formats.get(detect_format(file), CSV))
+    [source] = log.sources
+    rows = log.rows.select("file", "row", "reason").to_pyarrow()
+    malformed = log.malformed.to_pyarrow()
+    n_rejected = log.rejected.count().to_pyarrow().as_py()
+    reasons = [*rows.column("reason").to_pylist(), *malformed.column("reason").to_pylist()]
+    assert n_rejected == sum(reason is not None for reason in reasons)
+    n_read = len(set(rows.column("row").to_pylist())) + len(malformed)
+    lines = None
+    if text is not None:
+        lines = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        lines = lines if lines[-1] else lines[:-1]
+        assert source.lines == len(lines)
+    if log.rows_are_lines:
+        assert n_read == sum(map(bool, lines or ()))
+    elif source.format == "parquet":
+        assert n_read == source.lines
+    else:
+        before = next(n for n, line in enumerate(lines, 1) if line) if lines else 1
+        assert n_read == source.lines - before

@@ -1,0 +1,553 @@
+"""Other people's files as they are: every line of them is a click, is rejected by name, or is refused."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import ibis
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from training.data.clicks import COLLECTED
+from training.data.formats import (
+    OTTO,
+    REES46,
+    Log,
+    LogFormat,
+    PrepareError,
+    detect_format,
+    is_json,
+    log_files,
+    read_json,
+    read_log,
+)
+from training.data.lines import BLOCK, LONGEST_LINE
+from training.data.prepare import Rules, prepare
+
+CSV = LogFormat("session_id", "item_id", "timestamp")
+HEADER = "session_id,item_id,timestamp"
+START = 1_764_000_000
+DAY = 86_400
+
+Click = tuple[str, str, int]
+
+
+def shop(days: int = 3, sessions: int = 12) -> list[Click]:
+    """Three days with 12 sessions of 4 clicks on 6 items."""
+    return [
+        (f"s{day}-{n}", "ABCDEF"[(day + n + 2 * place) % 6], START + DAY * day + 600 * n + 20 * place)
+        for day in range(days)
+        for n in range(sessions)
+        for place in range(4)
+    ]
+
+
+def lines_of(clicks: Sequence[Click]) -> list[str]:
+    return [HEADER, *(",".join(map(str, click)) for click in clicks)]
+
+
+def read(file: Path, format_: LogFormat = CSV) -> tuple[list[Click], list[tuple[int, str]]]:
+    """The clicks in the order of the file, and line and reason of every line that is none."""
+    log = (read_json if is_json(file) else read_log)(ibis.duckdb.connect(), [file], format_)
+    return clicks_of(log), rejected_of(log)
+
+
+def clicks_of(log: Log) -> list[Click]:
+    rows = log.rows.filter(log.rows.reason.isnull()).order_by("row", "tick").to_pyarrow().to_pylist()
+    return [(row["session"], row["item"], row["time"] // 1_000_000) for row in rows]
+
+
+def rejected_of(log: Log) -> list[tuple[int, str]]:
+    rows = log.rejected.order_by("line").to_pyarrow().to_pylist()
+    return [(row["line"], row["reason"]) for row in rows]
+
+
+# Swallowed rows
+
+
+@pytest.mark.parametrize("sessions", [12, 1_300])  # the second is larger than a buffer of the reader
+@pytest.mark.parametrize("place", [1, 77, 140])
+def test_a_quote_that_is_never_closed_costs_its_own_line(tmp_path: Path, sessions: int, place: int) -> None:
+    clicks = shop(sessions=sessions)
+    lines = lines_of(clicks)
+    lines.insert(place, f's9,"27 inch lamp,{START}')
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    assert read(tmp_path / "log.csv") == (clicks, [(place + 1, "malformed_row")])
+
+
+def test_what_stands_around_a_broken_line_is_listed_with_its_own_line(tmp_path: Path) -> None:
+    lines = [HEADER, "", f"a,x,{START}", '"', "", f",y,{START}", f'b,27",{START}', f'b,"z" z,{START}', "\x0c"]
+    (tmp_path / "log.csv").write_text("\n".join([*lines, f'"c","say ""hi""",{START}', ""]))
+    assert read(tmp_path / "log.csv") == (
+        [("a", "x", START), ("b", '27"', START), ("c", 'say "hi"', START)],
+        [(4, "malformed_row"), (6, "missing_session"), (8, "malformed_row"), (9, "malformed_row")],
+    )
+
+
+def test_a_record_may_go_over_several_lines(tmp_path: Path) -> None:
+    """Of which none is a record by itself: then the lines after it keep their numbers, too."""
+    content = f'session_id,title,item_id,timestamp\na,"one\ntwo, three\n\n""four""",x,{START}\na,,,{START}\n'
+    (tmp_path / "log.csv").write_text(content)
+    assert read(tmp_path / "log.csv") == ([("a", "x", START)], [(6, "missing_item")])
+
+
+def test_a_line_of_a_megabyte_is_named(tmp_path: Path) -> None:
+    clicks = shop()
+    lines = lines_of(clicks)
+    for place, length in ((3, LONGEST_LINE + 1), (10, 5 * BLOCK + 3)):
+        lines.insert(place, f"s,{'x' * length},{START}")
+    for last in ("", "x" * 2 * BLOCK):
+        (tmp_path / "log.csv").write_text("\n".join([*lines, last]))
+        more = [(len(lines) + 1, "line_too_long")] if last else []
+        assert read(tmp_path / "log.csv") == (
+            clicks,
+            [(4, "line_too_long"), (11, "line_too_long"), *more],
+        )
+
+
+def test_blank_lines_cost_nothing_and_push_the_others_down(tmp_path: Path) -> None:
+    """They are no reason to read line by line, wherever they stand."""
+    lines = ["", HEADER, "", f"a,x,{START}", "", "", "a,b", f",y,{START}", "", f"a,z,{START}", "", ""]
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "log.csv").write_bytes(end.join(lines).encode())
+        log = read_log(ibis.duckdb.connect(), [tmp_path / "log.csv"], CSV)
+        assert clicks_of(log) == [("a", "x", START), ("a", "z", START)]
+        assert rejected_of(log) == [(7, "malformed_row"), (8, "missing_session")]
+        assert log.by_line == ()
+    (tmp_path / "log.csv").write_text("\n".join([*lines[:5], '"never closed', *lines[5:]]))
+    log = read_log(ibis.duckdb.connect(), [tmp_path / "log.csv"], CSV)
+    assert log.by_line == (tmp_path / "log.csv",)
+
+
+def test_blank_lines_are_counted_across_blocks(tmp_path: Path) -> None:
+    lines = [HEADER]
+    for n in range(BLOCK // 5):
+        lines += [""] * (n % 3) + [f"s{n},x,{START}" if n % 1000 else "broken"]
+    (tmp_path / "log.csv").write_text("\r\n".join(lines))
+    log = read_log(ibis.duckdb.connect(), [tmp_path / "log.csv"], CSV)
+    broken = [n for n, line in enumerate(lines, 1) if line == "broken"]
+    assert rejected_of(log) == [(n, "malformed_row") for n in broken]
+    assert log.malformed.count().to_pyarrow().as_py() == lines.count("") + len(broken)
+    assert log.by_line == ()
+
+
+# Line endings
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ["\n"],
+        ["\r\n"],
+        ["\r"],
+        ["\n", "\r\n"],
+        ["\n"] * 70 + ["\r\n"],
+        ["\r\n"] * 70 + ["\n"] * 70,
+        ["\r", "\n"],
+    ],
+)
+@pytest.mark.parametrize("is_ended", [True, False])
+def test_lines_may_end_in_every_way_and_in_several(tmp_path: Path, ends: list[str], is_ended: bool) -> None:
+    clicks = shop()
+    content = "".join(line + ends[n % len(ends)] for n, line in enumerate(lines_of(clicks)))
+    (tmp_path / "log.csv").write_bytes((content if is_ended else content.rstrip()).encode())
+    assert read(tmp_path / "log.csv") == (clicks, [])
+
+
+def test_a_carriage_return_within_a_line_ends_it(tmp_path: Path) -> None:
+    clicks = shop()
+    lines = lines_of(clicks)
+    (tmp_path / "log.csv").write_bytes("\n".join([*lines, f"s,x\r,{START}"]).encode())
+    n = len(lines) + 1
+    assert read(tmp_path / "log.csv") == (clicks, [(n, "malformed_row"), (n + 1, "malformed_row")])
+
+
+def test_half_a_line_end_at_the_end_of_a_block_is_one(tmp_path: Path) -> None:
+    filler = f"{HEADER}\n" + f"c,y,{START}\n" * ((BLOCK - 100) // len(f"c,y,{START}\n"))
+    pad = "z" * (BLOCK - 1 - len(filler) - len(f"a,,{START}"))
+    content = f"{filler}a,{pad},{START}\r\nlast,x,{START}\n"
+    assert content.encode()[BLOCK - 1 : BLOCK + 1] == b"\r\n"
+    (tmp_path / "log.csv").write_bytes(content.encode())
+    clicks, rejected = read(tmp_path / "log.csv")
+    assert clicks[-1] == ("last", "x", START)
+    assert len(clicks) + len(rejected) == content.count("\n") - 1
+
+
+# Ids
+
+
+@pytest.mark.parametrize("nothing", ["NA", "null", "\\N", "(not set)", " None "])
+def test_those_that_are_nobody_are_not_one_visitor(tmp_path: Path, nothing: str) -> None:
+    clicks = [
+        (nothing if n % 3 == 0 else session, item, time) for n, (session, item, time) in enumerate(shop())
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(lines_of(clicks)))
+    by_visitor = replace(CSV, by_visitor=True)
+    kept, rejected = read(tmp_path / "log.csv", by_visitor)
+    assert kept == [click for click in clicks if click[0] != nothing]
+    assert {reason for _, reason in rejected} == {"no_visitor"}
+    assert len(kept) + len(rejected) == len(clicks)
+    alone, rejected = read(tmp_path / "log.csv", replace(by_visitor, nobody_alone=True))
+    assert (len(alone), rejected) == (len(clicks), [])
+    assert len({session for session, _, _ in alone} - {session for session, _, _ in kept}) == len(clicks) // 3
+    as_is, _ = read(tmp_path / "log.csv", replace(by_visitor, nothing=("-",)))
+    assert as_is == clicks
+
+    info = prepare(
+        [tmp_path / "log.csv"], tmp_path / "data", log_format=by_visitor, rules=Rules(min_item_support=1)
+    )
+    assert info.counts["rejected_no_visitor"] == len(clicks) // 3
+
+
+def test_items_that_are_nothing_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"{HEADER}\na,NULL,{START}\na,x,NA\na,NAN,{START}\n")
+    assert read(tmp_path / "log.csv") == (
+        [("a", "NAN", START)],
+        [(2, "missing_item"), (3, "missing_time")],
+    )
+
+
+def test_an_id_that_the_service_took_is_one_whatever_it_looks_like(tmp_path: Path) -> None:
+    row = {"session_id": ["NA"], "item_id": ["None"], "timestamp": [float(START)], "type": ["click"]}
+    parquet.write_table(pa.table(row), tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", COLLECTED) == ([("NA", "None", START)], [])
+
+
+def test_parquet_is_told_by_its_content_and_its_bytes_are_text(tmp_path: Path) -> None:
+    """Many writers store text without saying that it is text; what cannot be text is no id."""
+    table = pa.table(
+        {
+            "session_id": pa.array([b"a", b"\xc3\xa9", b"b", b"c"], pa.binary()),
+            "item_id": pa.array(["éA".encode(), b"x", b"\xff\xfe\x01", None], pa.binary()),
+            "timestamp": [START] * 4,
+        }
+    )
+    parquet.write_table(table, tmp_path / "part-0")
+    assert detect_format(tmp_path / "part-0") == "csv"
+    assert read(tmp_path / "part-0") == (
+        [("a", "éA", START), ("é", "x", START)],
+        [(3, "missing_item"), (4, "missing_item")],
+    )
+
+
+def test_decimals_in_parquet_are_ids_without_their_zeros(tmp_path: Path) -> None:
+    ids = pa.array([Decimal("17.000"), Decimal("17.500")], pa.decimal128(38, 3))
+    parquet.write_table(
+        pa.table({"session_id": ["a", "a"], "item_id": ids, "timestamp": [START] * 2}), tmp_path / "x.parquet"
+    )
+    assert [item for _, item, _ in read(tmp_path / "x.parquet")[0]] == ["17", "17.500"]
+
+
+@pytest.mark.parametrize("type_", [pa.float64(), pa.float32()])
+def test_floats_that_cannot_be_exact_are_no_ids(tmp_path: Path, type_: pa.DataType) -> None:
+    exact = 2**53 if type_ == pa.float64() else 2**24
+    ids = pa.array([float(exact - 1), float(exact), -1e30, float("inf"), float("nan"), 17.0], type_)
+    table = {"session_id": ["a"] * 6, "item_id": ids, "timestamp": [START] * 6}
+    parquet.write_table(pa.table(table), tmp_path / "x.parquet")
+    kept, rejected = read(tmp_path / "x.parquet")
+    assert [item for _, item, _ in kept] == [str(exact - 1), "17"]
+    assert rejected == [(2, "inexact_id"), (3, "inexact_id"), (4, "inexact_id"), (5, "missing_item")]
+
+
+def test_numbers_of_json_are_ids_if_they_are_exact(tmp_path: Path) -> None:
+    written = ["7", '"007"', "9007199254740993", "18446744073709551615", "1e17", "1" * 30, "[1]", '{"a": 1}']
+    lines = [f'{{"session_id": "a", "item_id": {item}, "timestamp": {START}}}' for item in written]
+    (tmp_path / "log.json").write_text("\n".join([*lines, lines[0].replace('"a"', "1.5e300")]))
+    kept, rejected = read(tmp_path / "log.json")
+    assert [item for _, item, _ in kept] == ["7", "007", "9007199254740993", "18446744073709551615"]
+    inexact, malformed = "inexact_id", "malformed_id"
+    assert rejected == [(5, inexact), (6, inexact), (7, malformed), (8, malformed), (9, inexact)]
+
+
+# Packing, encodings, parts
+
+
+PACKERS: list[Callable[[bytes], bytes]] = [
+    gzip.compress,
+    bz2.compress,
+    lzma.compress,
+    lambda content: pa.Codec("zstd").compress(content, asbytes=True),
+    lambda content: gzip.compress(content[:1000]) + gzip.compress(content[1000:]),
+]
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_packed_files_are_unpacked_whatever_their_name(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    clicks = shop()
+    packed = pack("\n".join(lines_of(clicks)).encode())
+    (tmp_path / "log").write_bytes(packed)
+    assert detect_format(tmp_path / "log") == "csv"
+    assert read(tmp_path / "log") == (clicks, [])
+    (tmp_path / "log").write_bytes(packed[: len(packed) * 2 // 3])
+    with pytest.raises(PrepareError, match="is damaged or cut off"):
+        read(tmp_path / "log")
+
+
+def test_an_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(PrepareError, match="is a zip archive: unpack it first"):
+        detect_format(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_unicode_is_told_by_itself(tmp_path: Path, encoding: str) -> None:
+    clicks = [(session, f"Café {item}", time) for session, item, time in shop()]
+    (tmp_path / "log.csv").write_bytes("\r\n".join(lines_of(clicks)).encode(encoding))
+    assert detect_format(tmp_path / "log.csv") == "csv"
+    assert read(tmp_path / "log.csv") == (clicks, [])
+
+
+def test_latin_1_is_named_with_its_line_and_what_to_do(tmp_path: Path) -> None:
+    clicks = shop()
+    clicks[4:4] = [("a", "Café", START)]
+    (tmp_path / "log.csv").write_bytes("\n".join(lines_of(clicks)).encode("latin-1"))
+    with pytest.raises(
+        PrepareError, match=r"line 6 .* looks like Latin-1, 'a,Café,.*--encoding windows-1252"
+    ):
+        read(tmp_path / "log.csv")
+    assert read(tmp_path / "log.csv", replace(CSV, encoding="windows-1252")) == (clicks, [])
+    kept, rejected = read(tmp_path / "log.csv", replace(CSV, encoding="utf-8"))
+    assert (kept, rejected) == (shop(), [(6, "not_utf8")])
+
+
+def test_a_damaged_line_of_utf_8_is_one_line(tmp_path: Path) -> None:
+    clicks = [("a", "é", START), ("b", "è", START), ("c", "ü", START)]
+    content = "\n".join(lines_of(clicks)).encode()
+    (tmp_path / "log.csv").write_bytes(content.replace("è".encode(), b"\xc3"))
+    assert read(tmp_path / "log.csv") == ([clicks[0], clicks[2]], [(3, "not_utf8")])
+    (tmp_path / "log.csv").write_bytes(b"\xff" + content)
+    with pytest.raises(PrepareError, match="line 1, the header, cannot be read: not_utf8"):
+        read(tmp_path / "log.csv")
+
+
+def test_a_file_may_say_its_separator(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"\ufeffsep=^\nsession_id^item_id^timestamp\na^x^{START}\na^^{START}\n")
+    assert read(tmp_path / "log.csv") == ([("a", "x", START)], [(4, "missing_item")])
+
+
+def test_the_parts_of_a_directory_make_one_log(tmp_path: Path) -> None:
+    clicks = shop()
+    parts = tmp_path / "parts"
+    (parts / "day=2").mkdir(parents=True)
+    (parts / "_SUCCESS").touch()
+    (parts / ".part-0.crc").write_bytes(b"\0")
+    (parts / "part-0").write_text("\n".join(lines_of(clicks[:48])))
+    (parts / "part-1").touch()
+    (parts / "part-2").write_text(f"{HEADER}\n")
+    (parts / "part-3.gz").write_bytes(gzip.compress("\n".join(lines_of(clicks[48:96])).encode()))
+    tabbed = [f"{time}\t{session}\t{item}" for session, item, time in clicks[96:]]
+    (parts / "day=2" / "part-4").write_text("\n".join(["timestamp\tsession_id\titem_id", *tabbed]))
+    words: list[str] = []
+    info = prepare(
+        [parts], tmp_path / "data", log_format=CSV, rules=Rules(min_item_support=1), tell=words.append
+    )
+    assert (info.counts["read_clicks"], info.counts["read_sessions"], info.counts["rejected"]) == (144, 36, 0)
+    assert words == [f"{parts / 'part-1'}: is empty, and skipped"]
+    assert [file.name for file in log_files([parts / "part-*"])] == ["part-0", "part-2", "part-3.gz"]
+    assert log_files([parts, parts / "part-0"], words.append) == log_files([parts])
+    assert words[1:] == [words[0], f"{parts / 'part-0'}: is named 2 times, and read once"]
+    with pytest.raises(PrepareError, match="no file matches"):
+        log_files([parts / "*.csv"])
+    with pytest.raises(PrepareError, match="every file of it is empty"):
+        log_files([parts / "*-1"])
+
+
+# Times
+
+
+@pytest.mark.parametrize("wrong", [(2100, "after"), (1970, "before")])
+def test_one_wrong_clock_is_told_and_left_out_of_the_split(tmp_path: Path, wrong: tuple[int, str]) -> None:
+    year, where = wrong
+    stray = [("lost", item, (year - 1970) * 365 * DAY + 100 + n) for n, item in enumerate("AB")]
+    plain, odd = tmp_path / "plain.csv", tmp_path / "odd.csv"
+    plain.write_text("\n".join(lines_of(shop())))
+    odd.write_text("\n".join(lines_of([*shop(), *stray])))
+    log_format, words = replace(CSV, time_format="seconds"), list[str]()
+    expected = prepare([plain], tmp_path / "a", log_format=log_format)
+    found = prepare([odd], tmp_path / "b", log_format=log_format, tell=words.append)
+    assert found.fingerprint == expected.fingerprint
+    assert found.counts["test_sessions"] in (12, 13)
+    assert found.counts["rejected_outside_time_range"] == 2
+    assert found.counts["read_clicks"] + found.counts["rejected"] == len(shop()) + 2
+    [word] = words
+    assert word.startswith("2 clicks are left out: ")
+    assert where in word
+    assert len((tmp_path / "b" / "rejected.csv").read_text().splitlines()) == 3
+    everything = Rules(first_time=-1 << 62, end_time=1 << 62)
+    assert prepare([odd], tmp_path / "c", log_format=log_format, rules=everything).counts["rejected"] == 0
+
+
+def test_a_long_pause_in_a_log_is_no_wrong_clock(tmp_path: Path) -> None:
+    late = [(f"late {session}", item, time + 90 * DAY) for session, item, time in shop()]
+    (tmp_path / "log.csv").write_text("\n".join(lines_of([*shop(), *late])))
+    words: list[str] = []
+    info = prepare([tmp_path / "log.csv"], tmp_path / "data", log_format=CSV, tell=words.append)
+    assert info.counts["rejected"] == 0
+    [word] = words
+    assert word.startswith("no click for 87 days from 2025-11-26 to 2026-02-22; 50.0% of all are after")
+
+
+def test_a_time_range_keeps_what_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("\n".join(lines_of(shop())))
+    second = 1_000_000
+    rules = Rules(first_time=(START + DAY) * second, min_item_support=1)
+    info = prepare([tmp_path / "log.csv"], tmp_path / "data", log_format=CSV, rules=rules)
+    assert (info.counts["read_clicks"], info.counts["rejected_outside_time_range"]) == (96, 48)
+
+
+def test_each_file_has_its_own_unit_and_single_times_of_another_are_rejected(tmp_path: Path) -> None:
+    units = [1, 10**3, 10**6, 10**9]
+    for n, unit in enumerate(units):
+        odd = ("odd", "A", START * units[n - 1])
+        lines = lines_of([*((f"{s} {unit}", i, t * unit) for s, i, t in shop()), odd])
+        (tmp_path / str(n)).write_text("\n".join(lines))
+    log = read_log(ibis.duckdb.connect(), [tmp_path / str(n) for n in range(4)], CSV)
+    assert clicks_of(log) == [(f"{s} {unit}", i, t) for unit in units for s, i, t in shop()]
+    assert rejected_of(log) == [(146, "other_time_unit")] * 4
+    (tmp_path / "0").write_text("\n".join(lines_of([("a", "x", START), ("a", "x", START * 1000)])))
+    with pytest.raises(PrepareError, match=r"1 like seconds, 1 like milliseconds\): say --time-format"):
+        read(tmp_path / "0")
+
+
+def test_times_of_digits_alone_are_not_taken_for_milliseconds(tmp_path: Path) -> None:
+    for times in (["20251124160000", "20251124160001"], ["20251124T160000Z", " 20251124T160001"]):
+        lines = [HEADER, *(f"a,x,{time}" for time in times), "a,x,20251324160000"]
+        (tmp_path / "log.csv").write_text("\n".join(lines))
+        assert read(tmp_path / "log.csv") == (
+            [("a", "x", START), ("a", "x", START + 1)],
+            [(4, "unparsable_time")],
+        )
+
+
+def test_times_that_are_not_understood_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"{HEADER}\na,x,24/11/2025 16:00\n")
+    with pytest.raises(PrepareError, match=r"'24/11/2025 16:00' and the others are neither ISO-8601 nor"):
+        read(tmp_path / "log.csv")
+
+
+# JSON lines and presets
+
+
+def otto_lines() -> list[str]:
+    sessions: dict[str, list[dict[str, object]]] = {}
+    for n, (session, item, time) in enumerate(shop()):
+        kind = "carts" if n % 4 == 0 else "clicks"
+        sessions.setdefault(session, []).append({"aid": ord(item), "ts": time * 1000, "type": kind})
+    return [json.dumps({"session": session, "events": events}) for session, events in sessions.items()]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_otto_has_a_session_a_line(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    lines = otto_lines()
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(
+        pack("\n".join([lines[0], '{"session": 5, "eve', "", *lines[1:], '{"session": "x"}', "7"]).encode())
+    )
+    assert detect_format(file) == "otto"
+    expected = [(session, str(ord(item)), time) for session, item, time in shop()]
+    bad = [(2, "malformed_row"), (len(lines) + 4, "malformed_row")]
+    kept, rejected = read(file, OTTO)
+    assert (kept, [found for found in rejected if found[1] == "malformed_row"]) == (expected, bad)
+    assert (len(lines) + 3, "no_events") in rejected
+    kept, _ = read(file, replace(OTTO, events=("clicks",)))
+    assert kept == [click for n, click in enumerate(expected) if n % 4]
+
+
+def test_json_lines_may_be_flat_and_have_names_within_names(tmp_path: Path) -> None:
+    file = tmp_path / "track.json"
+    lines = [
+        {"anonymousId": session, "event": "Product Viewed", "timestamp": time, "properties": {"sku": item}}
+        for session, item, time in shop()
+    ]
+    lines[9] |= {"event": "Order Completed"}
+    lines[10] |= {"properties": {"sku": None}}
+    file.write_text("\n".join(map(json.dumps, lines)))
+    track = LogFormat("anonymousId", "properties.sku", "timestamp", event="event", events=("Product Viewed",))
+    assert detect_format(file) == "csv"
+    assert read(file, track) == (
+        [click for n, click in enumerate(shop()) if n not in (9, 10)],
+        [(11, "missing_item")],
+    )
+    with pytest.raises(
+        PrepareError, match=r"no line has 'properties\.item'; the first has 'anonymousId', 'ev"
+    ):
+        read(file, replace(track, item="properties.item"))
+
+
+def test_rees46(tmp_path: Path) -> None:
+    header = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session"
+    lines = [
+        f"2025-11-24 16:00:{n:02} UTC,view,{item},7,,acme,9.9,5,{session}"
+        for n, (session, item, _) in enumerate(shop()[:48])
+    ]
+    (tmp_path / "2025-Nov.csv").write_text("\n".join([header, *lines]))
+    assert detect_format(tmp_path / "2025-Nov.csv") == "rees46"
+    kept, rejected = read(tmp_path / "2025-Nov.csv", REES46)
+    assert (len(kept), rejected) == (48, [])
+    assert kept[1] == ("s0-0", shop()[1][1], 1_764_000_001)
+
+
+# Any file
+
+
+ids = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=8
+)
+tables = st.lists(st.tuples(ids, ids, st.integers(10**9, 2 * 10**9)), min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    table=tables,
+    separator=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+    pack=st.sampled_from([bytes, *PACKERS[:3]]),
+    order=st.permutations(["session_id", "item_id", "timestamp", "title"]),
+    title=st.text(st.sampled_from("x ,;\t|\n\"'"), max_size=4),
+    unit=st.sampled_from([1, 10**3, 10**6]),
+    blank=st.integers(0, 3),
+)
+def test_a_table_comes_back_row_for_row_in_whatever_dialect(
+    table: list[Click],
+    separator: str,
+    quoting: int,
+    end: str,
+    encoding: str,
+    pack: Callable[[bytes], bytes],
+    order: list[str],
+    title: str,
+    unit: int,
+    blank: int,
+) -> None:
+    title = title if title.strip() else ""
+    if (
+        end == "\r"
+    ):  # of which csv takes a line feed within a field for no end of a line, and does not quote it
+        title = title.replace("\n", "")
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
+    writer.writerow(order)
+    for session, item, time in table:
+        fields = {"session_id": session, "item_id": item, "timestamp": time * unit, "title": title}
+        writer.writerow([fields[name] for name in order])
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "log"
+        file.write_bytes(pack((text.getvalue() + end * blank).encode(encoding)))
+        assert read(file, replace(CSV, nothing=())) == (table, [])
