@@ -34,8 +34,8 @@ from training.data.formats import (
     read_json,
     read_log,
 )
-from training.data.lines import BLOCK, LONGEST_LINE
 from training.data.prepare import Rules, prepare
+from training.data.reading.lines import BLOCK, LONGEST_LINE
 
 CSV = LogFormat("session_id", "item_id", "timestamp")
 HEADER = "session_id,item_id,timestamp"

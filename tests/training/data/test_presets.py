@@ -17,11 +17,11 @@ from training.data.formats import (
     GA4,
     SEGMENT,
     SNOWPLOW,
-    SNOWPLOW_COLUMNS,
     LogFormat,
     detect_format,
     read_any,
 )
+from training.data.reading.presets import SNOWPLOW_COLUMNS
 
 # name of the format, what it is, how its files are written
 ECOMMERCE = "iglu:com.snowplowanalytics.snowplow.ecommerce"
