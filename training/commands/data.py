@@ -13,23 +13,11 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from training.data.reading.presets import FormatName, TimeFormat
+
 app = typer.Typer(no_args_is_help=True)
 
-Format = Literal[
-    "auto",
-    "csv",
-    "yoochoose",
-    "diginetica",
-    "retailrocket",
-    "otto",
-    "rees46",
-    "ga4",
-    "snowplow",
-    "segment",
-    "sessions",
-    "clicks",
-]
-TimeFormat = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"]
+Format = Literal["auto", FormatName, "clicks"]
 
 
 def _share(text: str) -> float:

@@ -75,6 +75,18 @@ def test_ga4_takes_the_items_that_were_viewed_in_a_visitors_session(tmp_path: Pa
     assert kept == GA4_CLICKS[:1]
 
 
+def test_ga4_makes_no_visitor_of_those_who_are_nobody(tmp_path: Path) -> None:
+    """Nor a session of a number that may have been another: joined by a dot, both would look like one."""
+    view = ga4_rows()[0]
+    session = {"key": "ga_session_id", "value": {"int_value": 1e17}}
+    odd = [dict(view, user_pseudo_id=nobody) for nobody in ("", " ", "(not set)")]
+    odd += [dict(view, event_params=[session]), dict(view, user_pseudo_id=[7])]
+    file = tmp_path / "events.json"
+    file.write_text("\n".join(map(json.dumps, [view, *odd])))
+    reasons = ["no_session"] * 3 + ["inexact_id", "malformed_id"]
+    assert read(file, GA4) == (GA4_CLICKS[:1], list(enumerate(reasons, 2)), 0)
+
+
 def test_ga4_may_be_parquet(tmp_path: Path) -> None:
     rows = [dict(row, event_timestamp=int(str(row["event_timestamp"]))) for row in ga4_rows()]
     for row in rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,7 @@ from training.data.dataset import SourceFile
 from training.data.reading.lines import LONGEST_LINE, Plain, PrepareError
 from training.data.reading.presets import LogFormat
 from training.data.reading.tables import (
-    check_columns,
-    columns_of,
+    check_names,
     insert_left_out,
     malformed_rows,
     plain_source,
@@ -46,22 +45,35 @@ def insert_csv(
     Tells at which line its rows begin, what was detected, and whether it had to be read line by line.
     """
     names, separator, n_header = _csv_header(file, plain, format_)
-    columns = [f"column{place}" for place in range(len(names))]
-    named = columns_of(format_, names)
-    wanted = {field: columns[names.index(name)] for field, name in named.items()}
+    named = format_.columns_among(names)
+    places = {field: names.index(name) for field, name in named.items()}
     source = plain_source(file, "csv", format_, named, plain, n_header)
     source = source.model_copy(update={"separator": separator})
+    split = _Splitter(separator, len(names), plain.has_quotes)
+    is_by_line = False
+    if _insert_at_once(con, number, plain, split, places, n_header) != plain.lines - n_header:
+        for table in ("log", "malformed"):
+            con.raw_sql(f"DELETE FROM {table} WHERE file = {number}")
+        is_by_line = True
+        n_read = _insert_by_line(con, number, plain, split, places, n_header)
+        if n_read != plain.lines - n_header:
+            raise PrepareError(f"{file}: has {plain.lines - n_header:,} lines, of which {n_read:,} were read")
+    return n_header + 1, source, is_by_line
+
+
+def _insert_at_once(
+    con: Backend, number: int, plain: Plain, split: _Splitter, places: Mapping[str, int], n_header: int
+) -> int | None:
+    """Insert what DuckDB's reader makes of a file; how many lines that were, if it did not give up."""
     # By place: the names of columns that are not asked for may be repeated, or empty.
-    quote = '"' if plain.has_quotes else ""
-    options: dict[str, bool | int | str] = {
-        "delim": separator,
-        "quote": quote,
-        "escape": quote,
-        "skip": n_header,
-    }
+    columns = [f"column{place}" for place in range(split.n_fields)]
+    quote = '"' if split.has_quotes else ""
     try:
-        text = read_csv(con, plain.path, columns, **options)
-        con.insert("log", select_fields({f: text[c] for f, c in wanted.items()}, text).mutate(file=number))
+        text = read_csv(
+            con, plain.path, columns, delim=split.separator, quote=quote, escape=quote, skip=n_header
+        )
+        fields = {field: text[columns[place]] for field, place in places.items()}
+        con.insert("log", select_fields(fields, text).mutate(file=number))
         refused = con.table("refused")
         # One line may be refused for several of its columns; blank ones, which are passed over, come with it.
         lines = refused.group_by(line=refused.line.cast("int64")).agg(
@@ -69,35 +81,32 @@ def insert_csv(
         )
         con.insert("malformed", malformed_rows(number, lines, "malformed_row"))
         _insert_blank(con, number, plain, n_header)
-        n_read = sum(_count(con, table, number) for table in ("log", "malformed"))
     except (duckdb.InvalidInputException, duckdb.ConversionException):
-        n_read = None
-    if n_read == plain.lines - n_header:
-        return n_header + 1, source, False
-    for table in ("log", "malformed"):
-        con.raw_sql(f"DELETE FROM {table} WHERE file = {number}")
-    split = _Splitter(separator, len(names), plain.has_quotes)
+        return None
+    return _count(con, number)
+
+
+def _insert_by_line(
+    con: Backend, number: int, plain: Plain, split: _Splitter, places: Mapping[str, int], n_header: int
+) -> int:
+    """Insert a file's lines, each split by itself; how many they were."""
     lines = con.create_table("lines", read_lines(con, plain), overwrite=True)
-    records = lines.mutate(n=lines.rowid() + 1)
-    records = records.filter((records.n > n_header) & records.line.notnull())
     _join_records(con, n_header, split)
+    numbered = lines.mutate(n=lines.rowid() + 1)
+    numbered = numbered.filter(numbered.n > n_header)
+    records, blank = numbered.filter(numbered.line.notnull()), numbered.filter(numbered.line.isnull())
     is_record = split.is_record(records.line)
     good, broken = records.filter(is_record), records.filter(~is_record)
     parts = good.select("n", parts=split.fields(good.line))
-    places = {field: names.index(name) for field, name in named.items()}
     fields = {field: split.unquoted(parts.parts[place]) for field, place in places.items()}
     con.insert("log", select_fields(fields, parts.order_by("n")).mutate(file=number))
     con.insert("malformed", malformed_rows(number, broken.select(line="n", raw="line"), "malformed_row"))
     insert_left_out(con, number, plain)
-    blank = lines.mutate(n=lines.rowid() + 1).filter(lines.line.isnull())
     left_out = con.table("malformed").filter(lambda table: table.file == number)
-    blank = blank.filter(blank.n > n_header).anti_join(left_out, blank.n == left_out.line)
+    blank = blank.anti_join(left_out, blank.n == left_out.line)
     con.insert("malformed", malformed_rows(number, blank.select(line="n", raw=ibis.null("string")), None))
-    n_read = sum(_count(con, table, number) for table in ("log", "malformed"))
-    if n_read != plain.lines - n_header:
-        raise PrepareError(f"{file}: has {plain.lines - n_header:,} lines, of which {n_read:,} were read")
     con.drop_table("lines")
-    return n_header + 1, source, True
+    return _count(con, number)
 
 
 def _insert_blank(con: Backend, number: int, plain: Plain, n_header: int) -> None:
@@ -110,10 +119,11 @@ def _insert_blank(con: Backend, number: int, plain: Plain, n_header: int) -> Non
         con.insert("malformed", malformed_rows(number, table.mutate(raw=ibis.null("string")), None))
 
 
-def _count(con: Backend, table: str, number: int) -> int:
-    rows = con.table(table)
-    count: int = rows.filter(rows.file == number).count().to_pyarrow().as_py()
-    return count
+def _count(con: Backend, number: int) -> int:
+    """How many lines of a file are accounted for."""
+    tables = [con.table(name) for name in ("log", "malformed")]
+    counts = [table.filter(table.file == number).count().to_pyarrow().as_py() for table in tables]
+    return sum(counts)
 
 
 def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str], str, int]:
@@ -122,7 +132,7 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
     That is taken for the separator which yields the columns asked for, unless the file says it: `sep=;`.
     """
     if format_.header:
-        return list(format_.header), format_.separator or ",", 0
+        return list(format_.header), ",", 0
     with plain.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         begin = stream.readlines(LONGEST_LINE)
     n_header = next((n for n, line in enumerate(begin, 1) if line.strip("\r\n")), len(begin))
@@ -138,8 +148,9 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
     separators = [said[1]] if said else _SEPARATORS
     headers = {separator: next(csv.reader([line], delimiter=separator), []) for separator in separators}
     separator = max(headers, key=lambda s: (len(wanted & set(headers[s])), len(headers[s])))
-    check_columns(file, headers[separator], format_)
-    return headers[separator], separator, n_header
+    names = headers[separator]
+    check_names(file, names, format_.columns_among(names).values())
+    return names, separator, n_header
 
 
 @dataclass(frozen=True)

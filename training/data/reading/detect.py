@@ -50,6 +50,7 @@ def is_json(file: Path) -> bool:
 
 
 def is_parquet(file: Path) -> bool:
+    """Whether a file is Parquet, by its content. Raises `PrepareError` where only its name says so."""
     is_parquet = magic(file).startswith(b"PAR1")
     if file.suffix == ".parquet" and not is_parquet:
         raise PrepareError(f"{file}: cannot be read: it is no Parquet, whatever its name says")
@@ -57,6 +58,7 @@ def is_parquet(file: Path) -> bool:
 
 
 def json_object(line: str) -> dict[str, object]:
+    """The JSON object in a line; an empty one, if there is none."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

@@ -20,7 +20,16 @@ from training.data.reading.files import reading
 from training.data.reading.lines import PrepareError, first_line, plain_text
 from training.data.reading.parquet_log import insert_parquet_objects
 from training.data.reading.presets import FIELDS, LogFormat
-from training.data.reading.reasons import EXACT, INEXACT, NO_ID, chosen, judged_log, raw_of
+from training.data.reading.reasons import (
+    EXACT,
+    INEXACT,
+    NO_ID,
+    chosen,
+    is_blank,
+    is_nothing,
+    judged_log,
+    raw_of,
+)
 from training.data.reading.snowplow import MACRO, snowplow_object
 from training.data.reading.tables import (
     Log,
@@ -93,8 +102,13 @@ def _json_fields(
     columns, inner = format_.columns, format_.inner if nested else ()
     beside = {f: _json_text(text.line, name, f) for f, name in columns.items() if f not in inner}
     if format_.visitor:
-        visitor = _json_text(text.line, format_.visitor, "session")
-        beside["session"] = visitor + ibis.literal(".") + beside["session"]
+        visitor, session = _json_text(text.line, format_.visitor, "session"), beside["session"]
+        is_nobody = ibis.or_(*(is_blank(part) | is_nothing(part, format_) for part in (visitor, session)))
+        beside["session"] = ibis.cases(
+            *((part.startswith(mark), part) for part in (visitor, session) for mark in (INEXACT, NO_ID)),
+            (is_nobody, None),
+            else_=visitor + ibis.literal(".") + session,
+        )
     if not nested:
         fields = {field: beside.get(field, ibis.null("string")) for field in FIELDS}
         return con.create_table("log", text.select("file", "row", **fields), overwrite=True), None, {}

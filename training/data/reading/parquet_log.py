@@ -15,14 +15,14 @@ from training.data.dataset import SourceFile
 from training.data.reading.lines import shortened
 from training.data.reading.presets import LogFormat
 from training.data.reading.reasons import EXACT, INEXACT, NO_ID
-from training.data.reading.tables import check_columns, check_names, columns_of, select_fields, source_of
+from training.data.reading.tables import check_names, select_fields, source_of
 
 
 def insert_parquet(con: Backend, number: int, file: Path, format_: LogFormat) -> SourceFile:
     """Insert a file's rows into `log`."""
     table = con.read_parquet(file)  # whatever its name is
-    check_columns(file, table.columns, format_)
-    named = columns_of(format_, table.columns)
+    named = format_.columns_among(table.columns)
+    check_names(file, table.columns, named.values())
     con.insert("log", _parquet_fields(table, named).mutate(file=number))
     first = table.select(*dict.fromkeys(named.values())).head(1).to_pyarrow().to_pylist()
     return source_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,6 @@ class LogFormat:
     nested: str | None = None  # of a JSON line: the list of its clicks
     inner: tuple[str, ...] = ()  # the fields that are taken from within the list, not beside it
     visitor: str | None = None  # of a JSON line: whose session it is, where sessions are numbered by visitor
-    separator: str | None = None  # to be found, if it is not said
     name: str = "csv"
 
     @property
@@ -53,6 +53,13 @@ class LogFormat:
         """Field of the log table -> column of the file."""
         columns = {field: getattr(self, field) for field in FIELDS}
         return {field: column for field, column in columns.items() if column}
+
+    def columns_among(self, names: Sequence[str]) -> dict[str, str]:
+        """Field of the log table -> column of a file that has columns of these names."""
+        columns = self.columns
+        if self.event == EVENT:
+            columns["event"] = next((name for name in EVENT_COLUMNS if name in names), EVENT_COLUMNS[0])
+        return columns
 
 
 YOOCHOOSE = LogFormat(

@@ -26,7 +26,7 @@ def judged_log(
     sources: Sequence[SourceFile],
     rows_are_lines: bool = False,
 ) -> Log:
-    """The log, when every file is in the table `log`."""
+    """The log of the `rows` of all files, each with its time, or with the reason why it is no click."""
     rows, other_events = chosen(rows, format_)
     units = time_units(rows, [source.path for source in sources], format_)
     sources = [source.model_copy(update={"time_unit": units[n]}) for n, source in enumerate(sources)]
@@ -62,7 +62,7 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
             is_other |= rows.file.isin(files) & is_of_another_unit(number, unit)
     tick = rows.tick.try_cast("int64") if format_.tick else ibis.literal(0)
     who = "visitor" if format_.by_visitor else "session"
-    is_nobody = _is_nothing(rows.session, format_)
+    is_nobody = is_nothing(rows.session, format_)
     session = rows.session
     if format_.nobody_alone:
         is_nobody |= is_blank(session)
@@ -74,11 +74,11 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
         # Of Google Analytics, where visitors may refuse to be known, no fault of the log.
         (is_blank(session), "no_session" if format_.visitor else f"missing_{who}"),
         (is_nobody, f"no_{who}"),
-        (is_blank(rows.item) | _is_nothing(rows.item, format_), "missing_item"),
+        (is_blank(rows.item) | is_nothing(rows.item, format_), "missing_item"),
         (is_bad_id(rows.item), "bad_item_id"),
         (is_blank(rows.time), "missing_time"),
         (~is_finite, "time_not_finite"),
-        (_is_nothing(rows.time, format_), "missing_time"),
+        (is_nothing(rows.time, format_), "missing_time"),
         (is_other, "other_time_unit"),
         (time.isnull() | tick.isnull(), "unparsable_time"),
         (time < 0, "negative_time"),
@@ -88,15 +88,18 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
 
 
 def raw_of(log: Table, format_: LogFormat) -> StringColumn:
+    """A row as it is listed, when it is rejected: the fields that are asked for."""
     fields = [log[field].fill_null("") for field in format_.columns]
     return ibis.literal(",").join(fields).re_replace(f"{INEXACT[0]}[~{{]", "")
 
 
 def is_blank(text: StringColumn) -> BooleanColumn:
+    """Whether there is nothing but white space."""
     return ~text.re_search(r"\S").fill_null(False)
 
 
-def _is_nothing(text: StringColumn, format_: LogFormat) -> BooleanColumn:
+def is_nothing(text: StringColumn, format_: LogFormat) -> BooleanColumn:
+    """Whether it is what stands for nothing."""
     return text.strip().isin(format_.nothing).fill_null(False) if format_.nothing else ibis.literal(False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ibis.expr.types import StringColumn, Table
 
 from training.data.dataset import SourceFile
 from training.data.reading.lines import Plain, PrepareError
-from training.data.reading.presets import EVENT, EVENT_COLUMNS, FIELDS, LogFormat
+from training.data.reading.presets import FIELDS, LogFormat
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def new_tables(con: Backend, fields: Sequence[str], name: str = "log") -> tuple[
 def file_table(
     con: Backend, files: Sequence[Path], first_rows: Sequence[int], first_lines: Sequence[int]
 ) -> Table:
+    """The table `files`, from the first row and the first line of rows of each."""
     numbers = range(len(files))
     columns = {
         "file": pa.array(numbers, pa.int64()),
@@ -84,6 +85,7 @@ def begins_of(log: Table, n_files: int) -> list[int]:
 
 
 def select_fields(fields: Mapping[str, StringColumn], table: Table) -> Table:
+    """A table of all the fields; those that are not given are null."""
     return table.select(**{field: fields.get(field, ibis.null("string")) for field in FIELDS})
 
 
@@ -119,6 +121,7 @@ def malformed_rows(number: int, lines: Table, reason: str | None) -> Table:
 
 
 def insert_left_out(con: Backend, number: int, plain: Plain) -> None:
+    """Insert into `malformed` the lines that are too long, or no text."""
     if plain.left_out:
         columns = {
             "file": pa.array([number] * len(plain.left_out), pa.int64()),
@@ -145,6 +148,7 @@ def source_of(
 def plain_source(
     file: Path, kind: str, format_: LogFormat, columns: Mapping[str, str], plain: Plain, n_header: int = 0
 ) -> SourceFile:
+    """What was detected of a file of text."""
     return source_of(
         file,
         kind,
@@ -157,19 +161,8 @@ def plain_source(
     )
 
 
-def columns_of(format_: LogFormat, names: Sequence[str]) -> dict[str, str]:
-    """Field of the log table -> column of a file with these columns."""
-    columns = format_.columns
-    if format_.event == EVENT:
-        columns["event"] = next((name for name in EVENT_COLUMNS if name in names), EVENT_COLUMNS[0])
-    return columns
-
-
-def check_columns(file: Path, names: Sequence[str], format_: LogFormat) -> None:
-    check_names(file, names, list(columns_of(format_, names).values()))
-
-
-def check_names(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+def check_names(file: Path, names: Sequence[str], wanted: Iterable[str]) -> None:
+    """Raises `PrepareError` when a column that is wanted is not there, or there twice."""
     for name in wanted:
         if name not in names:
             raise PrepareError(f"{file}: there is no column {name!r}, but {', '.join(map(repr, names))}")
