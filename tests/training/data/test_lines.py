@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -365,6 +366,30 @@ def test_the_parts_of_a_directory_make_one_log(tmp_path: Path) -> None:
         log_files([parts / "*.csv"])
     with pytest.raises(PrepareError, match="every file of it is empty"):
         log_files([parts / "*-1"])
+
+
+NOTHINGS = [
+    codecs.BOM_UTF8,
+    codecs.BOM_UTF16_LE,
+    codecs.BOM_UTF32_BE,
+    *(pack(b"") for pack in PACKERS[:4]),
+    gzip.compress(codecs.BOM_UTF8),
+]
+
+
+@pytest.mark.parametrize("nothing", NOTHINGS)
+def test_a_file_without_a_character_is_empty(tmp_path: Path, nothing: bytes) -> None:
+    """As writers of packed parts leave it, which have bytes all the same."""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "0").write_text("\n".join(lines_of(shop())))
+    (parts / "1").write_bytes(nothing)
+    words = list[str]()
+    assert log_files([parts], words.append) == [parts / "0"]
+    assert words == [f"{parts / '1'}: is empty, and skipped"]
+    for reading in (detect_format, read):
+        with pytest.raises(PrepareError, match=r"^.*1: the file is empty$"):
+            reading(parts / "1")
 
 
 # Times

@@ -135,6 +135,8 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
         return list(format_.header), ",", 0
     with plain.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         begin = stream.readlines(LONGEST_LINE)
+    if not begin:
+        raise PrepareError(f"{file}: the file is empty")
     n_header = next((n for n, line in enumerate(begin, 1) if line.strip("\r\n")), len(begin))
     line = begin[n_header - 1].rstrip("\r\n")
     said = re.fullmatch(r'"?sep=(.)"?', line)

@@ -13,13 +13,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from training.data.reading.lines import PrepareError
+from training.data.reading.lines import PrepareError, is_empty
 
 
 def log_files(paths: Sequence[Path], tell: Callable[[str], None] = lambda word: None) -> list[Path]:
     """The files that `paths` name: a directory stands for all files in it, and `*` for those that match.
 
-    Of such, names that begin with `_` or `.` are marks of who wrote them; a part without a byte is told of
+    Of such, names that begin with `_` or `.` are marks of who wrote them; an empty part is told of
     and skipped. Raises `PrepareError`.
     """
     files: list[Path] = []
@@ -37,7 +37,7 @@ def log_files(paths: Sequence[Path], tell: Callable[[str], None] = lambda word: 
         else:
             files.append(path)
             continue
-        empty = [part for part in parts if not part.stat().st_size]
+        empty = [part for part in parts if is_empty(part)]
         for part in empty:
             tell(f"{part}: is empty, and skipped")
         if parts and len(empty) == len(parts):
@@ -76,7 +76,7 @@ def check_file(file: Path) -> None:
         raise PrepareError(f"{file}: there is no such file: {above} is a file, not a directory") from None
     except OSError as error:
         raise PrepareError(f"{file}: cannot be read: {error.strerror}") from error
-    if not status.st_size:
+    if is_empty(file):
         raise PrepareError(f"{file}: the file is empty")
 
 
