@@ -45,7 +45,7 @@ from training.data.reading.tables import (
     plain_source,
     read_lines,
 )
-from training.data.reading.times import SECOND
+from training.data.reading.times import SECOND, check_time_format
 
 __all__ = [
     "DIGINETICA",
@@ -75,6 +75,7 @@ __all__ = [
 
 def read_any(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
     """Read logs with one click a row, or with what `format_` says of a line. Raises `PrepareError`."""
+    check_time_format(format_.time_format)
     in_lines = is_json(files[0]) or (format_.nested and (format_.visitor or format_.name == "snowplow"))
     return (read_json if in_lines else read_log)(con, files, format_, work)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ibis.expr.types import ArrayColumn, BooleanColumn, StringColumn
 
 from training.data.dataset import SourceFile
 from training.data.reading.lines import LONGEST_LINE, Plain, PrepareError
-from training.data.reading.presets import LogFormat
+from training.data.reading.presets import EVENT, EVENT_COLUMNS, SEPARATORS, LogFormat
 from training.data.reading.tables import (
     check_names,
     insert_left_out,
@@ -32,7 +32,6 @@ from training.data.reading.tables import (
     select_fields,
 )
 
-_SEPARATORS = (",", "\t", ";", "|")
 _MOST_JOINED = 100  # lines of one record
 _MOST_BROKEN = 100_000  # lines that are looked at for such records
 
@@ -146,13 +145,23 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
     for out in plain.left_out:
         if out.line <= n_header:
             raise PrepareError(f"{file}: line {out.line}, the header, cannot be read: {out.reason}")
-    wanted = set(format_.columns.values())
-    separators = [said[1]] if said else _SEPARATORS
-    headers = {separator: next(csv.reader([line], delimiter=separator), []) for separator in separators}
+    wanted = {*format_.columns.values(), *(EVENT_COLUMNS if format_.event == EVENT else ())}
+    separators = [said[1]] if said else SEPARATORS
+    headers = {
+        separator: _without_spaces(next(csv.reader([line], delimiter=separator), []), wanted)
+        for separator in separators
+    }
     separator = max(headers, key=lambda s: (len(wanted & set(headers[s])), len(headers[s])))
     names = headers[separator]
     check_names(file, names, format_.columns_among(names).values())
     return names, separator, n_header
+
+
+def _without_spaces(names: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """The names of columns, of which those that are wanted may have spaces around them."""
+    bare = [name.strip() for name in names]
+    is_spaced = {name for name in wanted if name not in names and bare.count(name) == 1}
+    return [inner if inner in is_spaced else name for name, inner in zip(names, bare, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,16 @@ import pyarrow.parquet as pq
 
 from training.data.reading.files import check_file, reading
 from training.data.reading.lines import PrepareError, first_line, magic
-from training.data.reading.presets import DIGINETICA, OTTO, REES46, RETAILROCKET, SNOWPLOW_COLUMNS, FormatName
+from training.data.reading.presets import (
+    DIGINETICA,
+    OTTO,
+    REES46,
+    RETAILROCKET,
+    SEPARATORS,
+    SNOWPLOW_COLUMNS,
+    FormatName,
+    LogFormat,
+)
 
 
 def detect_format(file: Path) -> FormatName:
@@ -25,13 +34,17 @@ def detect_format(file: Path) -> FormatName:
         return "sessions"
     if re.match(r"\d+,\d{4}-\d\d-\d\dT[\d:.]+Z,\d+", line):
         return "yoochoose"
-    if set(DIGINETICA.columns.values()) <= set(line.split(";")):
-        return "diginetica"
-    if set(RETAILROCKET.columns.values()) <= set(line.split(",")):
-        return "retailrocket"
-    for name, preset in (("otto", OTTO), ("rees46", REES46)):
-        if set(preset.columns.values()) <= set(line.split(",")):
-            return name  # type: ignore[return-value]
+    headers: dict[FormatName, LogFormat] = {
+        "diginetica": DIGINETICA,
+        "retailrocket": RETAILROCKET,
+        "otto": OTTO,
+        "rees46": REES46,
+    }
+    for separator in SEPARATORS:
+        columns = {column.strip(' "') for column in line.split(separator)}
+        for name, preset in headers.items():
+            if columns >= set(preset.columns.values()):
+                return name
     if len(line.split("\t")) == len(SNOWPLOW_COLUMNS):
         return "snowplow"
     names = set(json_object(line))

@@ -18,7 +18,8 @@ FormatName = Literal[
     "segment",
     "sessions",
 ]
-TimeFormat = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"]
+TIME_FORMATS = ("auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso")
+SEPARATORS = (",", "\t", ";", "|")  # of columns; others may be said in the file
 FIELDS = ("session", "item", "time", "tick", "event")
 EVENT = "*event*"  # stands for the first of those that a file has
 EVENT_COLUMNS = ("event_type", "event_name", "event", "type")
@@ -33,7 +34,7 @@ class LogFormat:
     session: str
     item: str
     time: str
-    time_format: TimeFormat = "auto"
+    time_format: str = "auto"  # one of `TIME_FORMATS`, or a pattern of strptime
     by_visitor: bool = False  # `session` names a visitor, whose clicks are yet to be cut into sessions
     by_day: bool = False  # times are whole days
     tick: str | None = None  # orders the clicks of a session that share a time

@@ -9,9 +9,9 @@ from ibis.expr.types import BooleanColumn, StringColumn, Table
 
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH
 from training.data.dataset import SourceFile
-from training.data.reading.presets import LogFormat, TimeFormat
+from training.data.reading.presets import LogFormat
 from training.data.reading.tables import Log
-from training.data.reading.times import SECOND, is_of_another_unit, microseconds, time_units
+from training.data.reading.times import SECOND, SIZES, is_of_another_unit, microseconds, time_units
 
 EXACT = 2**53  # from here on, whole numbers are not all floats
 INEXACT, NO_ID = "\x1f~", "\x1f{"  # before what stands for an id and is none
@@ -39,13 +39,15 @@ def chosen(rows: Table, format_: LogFormat) -> tuple[Table, dict[int, int]]:
     if not format_.events:
         return rows, {}
     is_click = rows.event.isin(format_.events).fill_null(False)
+    if {"session", "item", "time"} <= set(rows.columns):
+        is_click = is_click.ifelse(True, _is_header(rows, format_))  # which is rejected, and counted as such
     others = rows.filter(~is_click).group_by("file").agg(others=lambda table: table.count())
     return rows.filter(is_click), {row["file"]: row["others"] for row in others.to_pyarrow().to_pylist()}
 
 
-def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) -> Table:
+def _judged(rows: Table, format_: LogFormat, units: Mapping[int, str]) -> Table:
     """Give every row its time, its tick, and the reason why it is no click, where there is one."""
-    files_of: dict[TimeFormat, list[int]] = {}
+    files_of: dict[str, list[int]] = {}
     for number, unit in units.items():
         files_of.setdefault(unit, []).append(number)
     times = {unit: microseconds(rows.time, unit) for unit in files_of}
@@ -56,7 +58,7 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
     if len(times) > 1:
         time = ibis.cases(*((rows.file.isin(files), times[unit]) for unit, files in files_of.items()))
     for unit, files in files_of.items():
-        if unit == "iso":
+        if unit not in SIZES:
             is_finite |= rows.file.isin(files)
         elif format_.time_format == "auto":
             is_other |= rows.file.isin(files) & is_of_another_unit(number, unit)
@@ -80,11 +82,22 @@ def _judged(rows: Table, format_: LogFormat, units: Mapping[int, TimeFormat]) ->
         (~is_finite, "time_not_finite"),
         (is_nothing(rows.time, format_), "missing_time"),
         (is_other, "other_time_unit"),
-        (time.isnull() | tick.isnull(), "unparsable_time"),
+        (
+            time.isnull() | tick.isnull(),
+            _is_header(rows, format_).ifelse("repeated_header", "unparsable_time"),
+        ),
         (time < 0, "negative_time"),
         (time >= _YEAR_10000, "time_out_of_range"),
     )
     return rows.select("file", "row", "item", "raw", session=session, time=time, tick=tick, reason=reason)
+
+
+def _is_header(rows: Table, format_: LogFormat) -> BooleanColumn:
+    """Whether a row has the names of the columns, as where files with a header each were joined."""
+    names = format_.columns
+    fields = ("time", "item", "session")  # the first differs soonest
+    named = (rows[field].strip().isin([names[field], f"\ufeff{names[field]}"]) for field in fields)
+    return ibis.and_(*named).fill_null(False)
 
 
 def raw_of(log: Table, format_: LogFormat) -> StringColumn:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 from collections.abc import Sequence
 
+import duckdb
 import ibis
 from ibis.expr.types import BooleanColumn, Column, FloatingColumn, IntegerColumn, StringColumn, Table
 
 from training.data.reading.lines import PrepareError
-from training.data.reading.presets import LogFormat, TimeFormat
+from training.data.reading.presets import TIME_FORMATS, LogFormat
 
 SECOND = 1_000_000  # times are whole microseconds: float seconds would put a click on the wrong side of a cut
 _NEARLY_ALL = 0.99  # of a file's times
 # Numbers are told apart by size, from the year 1973 to 2128.
-_SIZES: dict[TimeFormat, tuple[float, float]] = {
+SIZES: dict[str, tuple[float, float]] = {
     "seconds": (1e8, 5e9),
     "milliseconds": (1e11, 5e12),
     "microseconds": (1e14, 5e15),
     "nanoseconds": (1e17, 5e18),
 }
+_DAY_FIRST = "%d/%m/%Y %H:%M"
 _WRITTEN_AS_NUMBER = (1900_01_01_00_00_00, 2100_01_01_00_00_00)
 
 
-def time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[int, TimeFormat]:
+def time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[int, str]:
     """The unit of each file's times: the one that nearly all of them are like.
 
     A file without one time that is like any takes the unit of the others.
@@ -32,16 +35,16 @@ def time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[in
     if format_.time_format != "auto":
         return dict.fromkeys(range(len(paths)), format_.time_format)
     number = rows.time.try_cast("float64")
-    likes = {unit: (number >= low) & (number < end) for unit, (low, end) in _SIZES.items()}
+    likes = {unit: (number >= low) & (number < end) for unit, (low, end) in SIZES.items()}
     # What is a number is not looked at again: that would take longer than all else.
     low, end = _WRITTEN_AS_NUMBER
     iso = _iso_microseconds(rows.time).notnull()
     likes["iso"] = number.notnull().ifelse((number >= low) & (number < end), iso)
     counts = rows.group_by("file").agg(**{unit: like.sum() for unit, like in likes.items()})
-    units: dict[int, TimeFormat] = {}
+    units: dict[int, str] = {}
     found = counts.order_by("file").to_pyarrow().to_pylist()
     for row in found:
-        likely: dict[TimeFormat, int] = {unit: row[unit] for unit in likes if row[unit]}
+        likely: dict[str, int] = {unit: row[unit] for unit in likes if row[unit]}
         unit = max(likely, key=lambda unit: likely[unit], default=None)
         if unit is None:
             continue
@@ -52,26 +55,54 @@ def time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[in
             )
         units[row["file"]] = unit
     if found and not units:
-        first = rows.time.first().to_pyarrow().as_py()
+        first = rows.filter(rows.time.re_search(r"\S")).time.first().to_pyarrow().as_py()
         raise PrepareError(
             f"{paths[0]}: the format of the times is not clear ({first!r} and the others are neither "
-            "ISO-8601 nor seconds or less since 1970): write them so, or say --time-format"
+            "ISO-8601, such as 2026-11-24T16:00:00Z, nor seconds, milliseconds, microseconds or nanoseconds "
+            f"since 1970): say --time-format, such as {_pattern_like(first or '')!r}, or write them so"
         )
-    usual: TimeFormat = max(units.values(), key=list(units.values()).count, default="iso")
+    usual: str = max(units.values(), key=list(units.values()).count, default="iso")
     return {number: units.get(number, usual) for number in range(len(paths))}
 
 
-def is_of_another_unit(number: FloatingColumn, unit: TimeFormat) -> BooleanColumn:
-    sizes = [size for other, size in _SIZES.items() if other != unit]
+def check_time_format(time_format: str) -> None:
+    """Raises `PrepareError` for what is neither a name nor a pattern."""
+    if time_format in TIME_FORMATS:
+        return
+    if "%" not in time_format:
+        names = ", ".join(TIME_FORMATS)
+        raise PrepareError(
+            f"--time-format {time_format}: is none of {names}, and no pattern such as '{_DAY_FIRST}'"
+        )
+    try:
+        duckdb.execute("SELECT try_strptime('', ?)", [time_format])
+    except duckdb.Error as error:
+        raise PrepareError(f"--time-format {time_format}: {str(error).splitlines()[0]}") from error
+
+
+def _pattern_like(time: str) -> str:
+    """A pattern for times of which the day may come first, which no program can know."""
+    found = re.fullmatch(r"\d\d?([./-])\d\d?\1\d{4}(?:([ T])\d\d?:\d\d(:\d\d)?)?", time.strip())
+    if not found:
+        return _DAY_FIRST
+    separator, before_clock, seconds = found.groups()
+    clock = f"{before_clock}%H:%M{(seconds and ':%S') or ''}" if before_clock else ""
+    return separator.join(("%d", "%m", "%Y")) + clock
+
+
+def is_of_another_unit(number: FloatingColumn, unit: str) -> BooleanColumn:
+    sizes = [size for other, size in SIZES.items() if other != unit]
     return functools.reduce(operator.or_, ((number >= low) & (number < end) for low, end in sizes))
 
 
-def microseconds(time: StringColumn, unit: TimeFormat) -> IntegerColumn:
+def microseconds(time: StringColumn, unit: str) -> IntegerColumn:
     if unit == "iso":
         return _iso_microseconds(time)
     if unit in ("microseconds", "nanoseconds"):  # a float cannot hold them
         whole = time.try_cast("int64")
         return whole if unit == "microseconds" else whole // 1000
+    if "%" in unit:
+        return _epoch_us(_try_strptime(time.strip(), unit))
     return (time.try_cast("float64") * (SECOND if unit == "seconds" else SECOND / 1000)).try_cast("int64")
 
 
