@@ -164,7 +164,7 @@ def test_a_step_is_that_of_the_processor(case: Case, exact_float32: None) -> Non
                 assert other.grad is None, name
                 continue
             assert other.grad is not None, name
-            scale = float(parameter.grad.abs().max()) + 1e-9
+            scale = max(float(parameter.grad.abs().max()), 1e-5)  # below is rounding alone
             difference = float((other.grad.cpu() - parameter.grad).abs().max())
             assert difference < 1e-3 * scale, (name, difference, scale)
             for each in (parameter, other):

@@ -13,23 +13,11 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from training.data.reading.presets import TIME_FORMATS, FormatName
+
 app = typer.Typer(no_args_is_help=True)
 
-Format = Literal[
-    "auto",
-    "csv",
-    "yoochoose",
-    "diginetica",
-    "retailrocket",
-    "otto",
-    "rees46",
-    "ga4",
-    "snowplow",
-    "segment",
-    "sessions",
-    "clicks",
-]
-TimeFormat = Literal["auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso"]
+Format = Literal["auto", FormatName, "clicks"]
 
 
 def _share(text: str) -> float:
@@ -108,9 +96,12 @@ def prepare(
     item_column: Annotated[str, typer.Option(help="csv only.", rich_help_panel=_LOG)] = "item_id",
     time_column: Annotated[str, typer.Option(help="csv only.", rich_help_panel=_LOG)] = "timestamp",
     time_format: Annotated[
-        TimeFormat,
+        str,
         typer.Option(
-            help="csv only: since 1970, or ISO-8601 (UTC if it does not say).", rich_help_panel=_LOG
+            metavar="NAME|PATTERN",
+            help=f"csv only: {', '.join(TIME_FORMATS[:-1])} since 1970, iso (UTC if it does not say), or a"
+            " pattern of strptime, such as '%d/%m/%Y %H:%M'.",
+            rich_help_panel=_LOG,
         ),
     ] = "auto",
     events: Annotated[

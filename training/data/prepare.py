@@ -52,7 +52,7 @@ MEMORY_LIMIT = "1500MB"  # DuckDB's; a process needs about twice that in all
 MAX_THREADS = 8  # each holds buffers of its own
 REJECTED = "rejected.csv"
 # Rows that are as they should be, and yet no clicks to learn from: no reason to stop.
-LEFT_OUT = ("no_session", "no_visitor", "outside_time_range")
+LEFT_OUT = ("no_session", "no_visitor", "outside_time_range", "repeated_header")
 GAP_DAYS = 30  # what lies beyond a longer pause than this is not the log's time, but a wrong clock's
 _MOST_BEYOND = 0.05  # of the clicks
 

@@ -24,10 +24,10 @@ from training.data.formats import (
     Log,
     LogFormat,
     PrepareError,
-    _is_bad_id,
     detect_format,
     read_log,
 )
+from training.data.reading.reasons import is_bad_id
 
 CSV = LogFormat("session_id", "item_id", "timestamp")
 
@@ -187,7 +187,7 @@ def test_parquet_with_a_time_zone(con: Backend, tmp_path: Path) -> None:
 )
 def test_item_ids_are_judged_as_the_service_judges_them(ids: list[str]) -> None:
     table = ibis.memtable(pa.table({"item": ids}))
-    judged = table.mutate(is_bad=_is_bad_id(table.item)).to_pyarrow().to_pylist()
+    judged = table.mutate(is_bad=is_bad_id(table.item)).to_pyarrow().to_pylist()
     assert [row["is_bad"] for row in judged] == [item_id_problem(item_id) is not None for item_id in ids]
 
 

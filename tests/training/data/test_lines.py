@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -11,6 +12,7 @@ import lzma
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from pyarrow import parquet
 
 from training.data.clicks import COLLECTED
 from training.data.formats import (
+    EVENT,
     OTTO,
     REES46,
     Log,
@@ -31,11 +34,12 @@ from training.data.formats import (
     detect_format,
     is_json,
     log_files,
+    read_any,
     read_json,
     read_log,
 )
-from training.data.lines import BLOCK, LONGEST_LINE
 from training.data.prepare import Rules, prepare
+from training.data.reading.lines import BLOCK, LONGEST_LINE
 
 CSV = LogFormat("session_id", "item_id", "timestamp")
 HEADER = "session_id,item_id,timestamp"
@@ -367,6 +371,72 @@ def test_the_parts_of_a_directory_make_one_log(tmp_path: Path) -> None:
         log_files([parts / "*-1"])
 
 
+NOTHINGS = {
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16": codecs.BOM_UTF16_LE,
+    "utf-32": codecs.BOM_UTF32_BE,
+    **{name: pack(b"") for name, pack in zip(("gzip", "bzip2", "xz", "zstd"), PACKERS[:4], strict=True)},
+    "packed mark": gzip.compress(codecs.BOM_UTF8),
+}
+
+
+# By name: a gzip holds the time it was made at, and workers must find the same tests.
+@pytest.mark.parametrize("nothing", NOTHINGS.values(), ids=NOTHINGS)
+def test_a_file_without_a_character_is_empty(tmp_path: Path, nothing: bytes) -> None:
+    """As writers of packed parts leave it, which have bytes all the same."""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "0").write_text("\n".join(lines_of(shop())))
+    (parts / "1").write_bytes(nothing)
+    words = list[str]()
+    assert log_files([parts], words.append) == [parts / "0"]
+    assert words == [f"{parts / '1'}: is empty, and skipped"]
+    for reading in (detect_format, read):
+        with pytest.raises(PrepareError, match=r"^.*1: the file is empty$"):
+            reading(parts / "1")
+
+
+# Headers
+
+
+@pytest.mark.parametrize("format_", [CSV, replace(CSV, event="kind", events=("view",))])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_files_that_were_joined_have_headers_within(tmp_path: Path, format_: LogFormat, mark: str) -> None:
+    """They are no clicks, no damage, and no other event; what only looks like one is as it was."""
+    header, *lines = (f"{line},{'kind' if n == 0 else 'view'}" for n, line in enumerate(lines_of(shop())))
+    lines[70:70] = [f"{mark}{header}", "session_id,item_id,x,view"]
+    (tmp_path / "log.csv").write_text("\n".join([header, *lines]))
+    assert read(tmp_path / "log.csv", format_) == (
+        shop(),
+        [(72, "repeated_header"), (73, "unparsable_time")],
+    )
+    lines.remove(f"{mark}{header}")
+    (tmp_path / "log.csv").write_text(
+        "\n".join([header, *(line for n in lines[:-3] for line in (n, header))])
+    )
+    rules = Rules(min_item_support=1)
+    info = prepare([tmp_path / "log.csv"], tmp_path / "data", log_format=format_, rules=rules)
+    assert info.counts["rejected_repeated_header"] == 142
+
+
+def test_spaces_around_the_names_in_a_header_are_overlooked(tmp_path: Path) -> None:
+    rows = f"a;x;{START};view;1\n"
+    (tmp_path / "log.csv").write_text(f" session_id ; item_id;timestamp\t;event_type ; item_id2\n{rows}")
+    assert read(tmp_path / "log.csv") == ([("a", "x", START)], [])
+    by_event = replace(CSV, event=EVENT, events=("view",))
+    assert read(tmp_path / "log.csv", by_event) == ([("a", "x", START)], [])
+    (tmp_path / "log.csv").write_text(f"session_id; item_id;timestamp;k;item_id\n{rows}")
+    assert read(tmp_path / "log.csv") == ([("a", "1", START)], [])  # which has just that name
+    (tmp_path / "log.csv").write_text(f"session_id; item_id;timestamp;k;item_id \n{rows}")
+    with pytest.raises(PrepareError, match="there is no column 'item_id', but 'session_id', ' item_id'"):
+        read(tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text(
+        "event_time\t event_type\tproduct_id\tuser_session\n2025-11-24 16:00:00 UTC\tview\tx\ta\n"
+    )
+    assert detect_format(tmp_path / "log.csv") == "rees46"
+    assert read(tmp_path / "log.csv", REES46) == ([("a", "x", START)], [])
+
+
 # Times
 
 
@@ -436,8 +506,52 @@ def test_times_of_digits_alone_are_not_taken_for_milliseconds(tmp_path: Path) ->
 
 def test_times_that_are_not_understood_are_shown(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(f"{HEADER}\na,x,24/11/2025 16:00\n")
-    with pytest.raises(PrepareError, match=r"'24/11/2025 16:00' and the others are neither ISO-8601 nor"):
+    with pytest.raises(PrepareError, match=r"'24/11/2025 16:00' and the others are neither ISO-8601, such"):
         read(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize(
+    ("times", "pattern"),
+    [
+        (["24/11/2025 16:00:00", "24/11/2025 16:00:01"], "%d/%m/%Y %H:%M:%S"),
+        (["24.11.2025 16:00", " 24.11.2025 16:00 "], "%d.%m.%Y %H:%M"),
+        (["24-11-2025T16:00", "24-11-2025T16:00"], "%d-%m-%YT%H:%M"),
+        (["24/11/2025", "25/11/2025"], "%d/%m/%Y"),
+        (["Nov 24, 2025", "Nov 25, 2025"], None),
+    ],
+)
+def test_times_with_the_day_first_are_read_as_the_refusal_says(
+    tmp_path: Path, times: list[str], pattern: str | None
+) -> None:
+    lines = [HEADER, "a,y,", *(f'a,x,"{time}"' for time in times)]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    with pytest.raises(PrepareError) as refused:
+        read(tmp_path / "log.csv")
+    assert f"{times[0]!r} and the others" in str(refused.value)
+    assert f"say --time-format, such as '{pattern or '%d/%m/%Y %H:%M'}'" in str(refused.value)
+    if pattern:
+        (tmp_path / "log.csv").write_text("\n".join([*lines, "a,x,31/31/2025"]))
+        kept, rejected = read(tmp_path / "log.csv", replace(CSV, time_format=pattern))
+        expected = [datetime.strptime(time.strip(), pattern).replace(tzinfo=UTC) for time in times]
+        assert kept == [("a", "x", round(time.timestamp())) for time in expected]
+        assert rejected == [(2, "missing_time"), (5, "unparsable_time")]
+
+
+def test_a_pattern_may_have_an_offset(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"{HEADER}\na,x,24/11/2025 18:00 +0200\n")
+    assert read(tmp_path / "log.csv", replace(CSV, time_format="%d/%m/%Y %H:%M %z"))[0] == [("a", "x", START)]
+
+
+@pytest.mark.parametrize(
+    ("time_format", "why"),
+    [("days", "is none of auto, seconds"), ("%d/%q", "Unrecognized format for strftime/strptime: %q")],
+)
+def test_what_is_no_time_format_is_refused_before_anything_is_read(
+    tmp_path: Path, time_format: str, why: str
+) -> None:
+    (tmp_path / "log.csv").write_bytes(b"\0")
+    with pytest.raises(PrepareError, match=f"^--time-format {time_format}: .*{why}"):
+        read_any(ibis.duckdb.connect(), [tmp_path / "log.csv"], replace(CSV, time_format=time_format))
 
 
 # JSON lines and presets

@@ -17,11 +17,11 @@ from training.data.formats import (
     GA4,
     SEGMENT,
     SNOWPLOW,
-    SNOWPLOW_COLUMNS,
     LogFormat,
     detect_format,
     read_any,
 )
+from training.data.reading.presets import SNOWPLOW_COLUMNS
 
 # name of the format, what it is, how its files are written
 ECOMMERCE = "iglu:com.snowplowanalytics.snowplow.ecommerce"
@@ -73,6 +73,18 @@ def test_ga4_takes_the_items_that_were_viewed_in_a_visitors_session(tmp_path: Pa
     )
     kept, _, _ = read(file, replace(GA4, events=("add_to_cart",)))
     assert kept == GA4_CLICKS[:1]
+
+
+def test_ga4_makes_no_visitor_of_those_who_are_nobody(tmp_path: Path) -> None:
+    """Nor a session of a number that may have been another: joined by a dot, both would look like one."""
+    view = ga4_rows()[0]
+    session = {"key": "ga_session_id", "value": {"int_value": 1e17}}
+    odd = [dict(view, user_pseudo_id=nobody) for nobody in ("", " ", "(not set)")]
+    odd += [dict(view, event_params=[session]), dict(view, user_pseudo_id=[7])]
+    file = tmp_path / "events.json"
+    file.write_text("\n".join(map(json.dumps, [view, *odd])))
+    reasons = ["no_session"] * 3 + ["inexact_id", "malformed_id"]
+    assert read(file, GA4) == (GA4_CLICKS[:1], list(enumerate(reasons, 2)), 0)
 
 
 def test_ga4_may_be_parquet(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import pyarrow as pa
 BLOCK = 1 << 19  # bytes
 LONGEST_LINE = BLOCK  # DuckDB takes up to 2 MB, and no line of a click log is near it
 _MOST_LEFT_OUT = 1_000_000  # lines; they are kept in memory
+_MOST_OF_NOTHING = 1_000  # bytes that it takes to pack nothing, under a long name
 _SAMPLE = 200  # characters of a line that are shown
 
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
@@ -108,6 +109,17 @@ def magic(file: Path) -> bytes:
     """The first bytes of a file, which tell what it is, whatever its name says."""
     with file.open("rb") as stream:
         return stream.read(8)
+
+
+def is_empty(file: Path) -> bool:
+    """Whether a file has not a character: no byte, a mark of its encoding alone, or nothing that is packed.
+
+    Raises `PrepareError`.
+    """
+    if file.stat().st_size > _MOST_OF_NOTHING:
+        return False
+    with _opened(file, _packed(file)) as stream:
+        return stream.read(5) in (b"", codecs.BOM_UTF8, *_MARKS)
 
 
 @contextmanager
