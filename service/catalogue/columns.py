@@ -6,7 +6,7 @@ emptied, and given to the next new item.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from operator import ge, gt, le, lt
@@ -156,6 +156,10 @@ class Strings:
     def among(self, values: Sequence[str | float], where: Where) -> Mask:
         return _matches(self._cells[where], self._vocabulary.chosen(values))
 
+    def held(self, rows: Ints) -> list[tuple[int, ...]]:
+        """Which values each item has, by code; so it is for lists of strings, too."""
+        return [(code,) if code else () for code in self._cells[rows].tolist()]
+
 
 class Lists:
     """Of kind strings and numbers: as many planes as the longest list has values, NaN or 0 behind its end."""
@@ -199,6 +203,12 @@ class Lists:
         for plane in self._planes:
             found |= _matches(plane[where], chosen)
         return found
+
+    def held(self, rows: Ints) -> list[tuple[int, ...]]:
+        planes = [plane[rows].tolist() for plane in self._planes]
+        if not planes:
+            return [()] * len(rows)
+        return [tuple(code for code in codes if code) for codes in zip(*planes, strict=True)]
 
     @property
     def _padding(self) -> float:
@@ -271,6 +281,12 @@ class Columns:
         """The row of each item; 0 for those that the catalogue does not know."""
         row_of = self.row_of.get
         return [row_of(item_id, 0) for item_id in item_ids]
+
+    def held(self, attribute: str, rows: Ints) -> Sequence[Collection[int]]:
+        """Which values of an attribute of strings each row has: equal ones have the same code."""
+        column = self._columns[attribute]
+        assert isinstance(column, Strings | Lists), "a placement is checked when it is prepared"
+        return column.held(rows)
 
     def values(self, rows: Sequence[int], fields: tuple[str, ...]) -> list[Raw]:
         """For each row a JSON object of these fields, null for what is absent."""

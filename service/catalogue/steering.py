@@ -269,7 +269,7 @@ class _Walk:
         return [(pin, place_of[pin.item_id]) for pin in sorted(shown, key=lambda pin: pin.position)]
 
     def _diverse(self, weight: float, pinned: Collection[int]) -> list[int]:
-        """Take those that are relevant, and unlike what is taken; returns the rest, over their caps, in order."""
+        """Take what is relevant and unlike what is taken; returns what was over its caps, in order."""
         assert self._vectors is not None
         order = np.array(self._order, dtype=np.int64)
         vectors, groups = self._vectors[order], self._group[order]
