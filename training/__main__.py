@@ -7,7 +7,7 @@ import re
 
 import typer
 
-from training.commands import data, demo, live, models, publish, results, search
+from training.commands import data, demo, live, models, placements, publish, results, search
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (demo, data, models, publish, live, search, results):
+for commands in (demo, data, models, publish, placements, live, search, results):
     for command in commands.app.registered_commands:
         # Paragraphs, however wide the terminal is: typer breaks lines where the source does.
         told = inspect.getdoc(command.callback) or ""

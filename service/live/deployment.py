@@ -34,11 +34,14 @@ class DeploymentError(ValueError):
 
 
 class UnknownPlacement(DeploymentError):  # noqa: N818
-    """There is no placement of that name; `known` are those that there are."""
+    """There is no placement of that name, or it has a `problem`; `known` are those that there are."""
 
-    def __init__(self, name: str, known: list[str]) -> None:
-        named = f"placement {name!r}" if NAME.fullmatch(name) else "placement of that name"
-        super().__init__(f"there is no {named}; there are: {', '.join(known) or 'none'}")
+    def __init__(self, name: str, known: list[str], problem: str | None = None) -> None:
+        named = f"placement {name}" if NAME.fullmatch(name) else "placement of that name"
+        if problem is not None:
+            super().__init__(f"nothing can be answered in {named}: {problem}")
+        else:
+            super().__init__(f"there is no {named}; there are: {', '.join(known) or 'none'}")
         self.known = known
 
 
@@ -237,7 +240,7 @@ def rollback_placement(artifacts: Path, name: str, by: str, number: int | None =
     """
 
     def change(old: Deployment) -> Deployment:
-        history = _history(old, name)
+        history = history_of(old, name)
         wanted = history[-1].number - 1 if number is None else number
         for version in history[:-1]:
             if version.number == wanted:
@@ -252,14 +255,15 @@ def delete_placement(artifacts: Path, name: str) -> Deployment:
     """Forget a placement, and what it was. Raises `DeploymentError` when there is none."""
 
     def change(old: Deployment) -> Deployment:
-        _history(old, name)
+        history_of(old, name)
         others = {other: history for other, history in old.placements.items() if other != name}
         return old.model_copy(update={"placements": others})
 
     return update_deployment(artifacts, change)
 
 
-def _history(deployment: Deployment, name: str) -> History:
+def history_of(deployment: Deployment, name: str) -> History:
+    """The versions of a placement that are kept. Raises `UnknownPlacement`."""
     history = deployment.placements.get(name)
     if history is None:
         raise UnknownPlacement(name, sorted(deployment.placements))

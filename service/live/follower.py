@@ -24,15 +24,21 @@ from typing import TypeVar
 
 import structlog
 
+from service.catalogue.attributes import KNOWN, Kind
+from service.catalogue.placements import Placement, prepare, prepare_all
 from service.live.deployment import (
     FILE,
     Deployment,
     DeploymentError,
     bundle_path,
     change_hidden,
+    delete_placement,
+    placements_of,
     publish,
     read_deployment,
     rollback,
+    rollback_placement,
+    set_placement,
 )
 from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
@@ -59,8 +65,10 @@ class DeploymentFollower:
         poll_seconds: float,
         load_timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
         load: Load | None = None,
+        kinds: Mapping[str, Kind] = KNOWN,
     ) -> None:
         self.current = Snapshot()
+        self._kinds = kinds
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
@@ -79,7 +87,12 @@ class DeploymentFollower:
     @property
     def error(self) -> str | None:
         """Why what is served is not what was asked for."""
-        return self._unreadable or next(iter(self.refused.values()), None)
+        unprepared = (
+            f"placement {each.name}: {each.problem}"
+            for each in self.current.placements.values()
+            if each.problem is not None
+        )
+        return self._unreadable or next(iter(self.refused.values()), None) or next(unprepared, None)
 
     async def follow(self) -> None:
         """Look at deployment.json for ever; never waits for a bundle, so hidden items are never late."""
@@ -139,6 +152,19 @@ class DeploymentFollower:
     async def change_hidden(self, hide: Iterable[str] = (), unhide: Iterable[str] = ()) -> None:
         """Never answer some items again, and let others be, in any worker. Raises `DeploymentError`."""
         await self._change(change_hidden, hide, unhide)
+
+    async def set_placement(self, name: str, placement: Placement, by: str) -> None:
+        """Let a placement be so in every worker. Raises `PlacementError`, `DeploymentError`."""
+        prepare(name, placement, self._kinds)
+        await self._change(set_placement, name, placement, by)
+
+    async def rollback_placement(self, name: str, by: str, number: int | None = None) -> None:
+        """Let a placement be what it was before. Raises `DeploymentError`."""
+        await self._change(rollback_placement, name, by, number)
+
+    async def delete_placement(self, name: str) -> None:
+        """Forget a placement in every worker. Raises `DeploymentError`."""
+        await self._change(delete_placement, name)
 
     async def _change(self, write: Callable[..., Deployment], *arguments: object) -> None:
         # In a thread: it may have to wait for another publisher's lock.
@@ -203,7 +229,7 @@ class DeploymentFollower:
         old = self.current.bundles
         before = old["champion"].version if "champion" in old else None
         # One assignment: an answer is made from the old one or from the new one, never from a mixture.
-        self.current = await self._apart(snapshot_of, deployment, self._bundles, before)
+        self.current = await self._apart(snapshot_of, deployment, self._bundles, before, self._kinds)
         new = self.current.bundles
         kept = {served.version for served in new.values()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in kept}
@@ -227,7 +253,12 @@ class DeploymentFollower:
         log.error("deployment refused", error=self._unreadable, serving=self._serving())
 
 
-def snapshot_of(deployment: Deployment, bundles: Mapping[str, Bundle], before: str | None) -> Snapshot:
+def snapshot_of(
+    deployment: Deployment,
+    bundles: Mapping[str, Bundle],
+    before: str | None,
+    kinds: Mapping[str, Kind] = KNOWN,
+) -> Snapshot:
     """What answers by a deployment, as far as it is loaded: until its champion is, the one `before`."""
     hidden = frozenset(deployment.hidden)
 
@@ -236,7 +267,14 @@ def snapshot_of(deployment: Deployment, bundles: Mapping[str, Bundle], before: s
         return ServedBundle.of(bundle, hidden) if bundle is not None else None
 
     champion = serve(deployment.champion) or serve(before)
-    return Snapshot(deployment, hidden, champion, serve(deployment.challenger), serve(deployment.shadow))
+    return Snapshot(
+        deployment,
+        hidden,
+        champion,
+        serve(deployment.challenger),
+        serve(deployment.shadow),
+        prepare_all(placements_of(deployment), kinds),
+    )
 
 
 @contextmanager

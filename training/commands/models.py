@@ -315,6 +315,8 @@ def reported(json_: bool) -> Iterator[Console]:
 
     2 for wrong input, 1 for a check that refused, or for what may go better another time.
     """
+    from service.catalogue.attributes import CatalogueFileError
+    from service.catalogue.placements import PlacementError
     from service.live.deployment import DeploymentError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
@@ -337,12 +339,14 @@ def reported(json_: bool) -> Iterator[Console]:
         yield console
     except (
         BundleError,
+        CatalogueFileError,
         CheckpointError,
         ClicksError,
         ConfigError,
         DatasetError,
         DeploymentError,
         HyperError,
+        PlacementError,
         ResultError,
         RunError,
         SettingsError,
