@@ -25,14 +25,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from service.catalogue.places import located
 from service.process.settings import Settings
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH
+from service.state.items import MAX_ITEM_BYTES, encoded, present
+from service.state.items import Patch as Patch
+from service.state.items import Value as Value
+from service.state.items import Values as Values
 
 Kind = Literal["text", "string", "strings", "number", "numbers", "bool", "time"]
-Value = str | float | bool | list[str] | list[float]
-Values = Mapping[str, Value]  # only what is present
-Patch = Mapping[str, Value | None]  # None: it shall be there no more
-
 FILE = Path("catalogue.toml")
-MAX_ITEM_BYTES = 16384  # as JSON
 MAX_TEXT_LENGTH = 4096
 MAX_STRING_LENGTH = 256
 MAX_LIST_LENGTH = 32
@@ -75,8 +74,6 @@ _TYPES: Mapping[Kind, Any] = {
     "time": _Epoch
     | Annotated[datetime, Meta(tz=True, description="ISO 8601 with a zone, or seconds since 1970")],
 }
-
-_encode = msgspec.json.Encoder().encode
 
 
 class CatalogueFileError(ValueError):
@@ -169,11 +166,7 @@ class Schema:
         return self._changed(changes, place, None)
 
     def _present(self, item: Struct, place: str, item_id: str | None) -> Values:
-        values: dict[str, Value] = {}
-        for name, value in self._changed(item, place, item_id).items():
-            if value is not None:
-                values[name] = value
-        return values
+        return present(self._changed(item, place, item_id))
 
     def _changed(self, item: Struct, place: str, item_id: str | None) -> Patch:
         """What is set, with None for what is as good as absent, so that all that is stored survives a CSV."""
@@ -191,15 +184,10 @@ class Schema:
             elif isinstance(value, list):
                 value = _checked_list(value, f"{place}.{name}", item_id)
             changes[name] = None if value == "" else value
-        size = len(_encode(changes))
+        size = len(encoded(changes))
         if size > MAX_ITEM_BYTES:
             raise InvalidItem(place, f"is {size} bytes of JSON: at most {MAX_ITEM_BYTES}", item_id)
         return changes
-
-
-def document(values: Values) -> bytes:
-    """The JSON that an item is stored as."""
-    return _encode(values)
 
 
 def _checked_list(values: list[Any], place: str, item_id: str | None) -> list[Any] | None:

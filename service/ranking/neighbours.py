@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from service.process.metrics import SEARCH_SECONDS
 from service.ranking.ranker import Ranked, newest
-from service.ranking.retriever import Items
+from service.ranking.retriever import Items, Mask
 
 Ints = npt.NDArray[np.int64]
 FIRST = np.zeros(1, dtype=np.int64)
@@ -49,7 +49,7 @@ class Neighbours(ABC):
     """A ranker made of arrays: each field of a subclass is one, and a file `<field>.npy` of its bundle."""
 
     dtypes: ClassVar[dict[str, type[np.generic]]]  # of every field
-    _visible: npt.NDArray[np.bool_] | None = None  # (n + 1,); None: all are
+    _visible: Mask | None = None  # None: all are
 
     @property
     @abstractmethod
@@ -126,12 +126,10 @@ class Neighbours(ABC):
         """See `Ranker`: what a session of that item alone leads to."""
         return self.rank([[item]], [k], [(item,)])[0]
 
-    def without(self, hidden: Collection[int]) -> Self:
+    def only(self, visible: Mask) -> Self:
         """See `Ranker`."""
         other = copy.copy(self)
-        visible = np.ones(self.n_items + 1, dtype=bool)
-        visible[np.fromiter(hidden, dtype=np.int64, count=len(hidden))] = False
-        object.__setattr__(other, "_visible", visible if hidden else None)
+        object.__setattr__(other, "_visible", visible)
         return other
 
     def visible(self) -> Items:

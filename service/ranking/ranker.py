@@ -10,7 +10,7 @@ import numpy as np
 
 from service.process.metrics import ENCODE_SECONDS, SEARCH_SECONDS
 from service.ranking.encoder import Encoder
-from service.ranking.retriever import Items, Retriever, Scores
+from service.ranking.retriever import Items, Mask, Retriever, Scores
 
 Ranked = tuple[Scores, Items]
 
@@ -18,7 +18,7 @@ Ranked = tuple[Scores, Items]
 class Ranker(Protocol):
     """Sessions of item indices (1..n, oldest click first) in, each one's best items out; never PAD.
 
-    Only the newest `max_length` clicks of a session are read. Hidden items are never answered.
+    Only the newest `max_length` clicks of a session are read.
     """
 
     @property
@@ -44,8 +44,8 @@ class Ranker(Protocol):
         """The k items nearest to one, itself left out."""
         ...
 
-    def without(self, hidden: Collection[int]) -> Self:
-        """The same ranker, but it never answers `hidden`."""
+    def only(self, visible: Mask) -> Self:
+        """The same ranker, but it answers no others than these; whatever it was restricted to before."""
         ...
 
     def visible(self) -> Items:
@@ -86,9 +86,9 @@ class NearestItems:
         """See `Ranker`: by the cosine of their vectors."""
         return self.retriever.search_similar(item, k)
 
-    def without(self, hidden: Collection[int]) -> NearestItems:
+    def only(self, visible: Mask) -> NearestItems:
         """See `Ranker`."""
-        return replace(self, retriever=self.retriever.without(hidden))
+        return replace(self, retriever=self.retriever.only(visible))
 
     def visible(self) -> Items:
         """See `Ranker`."""

@@ -26,6 +26,9 @@ OVER_FETCH_STEP = 8  # depths are rounded up to it, so that queries of a batch s
 UNIT_TOLERANCE = 1e-2  # of lengths: enough for any rounding
 PROVEN_AT_ONCE = 16_384
 MIN_WALK_ALLOWED = 0.5  # share of items; below it, an approximate search is left for an exact one
+FEW = 2048  # visible items, or one in FEW_SHARE: only these are looked at, one after the other
+FEW_SHARE = 50
+FEW_DECODED = 1024  # where a search decodes vectors, theirs are kept: at 128 dimensions half a megabyte
 
 Kind = Literal["flat", "hnsw", "ivf-sq", "ivf-pq"]
 Codes = Literal["fp16", "sq8"]  # of ivf-sq: two bytes for each dimension, or one
@@ -33,6 +36,7 @@ Codes = Literal["fp16", "sq8"]  # of ivf-sq: two bytes for each dimension, or on
 Scores = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]  # (n + 1,), by item index; PAD's is not looked at
 
 CLASSES: dict[Kind, type[faiss.Index]] = {
     "flat": faiss.IndexFlat,
@@ -46,8 +50,8 @@ class Retriever:
     """A FAISS index over L2-normalised item vectors, answering in item indices (1..n, never PAD).
 
     `dim` is that of the vectors: an index of codes pads them with zeros. `breadth` is how much of an
-    approximate index one search looks at: HNSW's efSearch, or the lists that IVF reads. `hidden` items are
-    never answered; their vectors stay in the index.
+    approximate index one search looks at: HNSW's efSearch, or the lists that IVF reads. Only `visible` items
+    are answered, though the index holds them all; where these are few, they alone are looked at.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Retriever:
         index: faiss.Index,
         dim: int | None = None,
         breadth: int | None = None,
-        hidden: Collection[int] = frozenset(),
+        visible: Mask | None = None,
         *,
         exact: bool = False,
     ) -> None:
@@ -66,15 +70,17 @@ class Retriever:
         self._width = int(index.d)
         self.dim = dim if self._ivf and dim and padded(dim) == self._width else self._width
         self._breadth = breadth or (IVF_PROBES if self._ivf else HNSW_EF_SEARCH)
-        self._hidden = hidden
-        self._visible = np.ones(self.n_items, dtype=bool)
-        self._visible[_rows(hidden)] = False
+        self._all_visible = visible is None
+        self._visible = np.ones(self.n_items, dtype=bool) if visible is None else visible[1:]
         self._n_visible = int(self._visible.sum())
         self._exact = exact
+        is_approximate = (self._hnsw or self._ivf) and not exact
+        self._few = visible is not None and self._n_visible <= self._most_to_look_at(exact=not is_approximate)
+        self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for
         # What `search` asks, and how: a walk that may keep few of the nodes it meets loses recall.
-        exact = exact or self._n_visible < MIN_WALK_ALLOWED * self.n_items
+        exact = exact or self._few or self._n_visible < MIN_WALK_ALLOWED * self.n_items
         self._searched = self._storage() if exact else index
-        selector = _selector(self._visible) if hidden else None
+        selector = None if visible is None else self._selector(self._visible)
         self._parameters = self._search_parameters(selector, exact=exact)
 
     @classmethod
@@ -116,11 +122,11 @@ class Retriever:
 
     def searching(self, breadth: int) -> Retriever:
         """A retriever over the same index that looks at more of it, or less."""
-        return Retriever(self._index, self.dim, breadth, self._hidden)
+        return Retriever(self._index, self.dim, breadth, self._mask())
 
-    def without(self, hidden: Collection[int]) -> Retriever:
-        """A retriever over the same index that never answers `hidden`."""
-        return Retriever(self._index, self.dim, self._breadth, hidden, exact=self._exact)
+    def only(self, visible: Mask) -> Retriever:
+        """A retriever over the same index that answers no others."""
+        return Retriever(self._index, self.dim, self._breadth, visible, exact=self._exact)
 
     @property
     def holds_vectors(self) -> bool:
@@ -146,6 +152,8 @@ class Retriever:
 
         An approximate index may find fewer; the rest of its row is then item 0 (PAD).
         """
+        if self._few and self._ivf:
+            return self._search_decoded(vectors, min(k, self._n_visible), self._decode())
         return self._search(self._searched, vectors, min(k, self._n_visible), self._parameters)
 
     def search_each(
@@ -231,7 +239,7 @@ class Retriever:
 
     def exact(self) -> Retriever:
         """The vectors as they are stored, behind exact search: the yardstick of an approximate index."""
-        return Retriever(self._index, self.dim, self._breadth, self._hidden, exact=True)
+        return Retriever(self._index, self.dim, self._breadth, self._mask(), exact=True)
 
     def _best(
         self, query: Scores, scores: Scores, items: Items, k: int, excluded: Collection[int]
@@ -248,12 +256,39 @@ class Retriever:
         return (scores, items) if complete else self._search_exact(query, k, excluded)
 
     def _search_exact(self, query: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
-        allowed = self._visible.copy()
-        allowed[_rows(excluded)] = False
-        parameters = self._search_parameters(_selector(allowed), exact=True)
-        scores, items = self._search(self._storage(), query[None, :], min(k, int(allowed.sum())), parameters)
+        rows = _rows(excluded)
+        if self._few and self._ivf:
+            items, vectors = self._decode()
+            keep = ~np.isin(items, rows + 1)
+            decoded = items[keep], vectors[keep]
+            scores, items = self._search_decoded(query[None, :], min(k, len(decoded[0])), decoded)
+        else:
+            allowed = self._visible.copy()
+            allowed[rows] = False
+            parameters = self._search_parameters(self._selector(allowed), exact=True)
+            storage, k = self._storage(), min(k, int(allowed.sum()))
+            scores, items = self._search(storage, query[None, :], k, parameters)
         found = items[0] > 0  # all, unless the query is no number
         return scores[0][found], items[0][found]
+
+    def _search_decoded(
+        self, vectors: Vectors, k: int, decoded: tuple[Items, Vectors]
+    ) -> tuple[Scores, Items]:
+        items, decoded_vectors = decoded
+        scores = vectors @ decoded_vectors.T  # (B, n)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, 1), items[best]
+
+    def _decode(self) -> tuple[Items, Vectors]:
+        """The few items that are visible, and their vectors."""
+        if self._decoded is None:
+            rows = np.flatnonzero(self._visible)
+            if self._index.direct_map.type == faiss.DirectMap.NoMap:
+                # 8 bytes an item; all that share the index share it, and it is made in one pass over the ids.
+                self._index.make_direct_map()
+            vectors = self._index.reconstruct_batch(rows)[:, : self.dim]
+            self._decoded = rows + 1, np.ascontiguousarray(vectors)
+        return self._decoded
 
     def _search(
         self, index: faiss.Index, vectors: Vectors, k: int, parameters: faiss.SearchParameters | None
@@ -278,6 +313,21 @@ class Retriever:
         if self._hnsw and not exact:
             return faiss.SearchParametersHNSW(sel=selector, efSearch=breadth)
         return faiss.SearchParameters(sel=selector) if selector is not None else None
+
+    def _most_to_look_at(self, *, exact: bool) -> int:
+        """So few items are looked at one after the other: about what a search looks at anyway, at most."""
+        if self._ivf:
+            return 0 if exact else FEW_DECODED
+        return max(FEW, self.n_items // FEW_SHARE)
+
+    def _selector(self, allowed: npt.NDArray[np.bool_]) -> faiss.IDSelector:
+        """By one of them, an exact search asks of every item; by the other, only these are looked at."""
+        if self._few and not self._ivf:
+            return faiss.IDSelectorArray(np.flatnonzero(allowed))
+        return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+    def _mask(self) -> Mask | None:
+        return None if self._all_visible else np.append(False, self._visible)
 
     def _storage(self) -> faiss.Index:
         """What is searched exactly."""
@@ -337,5 +387,8 @@ def _rows(items: Collection[int]) -> Items:
     return np.fromiter(items, dtype=np.int64, count=len(items)) - 1
 
 
-def _selector(allowed: npt.NDArray[np.bool_]) -> faiss.IDSelector:
-    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+def all_but(n_items: int, hidden: Collection[int]) -> Mask:
+    """The mask of all items but some."""
+    visible = np.ones(n_items + 1, dtype=bool)
+    visible[_rows(hidden) + 1] = False
+    return visible

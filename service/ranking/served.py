@@ -1,4 +1,4 @@
-"""A bundle as it is served: without what is hidden, and answering in external item ids."""
+"""A bundle as it is served: only what may be answered, and that in external item ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from service.ranking.bundle import Bundle
 from service.ranking.ranker import Ranker
-from service.ranking.retriever import Items, Scores
+from service.ranking.retriever import Items, Mask, Scores, all_but
+
+LOOKED_AT = 8  # times as many items as are wanted
 
 Scored = tuple[str, float]  # an external item id and its score
 
@@ -25,18 +27,28 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ServedBundle:
-    """A loaded bundle; hidden items are left out once per deployment, not per request."""
+    """A loaded bundle that answers some of its items: which, is said once, and not by each request."""
 
     bundle: Bundle
     ranker: Ranker
-    visible: Items  # item indices that are not hidden, most popular first
+    mask: Mask | None = None  # the items that may be answered; None: all are
 
     @classmethod
     def of(cls, bundle: Bundle, hidden: frozenset[str] = frozenset()) -> ServedBundle:
         """`bundle` without `hidden`, external item ids that it need not know."""
         items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
-        ranker = bundle.ranker.without(items)
-        return cls(bundle, ranker, ranker.visible())
+        whole = cls(bundle, bundle.ranker)
+        return whole.only(all_but(len(bundle.items) - 1, items)) if items else whole
+
+    def only(self, allowed: Mask) -> ServedBundle:
+        """The same, but it answers only those of its items that are `allowed`, too."""
+        mask = allowed if self.mask is None else allowed & self.mask
+        return ServedBundle(self.bundle, self.bundle.ranker.only(mask), mask)
+
+    @property
+    def visible(self) -> Items:
+        """Item indices that may be answered, most popular first."""
+        return self.ranker.visible()
 
     @property
     def version(self) -> str:
@@ -58,11 +70,22 @@ class ServedBundle:
 
     def popular(self, k: int, excluded: Collection[str]) -> list[Scored]:
         """What was clicked most in training; it has no scores."""
-        # Of the first k + m, at most m are excluded.
-        candidates = (self.bundle.items[item] for item in self.visible[: k + len(excluded)].tolist())
+        wanted = k + len(excluded)  # of so many, at least k are not excluded
+        if self.mask is None:
+            candidates: Sequence[str] = self.bundle.items[1 : 1 + wanted]
+        else:
+            candidates = [self.bundle.items[item] for item in first(wanted, self.mask)]
         return [(item_id, 0.0) for item_id in candidates if item_id not in excluded][:k]
 
     def _scored(self, scores: Scores, items: Items) -> list[Scored]:
         item_ids = self.bundle.items
         rounded = scores.astype(np.float64).round(6).tolist()  # in float32, six digits would not stay six
         return [(item_ids[item], score) for score, item in zip(rounded, items.tolist(), strict=True)]
+
+
+def first(n: int, mask: Mask) -> list[int]:
+    """The first n items of a mask, or as many as it has; mostly without looking at all of it."""
+    found = np.flatnonzero(mask[1 : 1 + LOOKED_AT * n])
+    if len(found) < n:
+        found = np.flatnonzero(mask[1:])
+    return [item + 1 for item in found[:n].tolist()]

@@ -18,6 +18,12 @@ quality:{17}:<version> hash of how a version's answers did: judged, hits, recipr
                        @<placement> of how those did that were shown in a placement
 cold:{17}              sorted set of clicked items that no bundle knows, by their last click
 co:{17}:<item>         sorted set of what sessions clicked beside such an item
+items:{items}          hash of the catalogue: item id -> its JSON document
+items_ids:{items}      sorted set of the ids of all items, by their bytes
+items_changed:{items}  sorted set of items by the number of their newest change, deleted ones among them
+items_gone:{items}     sorted set of deleted items by the same number, the newest of them
+items_numbers:{items}  hash: last, the newest number; forgotten, that of the newest deletion no longer kept
+items_batches:{items}  sorted set of random tokens of the newest batches of changes, by their last number
 shards                 how many shards there are; set once
 rate:{rate}:<bucket>   '<when a bucket of tokens is full again> <when that was written>', in microseconds: of
                        'address:<address>', of 'key:<caller>', of wrong keys 'wrong:<caller>:<address>'; and
@@ -84,6 +90,10 @@ class Keys:
     def trending(self, shard: int) -> list[str]:
         """The counts, and what they refer to."""
         return [f"{self._prefix}trending:{{{shard}}}", f"{self._prefix}trending_t0:{{{shard}}}"]
+
+    def items(self, part: str = "") -> str:
+        """The catalogue lies in one slot: a batch of its items is one step."""
+        return f"{self._prefix}items{part}:{{items}}"
 
     def rate(self, bucket: str) -> str:
         """All of these lie in one slot: a request may take from several at once."""

@@ -95,15 +95,20 @@ class RedisLink:
         scripts: Sequence[Script],
         *,
         tail: Tail | None = None,
+        warns: bool = True,
         clock: Clock | None = None,
     ) -> None:
-        """`clock`: the running event loop's, if not given; `tail`: compared with every Redis that is met."""
+        """`clock`: the running event loop's, if not given; `tail`: compared with every Redis that is met.
+
+        `warns`: of a Redis that is not as safe as it could be; one link of a process is enough for that.
+        """
         self.shards = settings.shards
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
         self._keys = Keys(settings.redis_prefix)
         self._scripts = scripts
         self._tail = tail
+        self._warns = warns
         self._url = redis_url.parse(url)
         self._shown_url = self._url.shown
         self._finder: PrimaryFinder | None = None
@@ -134,10 +139,17 @@ class RedisLink:
             self._connection.close()
         self._wake()
 
-    async def run(self, commands: Callable[[], list[Command]], *, kept: bool = False) -> list[Reply]:
+    async def run(
+        self,
+        commands: Callable[[], list[Command]],
+        *,
+        kept: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> list[Reply]:
         """Send commands, made once the number of shards is known, and return one reply each.
 
-        `kept`: only once Redis has written to its append-only file what it acknowledged.
+        `kept`: only once Redis has written to its append-only file what it acknowledged. `timeout_seconds`:
+        in place of the setting's.
 
         Raises `StoreUnavailable`; what Redis refuses is a reply: see `value`.
         """
@@ -145,7 +157,8 @@ class RedisLink:
         if patience is not None and patience.spent_on is not None:
             raise StoreUnavailable(str(patience.spent_on), patience.spent_on.reason)
         clock = self._clock or asyncio.get_running_loop()
-        deadline = clock.time() + self.timeout_seconds
+        seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        deadline = clock.time() + seconds
         try:
             connection = self._connection
             if connection is None or not connection.is_open:
@@ -167,7 +180,7 @@ class RedisLink:
                 value(replies.pop())
             return replies
         except TimeoutError:
-            message = f"no answer from {self._shown_url} within {self.timeout_seconds} s"
+            message = f"no answer from {self._shown_url} within {seconds} s"
             raise _in_vain(StoreUnavailable(message)) from None
         except (ReplyError, OSError) as error:
             raise self._unavailable(error) from error
@@ -351,6 +364,8 @@ class RedisLink:
         return StoreUnavailable(f"{self._shown_url}: {told}", reason)
 
     def _warn_of_loss(self, policy: Reply, fsync: Reply, appendonly: Reply) -> None:
+        if not self._warns:
+            return
         if any(isinstance(reply, ReplyError) or not reply for reply in (policy, fsync, appendonly)):
             # Many a hosted Redis refuses CONFIG, or answers nothing.
             self._tell(log.warning, "Redis hides its configuration: how safe its data is was not checked")

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from service.live.deployment import publish
 from service.process.settings import Settings
+from service.state.items import ITEM_SCRIPTS, ItemStore, Mark
 from service.state.link import StoreUnavailable
 from service.state.store import SCRIPTS, Click, SessionStore
 from tests.faults.redis_servers import HOST, Server, running_redis
@@ -96,13 +97,20 @@ async def test_service_and_collect_work_with_it(
                 redis_prefix=PREFIX,
                 click_log_max_age_seconds=1e-9,
                 redis_timeout_seconds=DEADLINE_SECONDS,
+                shards=1,
             )
+            items = ItemStore(settings, url, max_tombstones=1)
+            await items.put([("i1", {"price": 1.0}), ("i2", {}), ("i3", {})])
+            assert await items.patch("i1", {"price": None}) == {}
+            assert await items.delete(["i2", "i3"]) == [True, True]
+            assert (await items.page("", 5), (await items.changes(Mark())).more) == ([("i1", {})], False)
+            await items.close()
             collected = await asyncio.to_thread(Collector(settings, boss).collect)
             assert (collected.totals.clicks, collected.totals.erased_clicks) == (6, 5)
             assert (await service.store.click_log()).entries == 0
-    assert [entry["event"] for entry in logs if entry["log_level"] in ("warning", "error")] == [
+    assert {entry["event"] for entry in logs if entry["log_level"] in ("warning", "error")} == {
         "Redis hides its configuration: how safe its data is was not checked"
-    ]
+    }
     assert {entry["object"] for entry in boss.acl_log()} <= {
         "config",
         "config|get",
@@ -111,7 +119,9 @@ async def test_service_and_collect_work_with_it(
     }
 
     in_scripts = {
-        name.lower() for each in SCRIPTS for name in re.findall(r"redis\.call\('(\w+)'", each.source)
+        name.lower()
+        for each in (*SCRIPTS, *ITEM_SCRIPTS)
+        for name in re.findall(r"redis\.call\('(\w+)'", each.source)
     }
     assert in_scripts <= granted()
     assert granted() <= called(boss), "and no more than is needed"

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from service.catalogue.attributes import (
-    MAX_ITEM_BYTES,
     CatalogueFileError,
     InvalidItem,
     Schema,
 )
 from service.process.settings import Settings
+from service.state.items import MAX_ITEM_BYTES
 
 SCHEMA = Schema({"colour": "string", "sizes": "numbers", "class": "text", "sold_at": "time"})
 

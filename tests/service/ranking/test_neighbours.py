@@ -38,6 +38,7 @@ from service.ranking.neighbours import (
     SessionNeighbours,
     distinct_clicks,
 )
+from service.ranking.retriever import all_but
 from service.recommender import Options
 from service.state.store import Click, SessionStore
 from tests.service.bundles import edit_manifest
@@ -186,8 +187,10 @@ def test_item_neighbours_are_those_of_the_newest_click() -> None:
     assert [i.tolist() for _, i in found] == [[9, 2], [1], [9, 7]]
     assert found[0][0].tolist() == pytest.approx([0.9, 0.5])
     assert ranker.similar(4, 5)[1].tolist() == [9, 2, 7]
-    assert ranker.without([9]).rank([[4]], [2], [()])[0][1].tolist() == [2, 7]
-    assert ranker.without([9]).visible().tolist() == [i for i in range(1, N_ITEMS + 1) if i != 9]
+    assert ranker.only(all_but(N_ITEMS, [9])).rank([[4]], [2], [()])[0][1].tolist() == [2, 7]
+    assert ranker.only(all_but(N_ITEMS, [9])).visible().tolist() == [
+        i for i in range(1, N_ITEMS + 1) if i != 9
+    ]
 
 
 def write(artifacts: Path, neighbours: Neighbours, model: str, version: str = "v1") -> Path:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.ranking.retriever import OVER_FETCH, Codes, Items, Kind, Retriever, Scores, Vectors
+from service.ranking.retriever import OVER_FETCH, Codes, Items, Kind, Retriever, Scores, Vectors, all_but
 from tests.service.bundles import normalised
 from tests.waiting import DEADLINE_SECONDS
 
@@ -82,7 +82,8 @@ def test_the_k_best_of_the_rest(index: Index, data: st.DataObject) -> None:
     items = st.sets(st.integers(1, n))
     hidden, excluded = data.draw(items), data.draw(items)
     query, k = random_vectors(1, seed=99)[0], data.draw(st.integers(1, 60))
-    retriever = index.build(random_vectors(n, seed=data.draw(st.integers(0, 5)))).without(hidden)
+    built = index.build(random_vectors(n, seed=data.draw(st.integers(0, 5))))
+    retriever = built.only(all_but(n, hidden))
     answer = retriever.search_excluding(query, k, excluded)
     check(retriever.vectors(), query, k, hidden | excluded, answer)
 
@@ -99,7 +100,7 @@ def test_never_fewer_than_there_are(index: Index) -> None:
         k=st.integers(1, SOME + 10),
     )
     def every_answer_is_full(hidden: set[int], excluded: set[int], k: int) -> None:
-        answer = built.without(hidden).search_excluding(query, k, excluded)
+        answer = built.only(all_but(SOME, hidden)).search_excluding(query, k, excluded)
         check_valid(vectors, query, k, hidden | excluded, answer)
 
     every_answer_is_full()
@@ -122,7 +123,8 @@ def test_the_nearest_are_excluded(index: Index, n_excluded: int) -> None:
 def test_the_best_are_found_however_much_is_hidden(index: Index, share: float) -> None:
     built = index.build(random_vectors(3000, seed=3, dim=16)).searching(64)
     hidden = set((np.flatnonzero(np.random.default_rng(4).random(3000) < share) + 1).tolist())
-    retriever, exact = built.without(hidden), built.exact().without(hidden)
+    visible = all_but(3000, hidden)
+    retriever, exact = built.only(visible), built.exact().only(visible)
     queries = random_vectors(50, seed=5, dim=16)
     found, right = retriever.search(queries, 20)[1], exact.search(queries, 20)[1]
     recall = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found.tolist(), right.tolist(), strict=True)])
@@ -143,7 +145,7 @@ def test_each_query_of_a_batch_has_its_own_answer(index: Index) -> None:
 
 @each_index
 def test_similar_items_are_others(index: Index) -> None:
-    retriever = index.build(random_vectors(SOME, seed=8)).without({4})
+    retriever = index.build(random_vectors(SOME, seed=8)).only(all_but(SOME, {4}))
     vectors = retriever.vectors()
     check(vectors, vectors[2], 10, {3, 4}, retriever.search_similar(3, 10))
 
@@ -180,7 +182,7 @@ def test_a_broader_search_finds_more() -> None:
     found = [np.isin(right, built.searching(breadth).search(queries, 20)[1]).mean() for breadth in (1, 8, 64)]
     assert found == sorted(found)
     assert found[0] < 0.9 < found[2]
-    assert built.searching(8).without({1}).breadth == 8
+    assert built.searching(8).only(all_but(built.n_items, {1})).breadth == 8
 
 
 WORKER = """
@@ -221,3 +223,19 @@ def test_another_kind_of_index_is_refused(tmp_path: Path) -> None:
     faiss.write_index(faiss.IndexLSH(16, 16), str(tmp_path / "index"))
     with pytest.raises(ValueError, match="IndexLSH is not an index of kind ivf-sq"):
         Retriever.load(tmp_path / "index", "ivf-sq", 16)
+
+
+@each_index
+def test_the_few_that_are_visible_are_all_looked_at(index: Index) -> None:
+    """However few an approximate search would look at, and whether or not some of them are excluded."""
+    built = index.build(random_vectors(3000, seed=9)).searching(1)
+    vectors, queries = built.vectors(), random_vectors(3, seed=10)
+    shown = set(range(5, 3000, 100))
+    few = built.only(all_but(3000, set(range(1, 3001)) - shown))
+    for excluded in ((), {5, 105, 7}, set(range(1, 2000))):
+        answers = few.search_each(queries, [20] * 3, [excluded] * 3)
+        for query, answer in zip(queries, answers, strict=True):
+            check(vectors, query, 20, set(range(1, 3001)) - shown | set(excluded), answer)
+    assert few.visible().tolist() == sorted(shown)
+    # What it was restricted to before is forgotten.
+    check(vectors, queries[0], 3000, (), few.only(all_but(3000, ())).search_excluding(queries[0], 3000, ()))
