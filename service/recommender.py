@@ -14,15 +14,21 @@ answered only when enough live sessions clicked it, and only where `unknown_item
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
+import numpy as np
+
+from service.catalogue.filters import Filters
+from service.catalogue.placements import Placement, Prepared, StageName
+from service.catalogue.rules import Rule, Session, every
+from service.catalogue.steering import POOL, POOL_PER_K, Found, Pool, Steered, steer
 from service.live.follower import DeploymentFollower
 from service.live.quality import TOP, QualityMonitor
 from service.live.snapshot import Snapshot
 from service.live.trending import Trending
-from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
+from service.process.metrics import CLICKS, PLACEMENT_RECOMMENDATIONS, RECOMMENDATIONS, REDIS_ERRORS
 from service.process.settings import Settings
 from service.ranking.batcher import Batcher
 from service.ranking.served import Query, Scored, ServedBundle
@@ -33,9 +39,11 @@ DEFAULT_K = 20
 MAX_K = 100
 ID_SEPARATOR = "~"  # between a recommendation's version and its own id; no version holds one
 
-Stage = Literal["neighbours", "model", "trending", "popular"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+PLAIN = Placement()
 
 counter_of = cache(RECOMMENDATIONS.labels)
+placed_counter_of = cache(PLACEMENT_RECOMMENDATIONS.labels)
 
 
 class UnknownModel(LookupError):  # noqa: N818
@@ -61,6 +69,7 @@ class Options(NamedTuple):
     exclude: Sequence[str] = ()
     exclude_seen: bool | None = None  # None: as deployed
     model: str | None = None  # a version; None: the live one
+    placement: Prepared | None = None  # what it says holds where nothing is said here
 
 
 class Recommendation(NamedTuple):
@@ -68,12 +77,24 @@ class Recommendation(NamedTuple):
 
     recommendation_id: str
     version: str | None
-    stage: Stage
+    stage: StageName
     reason: str
     degraded: bool  # Redis did not answer: made without the session
     ignored: list[str]  # the session's items that the bundle does not know
     encoded: list[str]  # the items that the model saw, oldest first
     items: list[Scored]
+    parts: list[tuple[StageName, int]]  # which stage gave how many of them, unless they are steered
+    steered: list[Steered] | None = None  # by a placement: the items again, and what moved them
+    placement: str | None = None
+
+    @property
+    def told(self) -> list[Steered]:
+        """Each item with its stage, its score there, and what moved it."""
+        if self.steered is not None:
+            return self.steered
+        stages = [stage for stage, count in self.parts for _ in range(count)]
+        # Whoever watches the session's quality finds more items than are answered.
+        return [Steered(*item, stage, ()) for item, stage in zip(self.items, stages, strict=False)]
 
 
 class Visit(NamedTuple):
@@ -85,6 +106,18 @@ class Visit(NamedTuple):
     degraded: bool = False
 
 
+class _Pooled(NamedTuple):
+    """What the stages found for a placement to choose from, and what it may bring in besides."""
+
+    found: Sequence[Found]
+    visit: Visit
+    served: ServedBundle | None  # before any rule
+    known: Sequence[str]  # the session's items that the model sees
+    rule: Rule | None
+    excluded: Collection[str]
+    allows: Callable[[str], bool]  # by the rule, and by what is hidden
+
+
 class Recommender:
     """Answers from the session store, the live bundles and what is trending."""
 
@@ -94,12 +127,14 @@ class Recommender:
         follower: DeploymentFollower,
         trending: Trending,
         quality: QualityMonitor,
+        filters: Filters,
         settings: Settings,
     ) -> None:
         self._store = store
         self._follower = follower
         self._trending = trending
         self._quality = quality
+        self._filters = filters
         self._batcher = Batcher()
         self._encoder_click_types = frozenset(settings.encoder_click_types)
         self._cold_min_sessions = settings.cold_min_sessions
@@ -114,7 +149,7 @@ class Recommender:
         return await self._append(self._arrival(session_id, click, recommendation_id), with_session=False)
 
     async def click_and_recommend(
-        self, session_id: str, click: Click, k: int, recommendation_id: str | None = None
+        self, session_id: str, click: Click, options: Options, recommendation_id: str | None = None
     ) -> tuple[Appended, Recommendation | None]:
         """Store a click and answer its session; None when nothing can be answered.
 
@@ -123,7 +158,7 @@ class Recommender:
         arrival = self._arrival(session_id, click, recommendation_id)
         appended = await self._batcher.after(self._append(arrival, with_session=True))
         try:
-            return appended, await self._answer_session(session_id, appended.clicks, Options(k))
+            return appended, await self._answer_session(session_id, appended.clicks, options)
         except NoModel:  # the click counts all the same
             return appended, None
 
@@ -155,6 +190,36 @@ class Recommender:
         visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
         return _counted(await self._answer(snapshot, served, visit, options))
 
+    def placement(self, name: str) -> Prepared:
+        """What answers are made from, by its name. Raises `UnknownPlacement`."""
+        return self._follower.current.placement(name)
+
+    async def preview(
+        self,
+        draft: Prepared,
+        beside: str | None,
+        *,
+        session_id: str | None = None,
+        item_ids: Sequence[str] = (),
+    ) -> tuple[Recommendation, Recommendation]:
+        """A session's answer under a draft, and that in a placement, or in none; nobody is told of them.
+
+        Raises `UnknownPlacement`, `StoreUnavailable`, `NoModel`.
+        """
+        live = self.placement(beside) if beside is not None else None
+        clicks = await self._store.read(session_id) if session_id is not None else ()
+        snapshot = self._follower.current
+        found: list[Recommendation] = []
+        for placement in (draft, live):
+            options = Options(k=k_of(placement), placement=placement)
+            served = _asked_for(snapshot, options) or snapshot.answering(session_id)
+            if session_id is None:
+                visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
+            else:
+                visit = await self._visit(served, clicks)
+            found.append(await self._answer(snapshot, served, visit, options))
+        return found[0], found[1]
+
     def similar(self, item_id: str, k: int) -> tuple[str, list[Scored]]:
         """The champion's version, and the items nearest to one item. Raises `NoModel`, `UnknownItem`."""
         served = self._follower.current.champion
@@ -173,64 +238,106 @@ class Recommender:
         self, session_id: str, clicks: Sequence[Click], options: Options
     ) -> Recommendation:
         snapshot = self._follower.current
-        asked_for = _asked_for(snapshot, options)
-        served = asked_for or snapshot.answering(session_id)
-        encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
-        seen = [click.item_id for click in clicks]
-        visit = Visit(encoder_items, seen, await self._co_clicks(served, encoder_items, set(encoder_items)))
-        if served is None or asked_for is not None or not self._quality.watches(snapshot, session_id):
+        served = _asked_for(snapshot, options) or snapshot.answering(session_id)
+        visit = await self._visit(served, clicks)
+        if served is None or options.model is not None or not self._quality.watches(snapshot, session_id):
             return _counted(await self._answer(snapshot, served, visit, options))
 
-        full = options._replace(k=max(options.k, TOP))
+        # A placement is judged by what it shows, be that little: steering another k would show other items.
+        full = options if options.placement is not None else options._replace(k=max(options.k, TOP))
         found = await self._answer(snapshot, served, visit, full)
 
         async def answer_by(other: ServedBundle) -> list[str]:
             return [item_id for item_id, _ in (await self._answer(snapshot, other, visit, full)).items]
 
         item_ids = [item_id for item_id, _ in found.items]
-        given_on = encoder_items[-1] if encoder_items else ""
+        given_on = visit.encoder_items[-1] if visit.encoder_items else ""
         await self._quality.shown(
-            snapshot, session_id, found.recommendation_id, served.version, item_ids, given_on, answer_by
+            snapshot,
+            session_id,
+            found.recommendation_id,
+            served.version,
+            item_ids,
+            given_on,
+            answer_by,
+            found.placement or "",
         )
         return _counted(found._replace(items=found.items[: options.k]))
+
+    async def _visit(self, served: ServedBundle | None, clicks: Sequence[Click]) -> Visit:
+        encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
+        seen = [click.item_id for click in clicks]
+        return Visit(encoder_items, seen, await self._co_clicks(served, encoder_items, set(encoder_items)))
 
     async def _answer(
         self, snapshot: Snapshot, served: ServedBundle | None, visit: Visit, options: Options
     ) -> Recommendation:
         """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`."""
+        placed = options.placement
+        placement = placed.placement if placed is not None else PLAIN
+        steers = placed is not None and placed.steers
+        size = max(POOL, POOL_PER_K * options.k) if steers else options.k
         index_of = served.bundle.index_of if served else {}
-        exclude_seen = (
-            snapshot.deployment.exclude_seen if options.exclude_seen is None else options.exclude_seen
-        )
+        exclude_seen = options.exclude_seen
+        if exclude_seen is None:
+            exclude_seen = placement.exclude_seen
+        if exclude_seen is None:
+            exclude_seen = snapshot.deployment.exclude_seen
         excluded = {*options.exclude, *visit.seen} if exclude_seen else {*options.exclude}
+        refused = frozenset(excluded) if steers else ()
+        rule = _rule(options, placed)
+        asked = self._filters.asked(rule, visit.seen)
+        answering = asked.served(served) if asked is not None and served is not None else served
         known = [item_id for item_id in visit.encoder_items if item_id in index_of]
         known = known[-served.ranker.max_length :] if served else []
         items: list[Scored] = []
-        stages: list[Stage] = []
-
-        def add(stage: Stage, found: Sequence[Scored]) -> None:
-            if found:
-                stages.append(stage)
-                items.extend(found)
-                if len(items) < options.k:  # else no other stage comes
-                    excluded.update([item_id for item_id, _ in found])
+        stages: list[StageName] = []
+        parts: list[tuple[StageName, int]] = []
 
         def allowed(item_id: str) -> bool:
-            return item_id not in excluded and self._may_answer(snapshot, served, item_id)
+            return (
+                item_id not in excluded
+                and self._may_answer(snapshot, served, item_id)
+                and (asked is None or asked.allows(item_id))
+            )
 
-        if visit.co_clicks:
-            add("neighbours", [entry for entry in visit.co_clicks if allowed(entry[0])][: options.k])
-        if served and known and len(items) < options.k:
-            left_out = {index_of[item_id] for item_id in excluded if item_id in index_of} if excluded else ()
-            query = Query([index_of[item_id] for item_id in known], options.k - len(items), left_out)
-            add("model", await self._batcher.rank(served, query))
-        if len(items) < options.k:
-            add("trending", self._trending.top(options.k - len(items), allowed))
-        if served and len(items) < options.k:
-            add("popular", served.popular(options.k - len(items), excluded))
+        for stage in placement.stages or STAGES:
+            room = size - len(items)
+            if not room:
+                break
+            found: Sequence[Scored] = ()
+            if stage == "neighbours":
+                if visit.co_clicks:
+                    found = [entry for entry in visit.co_clicks if allowed(entry[0])][:room]
+            elif stage == "model":
+                if answering and known:
+                    query = Query(
+                        [index_of[item_id] for item_id in known], room, _indices(excluded, index_of)
+                    )
+                    found = await self._batcher.rank(answering, query)
+            elif stage == "trending":
+                found = self._trending.top(room, allowed)
+            elif answering:
+                found = answering.popular(room, excluded)
+            if found:
+                stages.append(stage)
+                parts.append((stage, len(found)))
+                items.extend(found)
+                if len(found) < room:  # else no other stage comes
+                    excluded.update([item_id for item_id, _ in found])
         if served is None and not items:
             raise NoModel("no model is published yet, and nothing is trending")
 
+        steered = None
+        if placed is not None and steers:
+
+            def allows(item_id: str) -> bool:
+                return item_id not in snapshot.hidden and (asked is None or asked.allows(item_id))
+
+            found_by = _found(items, parts, is_cosine=served is not None and served.bundle.is_cosine)
+            pool = _Pooled(found_by, visit, served, known, rule, refused, allows)
+            steered = await self._steered(pool, options, placed)
+            items = [(each.item_id, each.score) for each in steered]
         version = served.version if served else None
         return Recommendation(
             recommendation_id=f"{version or 'none'}{ID_SEPARATOR}{secrets.token_hex(16)}",
@@ -243,7 +350,63 @@ class Recommender:
             ),
             encoded=known if "model" in stages else [],
             items=items,
+            parts=parts,
+            steered=steered,
+            placement=placed.name if placed is not None else None,
         )
+
+    async def _steered(self, pool: _Pooled, options: Options, placed: Prepared) -> list[Steered]:
+        """The answer that a placement makes of a pool, and of what it brings in from beside it."""
+        columns = self._filters.columns
+        session = Session.of(pool.visit.seen, columns)
+        steering = placed.steering(session, columns)
+        beside: list[Found] = []
+        present = {item_id for part in pool.found for item_id, _ in part.items}
+        if steering.pins:
+            # Not asked whether enough sessions clicked it: who pins an item means it.
+            pins = [
+                pin.item_id
+                for pin in steering.pins
+                if pin.item_id not in present
+                and pin.item_id not in pool.excluded
+                and pool.allows(pin.item_id)
+            ]
+            beside.append(Found("pinned", [(item_id, 0.0) for item_id in pins]))
+            present.update(pins)
+        if steering.promotions:
+            rows = np.array(columns.rows([item_id for part in pool.found for item_id, _ in part.items]))
+            for number, promotion in enumerate(steering.promotions):
+                missing = promotion.needed(options.k) - int(promotion.matches(rows).sum())
+                if missing > 0:
+                    rule = every([rule for rule in (pool.rule, placed.promotions[number].rule) if rule])
+                    for part in await self._more(pool, rule, missing, present):
+                        beside.append(part)
+                        present.update(item_id for item_id, _ in part.items)
+        whole = Pool(pool.found, beside)
+        rows = np.array(columns.rows(whole.item_ids), dtype=np.int64)
+        vectors = None
+        if steering.mmr is not None and pool.served is not None:
+            vectors = pool.served.bundle.vectors_of(whole.item_ids)
+        return steer(whole, steering, options.k, rows, vectors)
+
+    async def _more(self, pool: _Pooled, rule: Rule, k: int, present: Collection[str]) -> list[Found]:
+        """The k best items of a bundle that a rule lets through, beside those that are there."""
+        if pool.served is None:
+            return []
+        asked = self._filters.asked(rule, pool.visit.seen)
+        served = asked.served(pool.served) if asked is not None else pool.served
+        excluded = {*pool.excluded, *present}
+        more: list[Found] = []
+        if pool.known:
+            index_of = served.bundle.index_of
+            query = Query([index_of[item_id] for item_id in pool.known], k, _indices(excluded, index_of))
+            found = await self._batcher.rank(served, query)
+            more.append(Found("model", found))
+            excluded.update(item_id for item_id, _ in found)
+            k -= len(found)
+        if k > 0:
+            more.append(Found("popular", served.popular(k, excluded)))
+        return more
 
     def _may_answer(self, snapshot: Snapshot, served: ServedBundle | None, item_id: str) -> bool:
         if item_id in snapshot.hidden:
@@ -306,21 +469,57 @@ class Recommender:
 
 
 def _asked_for(snapshot: Snapshot, options: Options) -> ServedBundle | None:
-    """The version that a request names. Raises `UnknownModel`."""
+    """The version that a request names, or its placement. Raises `UnknownModel`.
+
+    A placement's is no longer there, or not yet: then whoever answers without it.
+    """
     if options.model is None:
-        return None
+        wanted = options.placement.placement.model if options.placement is not None else None
+        return snapshot.version(wanted) if wanted is not None else None
     served = snapshot.version(options.model)
     if served is None:
         raise UnknownModel([each.version for each in snapshot.bundles.values()])
     return served
 
 
-def _counted(found: Recommendation) -> Recommendation:
-    counter_of(found.stage, found.version or "none").inc()
+def _rule(options: Options, placed: Prepared | None) -> Rule | None:
+    """What a request and its placement let through: both have to."""
+    if placed is None or placed.filter is None:
+        return None
+    return placed.filter
+
+
+def _indices(excluded: Collection[str], index_of: Mapping[str, int]) -> Collection[int]:
+    """The items of a bundle that are excluded."""
+    return {index_of[item_id] for item_id in excluded if item_id in index_of} if excluded else ()
+
+
+def _found(
+    items: Sequence[Scored], parts: Sequence[tuple[StageName, int]], *, is_cosine: bool
+) -> list[Found]:
+    """The items again, by the stage that found them."""
+    found, start = [], 0
+    for stage, count in parts:
+        found.append(Found(stage, items[start : start + count], is_cosine and stage == "model"))
+        start += count
     return found
 
 
-def _reason(visit: Visit, served: ServedBundle | None, known: Sequence[str], stages: Sequence[Stage]) -> str:
+def _counted(found: Recommendation) -> Recommendation:
+    counter_of(found.stage, found.version or "none").inc()
+    if found.placement is not None:
+        placed_counter_of(found.placement, found.stage).inc()
+    return found
+
+
+def k_of(placement: Prepared | None) -> int:
+    """How many items are wanted, if the request does not say."""
+    return (placement and placement.placement.k) or DEFAULT_K
+
+
+def _reason(
+    visit: Visit, served: ServedBundle | None, known: Sequence[str], stages: Sequence[StageName]
+) -> str:
     if "neighbours" in stages:
         return "no bundle knows the newest item: answered by what other sessions with it clicked"
     if known:

@@ -187,7 +187,11 @@ class Prepared:
     @cached_property
     def is_relative(self) -> bool:
         """Whether one of its rules is about the session."""
-        rules = [part.rule for part in (*self.boosts, *self.bury, *self.promotions)]
+        rules = [
+            *(part.rule for part in self.boosts),
+            *(part.rule for part in self.bury),
+            *(part.rule for part in self.promotions),
+        ]
         return any(rule.is_relative for rule in rules) or (
             self.filter is not None and self.filter.is_relative
         )

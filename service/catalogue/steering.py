@@ -49,6 +49,10 @@ class Promotion(NamedTuple):
     matches: Matches
     percent: int
 
+    def needed(self, k: int) -> int:
+        """How many of k that is, rounded up."""
+        return -(-k * self.percent // 100)
+
 
 class Cap(NamedTuple):
     """At most so many items answered share one of an attribute's values."""
@@ -198,7 +202,7 @@ class _Walk:
     def promote(self, promotion: Promotion) -> None:
         """Let the last that do not match give way to the best that do, until enough of them match."""
         matches = promotion.matches(self._rows)
-        needed = -(-self._k * promotion.percent // 100)
+        needed = promotion.needed(self._k)
         answered = {*self._chosen, *(place for _, place in self._pins)}
         missing = needed - sum(bool(matches[place]) for place in answered)
         beside = range(self._pool.size, len(self._pool.items))

@@ -21,6 +21,7 @@ from service.http.schemas import (
     ClickBody,
     ClickQuery,
     EventStatus,
+    ExplainedItem,
     Explanation,
     ItemPath,
     ItemsAnswer,
@@ -35,7 +36,7 @@ from service.http.schemas import (
     StoredClick,
 )
 from service.ranking.served import Scored
-from service.recommender import Options, Recommendation, Recommender
+from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, k_of
 from service.state.link import SessionFull, StoreUnavailable
 from service.state.store import Click, SessionStore
 
@@ -59,7 +60,7 @@ class ShopApi:
     @operation("GET", "/recommend", tag="recommendations", problems=(404, 503))
     async def recommend(self, query: RecommendQuery) -> RecommendationAnswer:
         """Answer a stored session with the items most likely to be clicked next."""
-        options = Options(query.k, query.exclude, query.exclude_seen, query.model)
+        options = self._options(query.k, query.exclude, query.exclude_seen, query.model, query.placement)
         found = await self._recommender.recommend(query.session_id, options)
         return _recommendation(found, query.session_id, explain=query.explain)
 
@@ -67,19 +68,18 @@ class ShopApi:
     async def click(self, path: SessionPath, query: ClickQuery, body: ClickBody) -> ClickAnswer:
         """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
         session_id, clicked, named = path.session_id, self._click(body), body.recommendation_id
-        if query.recommend is None:
+        if query.recommend is None and query.placement is None:
             appended = await self._recommender.click(session_id, clicked, named)
             return ClickAnswer(session_id, appended.length, appended.duplicate)
-        appended, found = await self._recommender.click_and_recommend(
-            session_id, clicked, query.recommend, named
-        )
+        options = self._options(query.recommend, placement=query.placement)  # before anything is stored
+        appended, found = await self._recommender.click_and_recommend(session_id, clicked, options, named)
         answer = _recommendation(found, session_id) if found is not None else None
         return ClickAnswer(session_id, appended.length, appended.duplicate, answer)
 
     @operation("POST", "/recommend", tag="recommendations", problems=(404, 503))
     async def recommend_items(self, body: RecommendBody) -> RecommendationAnswer:
         """Answer a session that is in the request, and is not stored."""
-        options = Options(body.k, body.exclude, body.exclude_seen, body.model)
+        options = self._options(body.k, body.exclude, body.exclude_seen, body.model, body.placement)
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 
@@ -145,6 +145,20 @@ class ShopApi:
         if not await self._store.erase(path.session_id):
             raise _unknown_session()
 
+    def _options(
+        self,
+        k: int | UnsetType | None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool | None = None,
+        model: str | None = None,
+        placement: str | None = None,
+    ) -> Options:
+        """What is wanted. Raises `UnknownPlacement`."""
+        if placement is None:
+            return Options(k or DEFAULT_K, exclude, exclude_seen, model)
+        placed = self._recommender.placement(placement)
+        return Options(k or k_of(placed), exclude, exclude_seen, model, placed)
+
     def _click(self, body: ClickBody, place: str = "body") -> Click:
         """Raises `Problem` for a timestamp too far ahead, and for an item that is not to be clicked."""
         now = time.time()
@@ -168,8 +182,13 @@ def _recommendation(
         degraded=found.degraded,
         ignored=found.ignored,
         items=_items(found.items),
-        explanation=Explanation(found.reason, found.encoded) if explain else UNSET,
+        explanation=_explanation(found) if explain else UNSET,
     )
+
+
+def _explanation(found: Recommendation) -> Explanation:
+    items = [ExplainedItem(each.item_id, each.stage, each.score, list(each.moved_by)) for each in found.told]
+    return Explanation(found.reason, found.encoded, items)
 
 
 def _items(scored: Sequence[Scored]) -> list[ScoredItem]:

@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.routing import Route
 
+from service.catalogue.attributes import Schema
+from service.catalogue.filters import Filters
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
@@ -47,12 +49,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
+    schema = Schema.of(settings)
     follower = DeploymentFollower(
-        settings.artifacts_dir, settings.deployment_poll_seconds, settings.bundle_load_timeout_seconds
+        settings.artifacts_dir,
+        settings.deployment_poll_seconds,
+        settings.bundle_load_timeout_seconds,
+        kinds=schema.kinds,
     )
     trending = Trending(store)
+    filters = Filters(schema.kinds)
     recommender = Recommender(
-        store, follower, trending, QualityMonitor(store, settings.quality_share), settings
+        store, follower, trending, QualityMonitor(store, settings.quality_share), filters, settings
     )
 
     in_flight = InFlight(settings.max_requests_in_flight)
@@ -99,6 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.follower = follower
     app.state.trending = trending
     app.state.recommender = recommender
+    app.state.filters = filters
     app.state.guards = guards
     routes = [each.route for each in operations]
     for router in (admin.public, admin.router, probes.router):

@@ -25,7 +25,7 @@ from typing import TypeVar
 import structlog
 
 from service.catalogue.attributes import KNOWN, Kind
-from service.catalogue.placements import Placement, prepare, prepare_all
+from service.catalogue.placements import Placement, Prepared, prepare, prepare_all
 from service.live.deployment import (
     FILE,
     Deployment,
@@ -153,9 +153,13 @@ class DeploymentFollower:
         """Never answer some items again, and let others be, in any worker. Raises `DeploymentError`."""
         await self._change(change_hidden, hide, unhide)
 
-    async def set_placement(self, name: str, placement: Placement, by: str) -> None:
+    def prepared(self, name: str, placement: Placement, place: str = "") -> Prepared:
+        """A placement whose rules are read; `place` is where it stands. Raises `PlacementError`."""
+        return prepare(name, placement, self._kinds, place)
+
+    async def set_placement(self, name: str, placement: Placement, by: str, place: str = "") -> None:
         """Let a placement be so in every worker. Raises `PlacementError`, `DeploymentError`."""
-        prepare(name, placement, self._kinds)
+        self.prepared(name, placement, place)
         await self._change(set_placement, name, placement, by)
 
     async def rollback_placement(self, name: str, by: str, number: int | None = None) -> None:

@@ -186,7 +186,7 @@ async def test_a_session_that_is_not_stored(recommender: Recommender) -> None:
 
 async def test_click_and_recommend_sees_the_click(recommender: Recommender) -> None:
     await click(recommender, "s", "i1")
-    appended, answer = await recommender.click_and_recommend("s", Click("i2", time.time()), 20)
+    appended, answer = await recommender.click_and_recommend("s", Click("i2", time.time()), Options())
     assert appended.length == 2
     assert answer is not None
     assert items(answer) == SHOP.nearest(["i1", "i2"])
@@ -206,7 +206,7 @@ async def test_before_the_first_model(bare: Recommender, artifacts: Path, trendi
         await bare.recommend("s", Options())
     with pytest.raises(NoModel):
         bare.similar("i1", 5)
-    assert (await bare.click_and_recommend("s", Click("new", time.time()), 5))[1] is None
+    assert (await bare.click_and_recommend("s", Click("new", time.time()), Options(5)))[1] is None
     await trending.refresh()
     answer = await bare.recommend("s", Options())
     assert (answer.stage, answer.version, items(answer)) == ("trending", None, ["new"])
