@@ -7,6 +7,8 @@ An answer comes from the first of four stages that has one, and is filled up to 
     trending    what is clicked most by everyone now
     popular     what was clicked most in training
 
+Every stage answers only what a filter and the catalogue let through (`service.catalogue.filters`).
+
 A click may name anything, a recommendation may not: with a bundle loaded, an item that it does not know is
 answered only when enough live sessions clicked it, and only where `unknown_items` allows such items at all.
 """
@@ -19,8 +21,8 @@ from functools import cache
 from typing import NamedTuple, get_args
 
 import numpy as np
+from msgspec import Raw
 
-from service.catalogue.filters import Filters
 from service.catalogue.placements import Placement, Prepared, StageName
 from service.catalogue.rules import Rule, Session, every
 from service.catalogue.steering import POOL, POOL_PER_K, Found, Pool, Steered, steer
@@ -69,7 +71,9 @@ class Options(NamedTuple):
     exclude: Sequence[str] = ()
     exclude_seen: bool | None = None  # None: as deployed
     model: str | None = None  # a version; None: the live one
-    placement: Prepared | None = None  # what it says holds where nothing is said here
+    fields: tuple[str, ...] = ()  # attributes to answer with each item
+    filter: Rule | None = None  # only what it lets through
+    placement: Prepared | None = None  # whose filter, fields and k are in these options: see `placed`
 
 
 class Recommendation(NamedTuple):
@@ -83,9 +87,10 @@ class Recommendation(NamedTuple):
     ignored: list[str]  # the session's items that the bundle does not know
     encoded: list[str]  # the items that the model saw, oldest first
     items: list[Scored]
-    parts: list[tuple[StageName, int]]  # which stage gave how many of them, unless they are steered
+    parts: Sequence[tuple[StageName, int]]  # which stage gave how many of them, unless they are steered
     steered: list[Steered] | None = None  # by a placement: the items again, and what moved them
     placement: str | None = None
+    fields: Sequence[Raw] = ()  # of each item a JSON object, if any were asked for
 
     @property
     def told(self) -> list[Steered]:
@@ -113,7 +118,6 @@ class _Pooled(NamedTuple):
     visit: Visit
     served: ServedBundle | None  # before any rule
     known: Sequence[str]  # the session's items that the model sees
-    rule: Rule | None
     excluded: Collection[str]
     allows: Callable[[str], bool]  # by the rule, and by what is hidden
 
@@ -127,14 +131,13 @@ class Recommender:
         follower: DeploymentFollower,
         trending: Trending,
         quality: QualityMonitor,
-        filters: Filters,
         settings: Settings,
     ) -> None:
         self._store = store
         self._follower = follower
         self._trending = trending
         self._quality = quality
-        self._filters = filters
+        self._filters = follower.filters
         self._batcher = Batcher()
         self._encoder_click_types = frozenset(settings.encoder_click_types)
         self._cold_min_sessions = settings.cold_min_sessions
@@ -180,7 +183,8 @@ class Recommender:
             REDIS_ERRORS.labels("read").inc()
             snapshot = self._follower.current
             served = _asked_for(snapshot, options) or snapshot.answering(session_id)
-            return _counted(await self._answer(snapshot, served, Visit((), (), degraded=True), options))
+            visit = Visit((), (), degraded=True)
+            return self._finished(await self._answer(snapshot, served, visit, options), options)
         return await self._answer_session(session_id, clicks, options)
 
     async def recommend_items(self, item_ids: Sequence[str], options: Options) -> Recommendation:
@@ -188,7 +192,7 @@ class Recommender:
         snapshot = self._follower.current
         served = _asked_for(snapshot, options) or snapshot.answering(None)
         visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
-        return _counted(await self._answer(snapshot, served, visit, options))
+        return self._finished(await self._answer(snapshot, served, visit, options), options)
 
     def placement(self, name: str) -> Prepared:
         """What answers are made from, by its name. Raises `UnknownPlacement`."""
@@ -206,12 +210,12 @@ class Recommender:
 
         Raises `UnknownPlacement`, `StoreUnavailable`, `NoModel`.
         """
-        live = self.placement(beside) if beside is not None else None
+        under = [placed(Options(k=0), draft)]
+        under.append(placed(Options(k=0), self.placement(beside)) if beside is not None else Options())
         clicks = await self._store.read(session_id) if session_id is not None else ()
         snapshot = self._follower.current
         found: list[Recommendation] = []
-        for placement in (draft, live):
-            options = Options(k=k_of(placement), placement=placement)
+        for options in under:
             served = _asked_for(snapshot, options) or snapshot.answering(session_id)
             if session_id is None:
                 visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
@@ -220,19 +224,37 @@ class Recommender:
             found.append(await self._answer(snapshot, served, visit, options))
         return found[0], found[1]
 
-    def similar(self, item_id: str, k: int) -> tuple[str, list[Scored]]:
-        """The champion's version, and the items nearest to one item. Raises `NoModel`, `UnknownItem`."""
+    def similar(self, item_id: str, options: Options) -> tuple[str, list[Scored], Sequence[Raw]]:
+        """The champion's version, and the items nearest to one item, with their fields.
+
+        Only `k`, `fields` and `filter` are read. Raises `NoModel`, `UnknownItem`.
+        """
         served = self._follower.current.champion
         if served is None:
             raise NoModel("no model is published yet")
         if item_id not in served.bundle.index_of:
             raise UnknownItem(f"not an item of version {served.version}")
-        return served.version, served.similar(item_id, k)
+        filtered = self._filters.asked(options.filter, (item_id,))
+        if filtered is not None:
+            served = filtered.served(served)
+        found = served.similar(item_id, options.k)
+        return served.version, found, self._fields(found, options)
 
-    def trending(self, k: int) -> list[Scored]:
-        """What everyone clicks now, highest score first, without what may not be answered."""
+    def trending(self, options: Options) -> tuple[list[Scored], Sequence[Raw]]:
+        """What everyone clicks now, highest score first, with its fields, without what may not be answered.
+
+        Only `k`, `fields` and `filter` are read.
+        """
         snapshot = self._follower.current
-        return self._trending.top(k, lambda item_id: self._may_answer(snapshot, snapshot.champion, item_id))
+        filtered = self._filters.asked(options.filter)
+
+        def allowed(item_id: str) -> bool:
+            if filtered is not None and not filtered.allows(item_id):
+                return False
+            return self._may_answer(snapshot, snapshot.champion, item_id)
+
+        found = self._trending.top(options.k, allowed)
+        return found, self._fields(found, options)
 
     async def _answer_session(
         self, session_id: str, clicks: Sequence[Click], options: Options
@@ -241,7 +263,7 @@ class Recommender:
         served = _asked_for(snapshot, options) or snapshot.answering(session_id)
         visit = await self._visit(served, clicks)
         if served is None or options.model is not None or not self._quality.watches(snapshot, session_id):
-            return _counted(await self._answer(snapshot, served, visit, options))
+            return self._finished(await self._answer(snapshot, served, visit, options), options)
 
         # A placement is judged by what it shows, be that little: steering another k would show other items.
         full = options if options.placement is not None else options._replace(k=max(options.k, TOP))
@@ -262,7 +284,7 @@ class Recommender:
             answer_by,
             found.placement or "",
         )
-        return _counted(found._replace(items=found.items[: options.k]))
+        return self._finished(found._replace(items=found.items[: options.k]), options)
 
     async def _visit(self, served: ServedBundle | None, clicks: Sequence[Click]) -> Visit:
         encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
@@ -273,10 +295,14 @@ class Recommender:
         self, snapshot: Snapshot, served: ServedBundle | None, visit: Visit, options: Options
     ) -> Recommendation:
         """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`."""
-        placed = options.placement
-        placement = placed.placement if placed is not None else PLAIN
-        steers = placed is not None and placed.steers
+        prepared = options.placement
+        placement = prepared.placement if prepared is not None else PLAIN
+        steers = prepared is not None and prepared.steers
         size = max(POOL, POOL_PER_K * options.k) if steers else options.k
+        filtered = self._filters.asked(options.filter, visit.encoder_items)
+        whole = served
+        if filtered is not None and served is not None:
+            served = filtered.served(served)
         index_of = served.bundle.index_of if served else {}
         exclude_seen = options.exclude_seen
         if exclude_seen is None:
@@ -285,9 +311,6 @@ class Recommender:
             exclude_seen = snapshot.deployment.exclude_seen
         excluded = {*options.exclude, *visit.seen} if exclude_seen else {*options.exclude}
         refused = frozenset(excluded) if steers else ()
-        rule = _rule(options, placed)
-        asked = self._filters.asked(rule, visit.seen)
-        answering = asked.served(served) if asked is not None and served is not None else served
         known = [item_id for item_id in visit.encoder_items if item_id in index_of]
         known = known[-served.ranker.max_length :] if served else []
         items: list[Scored] = []
@@ -295,11 +318,9 @@ class Recommender:
         parts: list[tuple[StageName, int]] = []
 
         def allowed(item_id: str) -> bool:
-            return (
-                item_id not in excluded
-                and self._may_answer(snapshot, served, item_id)
-                and (asked is None or asked.allows(item_id))
-            )
+            if item_id in excluded or (filtered is not None and not filtered.allows(item_id)):
+                return False
+            return self._may_answer(snapshot, served, item_id)
 
         for stage in placement.stages or STAGES:
             room = size - len(items)
@@ -310,15 +331,15 @@ class Recommender:
                 if visit.co_clicks:
                     found = [entry for entry in visit.co_clicks if allowed(entry[0])][:room]
             elif stage == "model":
-                if answering and known:
+                if served and known:
                     query = Query(
                         [index_of[item_id] for item_id in known], room, _indices(excluded, index_of)
                     )
-                    found = await self._batcher.rank(answering, query)
+                    found = await self._batcher.rank(served, query)
             elif stage == "trending":
                 found = self._trending.top(room, allowed)
-            elif answering:
-                found = answering.popular(room, excluded)
+            elif served:
+                found = served.popular(room, excluded)
             if found:
                 stages.append(stage)
                 parts.append((stage, len(found)))
@@ -329,14 +350,14 @@ class Recommender:
             raise NoModel("no model is published yet, and nothing is trending")
 
         steered = None
-        if placed is not None and steers:
+        if prepared is not None and steers:
 
             def allows(item_id: str) -> bool:
-                return item_id not in snapshot.hidden and (asked is None or asked.allows(item_id))
+                return item_id not in snapshot.hidden and (filtered is None or filtered.allows(item_id))
 
             found_by = _found(items, parts, is_cosine=served is not None and served.bundle.is_cosine)
-            pool = _Pooled(found_by, visit, served, known, rule, refused, allows)
-            steered = await self._steered(pool, options, placed)
+            pool = _Pooled(found_by, visit, whole, known, refused, allows)
+            steered = await self._steered(pool, options, prepared)
             items = [(each.item_id, each.score) for each in steered]
         version = served.version if served else None
         return Recommendation(
@@ -352,14 +373,14 @@ class Recommender:
             items=items,
             parts=parts,
             steered=steered,
-            placement=placed.name if placed is not None else None,
+            placement=prepared.name if prepared is not None else None,
         )
 
-    async def _steered(self, pool: _Pooled, options: Options, placed: Prepared) -> list[Steered]:
+    async def _steered(self, pool: _Pooled, options: Options, prepared: Prepared) -> list[Steered]:
         """The answer that a placement makes of a pool, and of what it brings in from beside it."""
         columns = self._filters.columns
-        session = Session.of(pool.visit.seen, columns)
-        steering = placed.steering(session, columns)
+        session = Session.of(pool.visit.encoder_items, columns) if prepared.is_relative else Session()
+        steering = prepared.steering(session, columns)
         beside: list[Found] = []
         present = {item_id for part in pool.found for item_id, _ in part.items}
         if steering.pins:
@@ -378,7 +399,8 @@ class Recommender:
             for number, promotion in enumerate(steering.promotions):
                 missing = promotion.needed(options.k) - int(promotion.matches(rows).sum())
                 if missing > 0:
-                    rule = every([rule for rule in (pool.rule, placed.promotions[number].rule) if rule])
+                    wanted = prepared.promotions[number].rule
+                    rule = wanted if options.filter is None else every([options.filter, wanted])
                     for part in await self._more(pool, rule, missing, present):
                         beside.append(part)
                         present.update(item_id for item_id, _ in part.items)
@@ -393,8 +415,8 @@ class Recommender:
         """The k best items of a bundle that a rule lets through, beside those that are there."""
         if pool.served is None:
             return []
-        asked = self._filters.asked(rule, pool.visit.seen)
-        served = asked.served(pool.served) if asked is not None else pool.served
+        filtered = self._filters.asked(rule, pool.visit.encoder_items)
+        served = filtered.served(pool.served) if filtered is not None else pool.served
         excluded = {*pool.excluded, *present}
         more: list[Found] = []
         if pool.known:
@@ -407,6 +429,17 @@ class Recommender:
         if k > 0:
             more.append(Found("popular", served.popular(k, excluded)))
         return more
+
+    def _finished(self, found: Recommendation, options: Options) -> Recommendation:
+        counter_of(found.stage, found.version or "none").inc()
+        if found.placement is not None:
+            placed_counter_of(found.placement, found.stage).inc()
+        return found._replace(fields=self._fields(found.items, options)) if options.fields else found
+
+    def _fields(self, found: Sequence[Scored], options: Options) -> Sequence[Raw]:
+        if not options.fields:
+            return ()
+        return self._filters.values([item_id for item_id, _ in found], options.fields)
 
     def _may_answer(self, snapshot: Snapshot, served: ServedBundle | None, item_id: str) -> bool:
         if item_id in snapshot.hidden:
@@ -482,11 +515,16 @@ def _asked_for(snapshot: Snapshot, options: Options) -> ServedBundle | None:
     return served
 
 
-def _rule(options: Options, placed: Prepared | None) -> Rule | None:
-    """What a request and its placement let through: both have to."""
-    if placed is None or placed.filter is None:
-        return None
-    return placed.filter
+def placed(options: Options, prepared: Prepared) -> Options:
+    """What a placement says where the request says nothing (`k` 0); both of their filters hold."""
+    placement = prepared.placement
+    rules = [rule for rule in (options.filter, prepared.filter) if rule is not None]
+    return options._replace(
+        k=options.k or placement.k or DEFAULT_K,
+        fields=options.fields or placement.fields or (),
+        filter=every(rules) if len(rules) > 1 else rules[0] if rules else None,
+        placement=prepared,
+    )
 
 
 def _indices(excluded: Collection[str], index_of: Mapping[str, int]) -> Collection[int]:
@@ -503,18 +541,6 @@ def _found(
         found.append(Found(stage, items[start : start + count], is_cosine and stage == "model"))
         start += count
     return found
-
-
-def _counted(found: Recommendation) -> Recommendation:
-    counter_of(found.stage, found.version or "none").inc()
-    if found.placement is not None:
-        placed_counter_of(found.placement, found.stage).inc()
-    return found
-
-
-def k_of(placement: Prepared | None) -> int:
-    """How many items are wanted, if the request does not say."""
-    return (placement and placement.placement.k) or DEFAULT_K
 
 
 def _reason(

@@ -79,13 +79,14 @@ class Filter:
     def __init__(self, rule: Rule, filters: Filters) -> None:
         self._rule = rule
         self._filters = filters
+        self._columns = filters.columns  # its own, should these be replaced
         self._behind: list[Ints] = []  # rows that have changed since the mask was made
         self._moved = False
         self._served: dict[ServedBundle, ServedBundle] = {}
         self._make()
 
     def _make(self) -> None:
-        self._mask = self._rule.mask(self._filters.columns)
+        self._mask = self._rule.mask(self._columns)
         self.allows_all = bool(self._mask.all())
 
     def changed(self, rows: Ints, *, moved: bool) -> None:
@@ -97,8 +98,7 @@ class Filter:
         """Be what the rule is now."""
         if not self._behind:
             return self
-        columns = self._filters.columns
-        before = self._mask
+        columns, before = self._columns, self._mask
         if len(self._behind) > MAX_BEHIND:
             self._mask = self._rule.mask(columns)
             same = np.array_equal(before, self._mask[: len(before)])
@@ -119,8 +119,9 @@ class Filter:
         return self
 
     def allows(self, item_id: str) -> bool:
-        """Whether an item may be answered."""
-        return self._mask.item(self._filters.columns.row_of.get(item_id, 0))
+        """Whether an item may be answered; what came since `catch_up` counts as unknown."""
+        row = self._columns.row_of.get(item_id, 0)
+        return self._mask.item(row if row < len(self._mask) else 0)
 
     def served(self, served: ServedBundle) -> ServedBundle:
         """The bundle that answers only what may be answered."""
@@ -199,14 +200,15 @@ class Filters:
 
     def aligning(self, bundles: Iterable[Bundle]) -> list[Alignment]:
         """New alignments of those that have none: to be filled in another thread, and then `keep`-t."""
-        new = [Alignment(bundle, self.columns) for bundle in bundles if id(bundle) not in self._alignments]
-        self._aligning += new
-        return new
+        self._aligning = [
+            Alignment(bundle, self.columns) for bundle in bundles if id(bundle) not in self._alignments
+        ]
+        return self._aligning
 
     def keep(self, served: Sequence[ServedBundle], new: Iterable[Alignment]) -> None:
         """Be ready for these bundles, with their new alignments, and let go of all others."""
+        self._aligning = []
         for each in new:
-            self._aligning.remove(each)
             if each.columns is self.columns:  # else they were replaced, and `rows_of` looks again
                 self._alignments[id(each.bundle)] = each.finish()
         wanted = {id(each.bundle) for each in served}

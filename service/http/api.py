@@ -11,12 +11,15 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 from starlette.responses import Response
 
+from service.catalogue.asked import Asked
+from service.catalogue.rules import Rule
 from service.http.operations import decode, operation
 from service.http.problems import RETRY_AFTER, Problem, invalid_input, outcome
 from service.http.schemas import (
     MAX_BATCH,
     BatchAnswer,
     BatchClickBody,
+    CatalogueQuery,
     ClickAnswer,
     ClickBody,
     ClickQuery,
@@ -36,7 +39,7 @@ from service.http.schemas import (
     StoredClick,
 )
 from service.ranking.served import Scored
-from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, k_of
+from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, placed
 from service.state.link import SessionFull, StoreUnavailable
 from service.state.store import Click, SessionStore
 
@@ -51,16 +54,20 @@ class ShopApi:
     """The shop's calls; those that are made most stand first, which is the order they are looked up in."""
 
     def __init__(
-        self, recommender: Recommender, store: SessionStore, future_tolerance_seconds: float
+        self, recommender: Recommender, store: SessionStore, asked: Asked, future_tolerance_seconds: float
     ) -> None:
         self._recommender = recommender
         self._store = store
+        self._asked = asked
         self._future_tolerance_seconds = future_tolerance_seconds
 
     @operation("GET", "/recommend", tag="recommendations", problems=(404, 503))
     async def recommend(self, query: RecommendQuery) -> RecommendationAnswer:
         """Answer a stored session with the items most likely to be clicked next."""
-        options = self._options(query.k, query.exclude, query.exclude_seen, query.model, query.placement)
+        options = self._options(
+            *(query.k, query.exclude, query.exclude_seen, query.model),
+            *(self._fields(query), self._filter(query), query.placement),
+        )
         found = await self._recommender.recommend(query.session_id, options)
         return _recommendation(found, query.session_id, explain=query.explain)
 
@@ -68,10 +75,11 @@ class ShopApi:
     async def click(self, path: SessionPath, query: ClickQuery, body: ClickBody) -> ClickAnswer:
         """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
         session_id, clicked, named = path.session_id, self._click(body), body.recommendation_id
+        fields, rule = self._fields(query), self._filter(query)  # no click is stored if they are wrong
         if query.recommend is None and query.placement is None:
             appended = await self._recommender.click(session_id, clicked, named)
             return ClickAnswer(session_id, appended.length, appended.duplicate)
-        options = self._options(query.recommend, placement=query.placement)  # before anything is stored
+        options = self._options(query.recommend, fields=fields, rule=rule, placement=query.placement)
         appended, found = await self._recommender.click_and_recommend(session_id, clicked, options, named)
         answer = _recommendation(found, session_id) if found is not None else None
         return ClickAnswer(session_id, appended.length, appended.duplicate, answer)
@@ -79,7 +87,11 @@ class ShopApi:
     @operation("POST", "/recommend", tag="recommendations", problems=(404, 503))
     async def recommend_items(self, body: RecommendBody) -> RecommendationAnswer:
         """Answer a session that is in the request, and is not stored."""
-        options = self._options(body.k, body.exclude, body.exclude_seen, body.model, body.placement)
+        fields = self._asked.named(body.fields, "body.fields") if body.fields else ()
+        rule = self._asked.body(body.filter, "body.filter") if body.filter is not UNSET else None
+        options = self._options(
+            *(body.k, body.exclude, body.exclude_seen, body.model, fields, rule, body.placement)
+        )
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 
@@ -116,13 +128,15 @@ class ShopApi:
     @operation("GET", "/trending", tag="recommendations")
     async def trending(self, query: KQuery) -> ItemsAnswer:
         """What everyone clicks now: how many sessions did, fading with time."""
-        return ItemsAnswer(_items(self._recommender.trending(query.k)))
+        options = Options(query.k, fields=self._fields(query), filter=self._filter(query))
+        return ItemsAnswer(_items(*self._recommender.trending(options)))
 
     @operation("GET", "/items/{item_id:path}/similar", tag="recommendations", problems=(404, 503))
     async def similar(self, path: ItemPath, query: KQuery) -> SimilarAnswer:
         """The items nearest to one item."""
-        version, items = self._recommender.similar(path.item_id, query.k)
-        return SimilarAnswer(path.item_id, version, _items(items))
+        options = Options(query.k, fields=self._fields(query), filter=self._filter(query))
+        version, items, fields = self._recommender.similar(path.item_id, options)
+        return SimilarAnswer(path.item_id, version, _items(items, fields))
 
     @operation("GET", "/sessions/{session_id:path}", tag="sessions", problems=(404, 503), scope="server")
     async def export_session(self, path: SessionPath) -> SessionAnswer:
@@ -151,13 +165,30 @@ class ShopApi:
         exclude: Sequence[str] = (),
         exclude_seen: bool | None = None,
         model: str | None = None,
+        fields: tuple[str, ...] = (),
+        rule: Rule | None = None,
         placement: str | None = None,
     ) -> Options:
-        """What is wanted. Raises `UnknownPlacement`."""
+        """What is wanted by a request, and by its placement. Raises `UnknownPlacement`."""
         if placement is None:
-            return Options(k or DEFAULT_K, exclude, exclude_seen, model)
-        placed = self._recommender.placement(placement)
-        return Options(k or k_of(placed), exclude, exclude_seen, model, placed)
+            return Options(k or DEFAULT_K, exclude, exclude_seen, model, fields, rule)
+        return placed(
+            Options(k or 0, exclude, exclude_seen, model, fields, rule),
+            self._recommender.placement(placement),
+        )
+
+    def _fields(self, query: CatalogueQuery) -> tuple[str, ...]:
+        return self._asked.fields(query.fields, "query.fields") if query.fields else ()
+
+    def _filter(self, query: CatalogueQuery) -> Rule | None:
+        if (
+            query.filter is None
+            and not query.category
+            and query.available is None
+            and query.price_max is None
+        ):
+            return None
+        return self._asked.query(query.filter, query.category, query.available, query.price_max)
 
     def _click(self, body: ClickBody, place: str = "body") -> Click:
         """Raises `Problem` for a timestamp too far ahead, and for an item that is not to be clicked."""
@@ -181,7 +212,7 @@ def _recommendation(
         stage=found.stage,
         degraded=found.degraded,
         ignored=found.ignored,
-        items=_items(found.items),
+        items=_items(found.items, found.fields),
         explanation=_explanation(found) if explain else UNSET,
     )
 
@@ -191,7 +222,9 @@ def _explanation(found: Recommendation) -> Explanation:
     return Explanation(found.reason, found.encoded, items)
 
 
-def _items(scored: Sequence[Scored]) -> list[ScoredItem]:
+def _items(scored: Sequence[Scored], fields: Sequence[Raw] = ()) -> list[ScoredItem]:
+    if fields:
+        return [ScoredItem(*item, shown) for item, shown in zip(scored, fields, strict=True)]
     return [ScoredItem(item_id, score) for item_id, score in scored]
 
 

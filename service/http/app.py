@@ -13,8 +13,10 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.routing import Route
 
+from service.catalogue.asked import Asked
 from service.catalogue.attributes import Schema
 from service.catalogue.filters import Filters
+from service.catalogue.follower import CatalogueFollower
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
@@ -31,6 +33,7 @@ from service.process.embedded_redis import data_directory
 from service.process.settings import Settings, load_settings
 from service.ranking.retriever import use_one_thread
 from service.recommender import Recommender
+from service.state.items import ItemStore
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -50,22 +53,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
     schema = Schema.of(settings)
+    item_store = ItemStore(settings, settings.redis_url)
+    filters = Filters(schema.kinds)
+    catalogue = CatalogueFollower(item_store, filters)
     follower = DeploymentFollower(
         settings.artifacts_dir,
         settings.deployment_poll_seconds,
         settings.bundle_load_timeout_seconds,
-        kinds=schema.kinds,
+        filters=filters,
     )
     trending = Trending(store)
-    filters = Filters(schema.kinds)
     recommender = Recommender(
-        store, follower, trending, QualityMonitor(store, settings.quality_share), filters, settings
+        store, follower, trending, QualityMonitor(store, settings.quality_share), settings
     )
 
     in_flight = InFlight(settings.max_requests_in_flight)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            await catalogue.look()
+        except StoreUnavailable as error:
+            catalogue.failed(error)
         await follower.look()
         await follower.settle()
         with suppress(StoreUnavailable):  # the first contact takes longest: no request shall wait for it
@@ -75,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc.freeze()
         followers = (
             follower.follow(),
+            catalogue.follow(),
             trending.follow(settings.trending_refresh_seconds),
             follow_click_log(store, settings.trending_refresh_seconds, data_directory(settings)),
             in_flight.tell(),
@@ -87,9 +97,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
+            await item_store.close()
 
     guards = _guards(settings, store)
-    shop = ShopApi(recommender, store, settings.future_tolerance_seconds)
+    shop = ShopApi(recommender, store, Asked(schema.kinds), settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
     app = FastAPI(
         title="Nextclick",
@@ -105,8 +116,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store = store
     app.state.follower = follower
     app.state.trending = trending
+    app.state.catalogue = catalogue
+    app.state.item_store = item_store
     app.state.recommender = recommender
-    app.state.filters = filters
     app.state.guards = guards
     routes = [each.route for each in operations]
     for router in (admin.public, admin.router, probes.router):

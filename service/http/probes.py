@@ -7,6 +7,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from service.catalogue.follower import CatalogueFollower
 from service.http.admin_schemas import ProbeAnswer
 from service.http.problems import RETRY_AFTER, Problem, described
 from service.live.follower import DeploymentFollower
@@ -38,11 +39,18 @@ async def health_ready(request: Request) -> Response:
     except StoreUnavailable as error:
         raise _not_ready(error.reason) from None
     answer: dict[str, object] = {"status": "ready"}
-    if kept := damaged(data_directory(request.app.state.settings)):
-        answer["warnings"] = [
-            f"redis/{each.name}: the private Redis's data was damaged there and cut off, so clicks were lost"
-            for each in kept
-        ]
+    warnings = [
+        f"redis/{each.name}: the private Redis's data was damaged there and cut off, so clicks were lost"
+        for each in damaged(data_directory(request.app.state.settings))
+    ]
+    catalogue: CatalogueFollower = request.app.state.catalogue
+    if catalogue.error is not None:
+        warnings.append(
+            f"the catalogue cannot be read ({catalogue.error}): items are as they were "
+            f"{catalogue.behind_seconds:.0f} seconds ago"
+        )
+    if warnings:
+        answer["warnings"] = warnings
     return JSONResponse(answer)
 
 

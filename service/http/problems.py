@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from service.catalogue.placements import PlacementError
+from service.catalogue.rules import RuleError
 from service.live.deployment import DeploymentError, UnknownPlacement
 from service.process import request_ids
 from service.ranking.bundle import BundleError
@@ -100,6 +101,10 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
         return render(
             Problem(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable", outcome(error), RETRY_AFTER)
         )
+
+    @app.exception_handler(RuleError)
+    async def rule_problem(_: Request, error: RuleError) -> Response:
+        return render(invalid_input(error.place, error.message))
 
     @app.exception_handler(NoModel)
     async def no_model_problem(_: Request, error: NoModel) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH
 from service.recommender import DEFAULT_K, MAX_K
@@ -16,6 +16,7 @@ from service.recommender import DEFAULT_K, MAX_K
 MAX_BATCH = 100
 MAX_ITEMS = 200
 MAX_EXCLUDE = 500
+MAX_FIELDS = 128
 # Not `$`, which Python also finds before a last line feed, nor `\Z`, which JSON Schema does not know.
 NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*(?![\s\S])"
 CLICK_TYPE = r"^[A-Za-z0-9_-]{1,32}(?![\s\S])"
@@ -52,6 +53,28 @@ AskedPlacement = Annotated[
 ]
 
 
+Fields = Annotated[
+    str,
+    Meta(description="attributes to answer with each item, separated by commas", examples=["title,price"]),
+]
+FilterText = Annotated[
+    str | None, Meta(description="a rule in JSON: only items that it lets through are answered")
+]
+Category = Annotated[
+    list[Annotated[str, Meta(max_length=256)]],
+    Meta(max_length=MAX_EXCLUDE, description="only items of this category, or of one of them"),
+]
+Available = Annotated[bool | None, Meta(description="true: only items that are said to be available")]
+PriceMax = Annotated[float | None, Meta(description="only items whose price is known, and not above")]
+FilterBody = Annotated[
+    Raw | UnsetType,
+    Meta(
+        description="a rule: only items that it lets through are answered",
+        extra_json_schema={"type": ["object", "null"]},
+    ),
+]
+
+
 class SessionPath(Struct):
     session_id: SessionId
 
@@ -60,11 +83,21 @@ class ItemPath(Struct):
     item_id: ItemId
 
 
-class KQuery(Struct):
+class CatalogueQuery(Struct, kw_only=True):
+    """What every query of items may want of the catalogue."""
+
+    fields: Fields = ""
+    filter: FilterText = None
+    category: Category = []
+    available: Available = None
+    price_max: PriceMax = None
+
+
+class KQuery(CatalogueQuery, kw_only=True):
     k: K = DEFAULT_K
 
 
-class ClickQuery(Struct):
+class ClickQuery(CatalogueQuery, kw_only=True):
     recommend: Annotated[K | None, Meta(description="also answer this many items")] = None
     placement: Annotated[
         Annotated[str, Meta(pattern=PLACEMENT)] | None,
@@ -72,7 +105,7 @@ class ClickQuery(Struct):
     ] = None
 
 
-class RecommendQuery(Struct):
+class RecommendQuery(CatalogueQuery, kw_only=True):
     session_id: SessionId
     k: WantedK = UNSET
     exclude: Exclude = []
@@ -123,6 +156,10 @@ class RecommendBody(Struct, forbid_unknown_fields=True):
     model: AskedVersion = None
     placement: AskedPlacement = None
     explain: Explain = False
+    fields: Annotated[
+        list[str], Meta(max_length=MAX_FIELDS, description="attributes to answer with each item")
+    ] = []
+    filter: FilterBody = UNSET
 
 
 class ScoredItem(Struct, gc=False):
@@ -130,6 +167,13 @@ class ScoredItem(Struct, gc=False):
 
     item_id: str
     score: float
+    fields: Annotated[
+        Raw | UnsetType,
+        Meta(
+            description="if any were asked for: each of them, null where the catalogue does not know it",
+            extra_json_schema={"type": "object"},
+        ),
+    ] = UNSET
 
 
 class ExplainedItem(Struct, gc=False):

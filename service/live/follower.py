@@ -25,6 +25,7 @@ from typing import TypeVar
 import structlog
 
 from service.catalogue.attributes import KNOWN, Kind
+from service.catalogue.filters import Alignment, Filters
 from service.catalogue.placements import Placement, Prepared, prepare, prepare_all
 from service.live.deployment import (
     FILE,
@@ -57,7 +58,10 @@ log = structlog.get_logger()
 
 
 class DeploymentFollower:
-    """What this worker serves now (`current`), and what was `refused`: reasons by version."""
+    """What this worker serves now (`current`), and what was `refused`: reasons by version.
+
+    `filters` are made ready for each bundle before it is served.
+    """
 
     def __init__(
         self,
@@ -65,10 +69,10 @@ class DeploymentFollower:
         poll_seconds: float,
         load_timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
         load: Load | None = None,
-        kinds: Mapping[str, Kind] = KNOWN,
+        filters: Filters | None = None,
     ) -> None:
         self.current = Snapshot()
-        self._kinds = kinds
+        self.filters = filters or Filters(KNOWN)
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
@@ -155,7 +159,7 @@ class DeploymentFollower:
 
     def prepared(self, name: str, placement: Placement, place: str = "") -> Prepared:
         """A placement whose rules are read; `place` is where it stands. Raises `PlacementError`."""
-        return prepare(name, placement, self._kinds, place)
+        return prepare(name, placement, self.filters.columns.kinds, place)
 
     async def set_placement(self, name: str, placement: Placement, by: str, place: str = "") -> None:
         """Let a placement be so in every worker. Raises `PlacementError`, `DeploymentError`."""
@@ -233,8 +237,12 @@ class DeploymentFollower:
         old = self.current.bundles
         before = old["champion"].version if "champion" in old else None
         # One assignment: an answer is made from the old one or from the new one, never from a mixture.
-        self.current = await self._apart(snapshot_of, deployment, self._bundles, before, self._kinds)
+        alignments = self.filters.aligning(self._bundles.values())
+        self.current = await self._apart(
+            _made_ready, deployment, self._bundles, before, alignments, self.filters.columns.kinds
+        )
         new = self.current.bundles
+        self.filters.keep(list(new.values()), alignments)
         kept = {served.version for served in new.values()}
         self._bundles = {version: bundle for version, bundle in self._bundles.items() if version in kept}
         for role, served in old.items():
@@ -279,6 +287,22 @@ def snapshot_of(
         serve(deployment.shadow),
         prepare_all(placements_of(deployment), kinds),
     )
+
+
+def _made_ready(
+    deployment: Deployment,
+    bundles: Mapping[str, Bundle],
+    before: str | None,
+    alignments: Iterable[Alignment],
+    kinds: Mapping[str, Kind],
+) -> Snapshot:
+    for alignment in alignments:
+        alignment.fill()
+    snapshot = snapshot_of(deployment, bundles, before, kinds)
+    if any(each.placement.mmr is not None for each in snapshot.placements.values()):
+        for served in snapshot.bundles.values():
+            served.bundle.ready_vectors()
+    return snapshot
 
 
 @contextmanager

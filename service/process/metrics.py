@@ -68,3 +68,14 @@ LOG_LOST = Counter("nextclick_click_log_lost", "Clicks that Redis acknowledged, 
 LOG_LAG_SECONDS = Gauge(
     "nextclick_click_log_lag_seconds", "Age of the oldest of these", multiprocess_mode="mostrecent"
 )
+CATALOGUE_ITEMS = Gauge(
+    "nextclick_catalogue_items", "Items that a worker knows of the catalogue", multiprocess_mode="livemin"
+)
+CATALOGUE_BEHIND_SECONDS = Gauge(
+    "nextclick_catalogue_behind_seconds",
+    "Since a worker last knew all of the catalogue, of the one that is furthest behind",
+    multiprocess_mode="livemax",
+)
+CATALOGUE_MISFITS = Counter(
+    "nextclick_catalogue_misfits", "Values left out: stored when their attribute was of another kind"
+)

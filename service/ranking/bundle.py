@@ -210,6 +210,11 @@ class Bundle:
         """Whether its scores are cosines, of vectors that it has."""
         return isinstance(self.ranker, NearestItems)
 
+    def ready_vectors(self) -> None:
+        """Be ready for `vectors_of`, which else has to be made so while a visitor waits."""
+        if isinstance(self.ranker, NearestItems):
+            self.ranker.retriever.ready_vectors()
+
     def vectors_of(self, item_ids: Sequence[str]) -> Vectors | None:
         """The vectors of some items, (n, D), zero for those that it does not know; None if it has none."""
         if not isinstance(self.ranker, NearestItems):

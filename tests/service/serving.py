@@ -11,8 +11,6 @@ from typing import Any
 import httpx
 from prometheus_client import generate_latest
 
-from service.catalogue.attributes import KNOWN
-from service.catalogue.filters import Filters
 from service.http.app import create_app
 from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
@@ -35,7 +33,6 @@ class Serving:
     recommender: Recommender
     trending: Trending
     store: SessionStore
-    filters: Filters
 
     async def click(self, session_id: str, *item_ids: str, **fields: object) -> httpx.Response:
         """Click items in order; returns the last answer."""
@@ -78,14 +75,13 @@ async def serving(artifacts: Path, redis_url: str, **changed: object) -> AsyncIt
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
         state = app.state
-        yield Serving(client, state.follower, state.recommender, state.trending, state.store, state.filters)
+        yield Serving(client, state.follower, state.recommender, state.trending, state.store)
 
 
 def recommender_of(store: SessionStore, follower: DeploymentFollower, trending: Trending) -> Recommender:
     """The parts put together as the app does, with default settings."""
     settings = Settings()
-    quality = QualityMonitor(store, settings.quality_share)
-    return Recommender(store, follower, trending, quality, Filters(KNOWN), settings)
+    return Recommender(store, follower, trending, QualityMonitor(store, settings.quality_share), settings)
 
 
 def item_ids(answer: dict[str, Any]) -> list[str]:

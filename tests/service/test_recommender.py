@@ -152,8 +152,8 @@ async def test_hidden_items_are_in_no_stage(
     fallback = await recommender.recommend("unknown", Options(60))
     assert fallback.stage == "trending"
     assert not out & set(items(fallback))
-    assert not out & {item_id for item_id, _ in recommender.trending(100)}
-    _, similar = recommender.similar("i1", 100)
+    assert not out & {item_id for item_id, _ in recommender.trending(Options(100))[0]}
+    _, similar, _ = recommender.similar("i1", Options(100))
     assert [item_id for item_id, _ in similar] == SHOP.nearest(["i1"], 60, without=out)
 
 
@@ -186,7 +186,7 @@ async def test_a_session_that_is_not_stored(recommender: Recommender) -> None:
 
 async def test_click_and_recommend_sees_the_click(recommender: Recommender) -> None:
     await click(recommender, "s", "i1")
-    appended, answer = await recommender.click_and_recommend("s", Click("i2", time.time()), Options())
+    appended, answer = await recommender.click_and_recommend("s", Click("i2", time.time()), Options(20))
     assert appended.length == 2
     assert answer is not None
     assert items(answer) == SHOP.nearest(["i1", "i2"])
@@ -198,14 +198,14 @@ async def test_versions_and_items_that_are_not_there(recommender: Recommender) -
         await recommender.recommend("s", Options(model="v2"))
     assert error.value.loaded == ["v1"]
     with pytest.raises(UnknownItem):
-        recommender.similar("not in the shop", 5)
+        recommender.similar("not in the shop", Options(5))
 
 
 async def test_before_the_first_model(bare: Recommender, artifacts: Path, trending: Trending) -> None:
     with pytest.raises(NoModel):
         await bare.recommend("s", Options())
     with pytest.raises(NoModel):
-        bare.similar("i1", 5)
+        bare.similar("i1", Options(5))
     assert (await bare.click_and_recommend("s", Click("new", time.time()), Options(5)))[1] is None
     await trending.refresh()
     answer = await bare.recommend("s", Options())

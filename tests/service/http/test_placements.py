@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from service.catalogue.attributes import Values
 from service.catalogue.placements import Placement
 from service.live.deployment import hide, publish, read_deployment, set_placement, shadow
 from tests.service.bundles import Shop
@@ -32,21 +33,17 @@ def published(artifacts: Path) -> Path:
 async def shop(published: Path, redis_url: str) -> AsyncIterator[Serving]:
     """A shop whose items with even numbers are tagged so; each brand has ten items, and three categories."""
     async with serving(published, redis_url, quality_share=1.0) as service:
-        service.filters.apply(
-            [
-                (
-                    f"i{number}",
-                    {
-                        "tags": ["even"] if number % 2 == 0 else ["odd"],
-                        "brand": f"b{number % 6}",
-                        "categories": [f"c{number % 3}"],
-                        "price": float(number),
-                    },
-                )
-                for number in range(1, 61)
-            ]
-        )
+        service.follower.filters.apply([(f"i{number}", values_of(number)) for number in range(1, 61)])
         yield service
+
+
+def values_of(number: int) -> Values:
+    return {
+        "tags": ["even"] if number % 2 == 0 else ["odd"],
+        "brand": f"b{number % 6}",
+        "categories": [f"c{number % 3}"],
+        "price": float(number),
+    }
 
 
 async def put(shop: Serving, name: str, **placement: object) -> dict[str, Any]:
@@ -116,7 +113,7 @@ async def test_a_promotion_brings_in_what_no_pool_holds(artifacts: Path, redis_u
     publish(artifacts, "v1")
     far = large.nearest(["i5"], 400)[-3:]
     async with serving(artifacts, redis_url) as shop:
-        shop.filters.apply([(item_id, {"tags": ["own"]}) for item_id in far])
+        shop.follower.filters.apply([(item_id, {"tags": ["own"]}) for item_id in far])
         own = {"attribute": "tags", "contains": "own"}
         await put(shop, "home", k=4, promotions=[{"rule": own, "percent": 50, "name": "ours"}])
         await shop.click("s", "i5")

@@ -329,7 +329,7 @@ async def test_the_recommender_fills_up_what_neighbours_leave_open(artifacts: Pa
         hot = {item for item, _ in (await recommender.recommend("s", Options(k=5))).items[2:]}
         assert hot == {"i11", "i5", "i4"}, "what is trending comes before what was popular"
         await follower.change_hidden(hide=["i9"])
-        assert [item for item, _ in recommender.similar("i4", 5)[1]] == ["i7"]
+        assert [item for item, _ in recommender.similar("i4", Options(5))[1]] == ["i7"]
         lonely = await recommender.recommend_items(["i8"], Options(k=4, exclude=["i4", "i5", "i11"]))
         assert (lonely.stage, [item for item, _ in lonely.items]) == ("popular", ["i1", "i2", "i3", "i6"])
         assert lonely.reason.endswith("and found nothing")
