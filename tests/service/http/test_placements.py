@@ -64,7 +64,7 @@ async def test_a_placement_says_what_a_request_does_not(shop: Serving) -> None:
     assert item_ids(await shop.recommend("s", placement="home")) == even[:7]
     assert item_ids(await shop.recommend("s", placement="home", k=3)) == even[:3]
     assert item_ids(await shop.recommend("s")) == SHOP.nearest(["i5"]), "as ever"
-    body = {"items": ["i5"], "placement": "home"}
+    body: dict[str, object] = {"items": ["i5"], "placement": "home"}
     assert item_ids((await shop.client.post("/recommend", json=body)).json()) == even[:7]
     seen = [item_id for item_id in SHOP.nearest(["i6"], 60) if is_even(item_id)][:7]
     body = {"items": ["i6"], "placement": "home", "exclude_seen": False}
@@ -112,7 +112,7 @@ async def test_a_promotion_brings_in_what_no_pool_holds(artifacts: Path, redis_u
     large.write(artifacts, "v1")
     publish(artifacts, "v1")
     far = large.nearest(["i5"], 400)[-3:]
-    async with serving(artifacts, redis_url) as shop:
+    async with serving(artifacts, redis_url, trending_refresh_seconds=3600) as shop:
         shop.follower.filters.apply([(item_id, {"tags": ["own"]}) for item_id in far])
         own = {"attribute": "tags", "contains": "own"}
         await put(shop, "home", k=4, promotions=[{"rule": own, "percent": 50, "name": "ours"}])
