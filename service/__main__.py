@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from service.catalogue.attributes import CatalogueFileError, Schema
 from service.process import logs
 from service.process.embedded_redis import EmbeddedRedisError
 from service.process.listener import ListenError
@@ -42,6 +43,11 @@ def run(host: str | None, port: str | None, workers: str | None, *, print_settin
     if print_settings:
         print(describe(settings))
         return 0
+    try:
+        Schema.of(settings)  # the workers do it again
+    except CatalogueFileError as error:
+        print(error, file=sys.stderr)
+        return 2
     logs.configure(settings)
     try:
         return serve(settings)

@@ -24,14 +24,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.catalogue.places import located
 from service.process.settings import Settings
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH
-from service.state.items import MAX_ITEM_BYTES, encoded, present
-from service.state.items import Patch as Patch
-from service.state.items import Value as Value
-from service.state.items import Values as Values
+from service.state.documents import MAX_ITEM_BYTES, encoded, present
+from service.state.documents import Patch as Patch
+from service.state.documents import Value as Value
+from service.state.documents import Values as Values
 
 Kind = Literal["text", "string", "strings", "number", "numbers", "bool", "time"]
 FILE = Path("catalogue.toml")
+MAX_ITEM_ID_LENGTH = 256  # as `service.ranking.bundle`, which brings with it all that a worker needs
 MAX_TEXT_LENGTH = 4096
 MAX_STRING_LENGTH = 256
 MAX_LIST_LENGTH = 32

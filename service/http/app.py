@@ -20,9 +20,9 @@ from service.catalogue.follower import CatalogueFollower
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
-from service.http.in_flight import InFlight
+from service.http.items import ItemsApi
 from service.http.operations import Caller, Guard, Guards, operations_of
-from service.http.rate_limit import RateLimit
+from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
@@ -45,17 +45,20 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; without `settings` they come from the environment. Raises `SettingsError`."""
+    """The application; without `settings` they come from the environment.
+
+    Raises `SettingsError` and `CatalogueFileError`.
+    """
     settings = settings or load_settings()
     if settings.redis_url is None:
         raise ValueError("redis_url is not set: `python -m service` starts a Redis and sets it")
+    schema = Schema.of(settings)
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
-    schema = Schema.of(settings)
-    item_store = ItemStore(settings, settings.redis_url)
     filters = Filters(schema.kinds)
-    catalogue = CatalogueFollower(item_store, filters)
+    items = ItemStore(settings, settings.redis_url, warns=False)
+    catalogue = CatalogueFollower(items, filters)
     follower = DeploymentFollower(
         settings.artifacts_dir,
         settings.deployment_poll_seconds,
@@ -97,11 +100,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
-            await item_store.close()
+            await items.close()
 
     guards = _guards(settings, store)
     shop = ShopApi(recommender, store, Asked(schema.kinds), settings.future_tolerance_seconds)
     operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
+    operations += operations_of(
+        ItemsApi(items, schema),
+        guards,
+        in_flight,
+        settings.max_body_bytes,
+        settings.catalogue_max_body_bytes,
+    )
     app = FastAPI(
         title="Nextclick",
         description=DESCRIPTION,
@@ -114,10 +124,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.store = store
+    app.state.items = items
     app.state.follower = follower
     app.state.trending = trending
     app.state.catalogue = catalogue
-    app.state.item_store = item_store
     app.state.recommender = recommender
     app.state.guards = guards
     routes = [each.route for each in operations]
@@ -130,7 +140,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLog, share=settings.access_log_share, slow_seconds=settings.access_log_slow_ms / 1000
     )
     problems.add_problem_handlers(app, routes)
-    openapi.describe(app, operations, _open_to(settings))
+    openapi.describe(app, operations, (schema.item_type, schema.changes_type), _open_to(settings))
     return app
 
 

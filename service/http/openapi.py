@@ -15,6 +15,7 @@ from service.http.operations import Caller, Operation
 from service.http.problems import SOMETIMES_RETRY_AFTER, described
 from service.http.schemas import BatchClickBody, ProblemDocument
 
+LINES = "application/x-ndjson"
 REFERENCE = "#/components/schemas/{name}"
 ALWAYS_POSSIBLE = (401, 403, 422, 429)  # key, fields, rate
 
@@ -23,22 +24,27 @@ KEYS: dict[Caller, APIKeyHeader] = {"shopper": SHOPPER_KEY, "server": SERVER_KEY
 Schema = dict[str, Any]
 
 
-def describe(app: FastAPI, operations: list[Operation], unlocked: Sequence[Caller]) -> None:
-    """Have the application's OpenAPI document hold these operations too; `unlocked` are who needs no key."""
+def describe(
+    app: FastAPI, operations: list[Operation], referred: Sequence[type], unlocked: Sequence[Caller]
+) -> None:
+    """Have the application's OpenAPI document hold these operations too.
+
+    `referred`: what their types name and do not hold; `unlocked`: who needs no key.
+    """
     generate = app.openapi
 
     def openapi() -> Schema:
         document = generate()
         if not any(each.declared.path_format in document["paths"] for each in operations):
-            _add(document, operations)
+            _add(document, operations, referred)
             _unlock(document, [KEYS[caller].scheme_name for caller in unlocked])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _add(document: Schema, operations: list[Operation]) -> None:
-    kinds = [BatchClickBody, ProblemDocument]
+def _add(document: Schema, operations: list[Operation], referred: Sequence[type]) -> None:
+    kinds = [BatchClickBody, ProblemDocument, *referred]
     for each in operations:
         kinds += [kind for kind in (each.path, each.query, each.body, _answer(each)) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
@@ -79,6 +85,8 @@ def _add(document: Schema, operations: list[Operation]) -> None:
         }
         if each.body is not None:
             content = {"application/json": {"schema": schema_of[each.body]}}
+            if declared.max_lines:
+                content[LINES] = {"schema": {"type": "string", "description": "one item a line"}}
             operation["requestBody"] = {"required": True, "content": content}
         path = document["paths"].setdefault(declared.path_format, {})
         path[declared.method.lower()] = operation

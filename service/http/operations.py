@@ -23,8 +23,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.catalogue.places import located
-from service.http.in_flight import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
+from service.http.rate_limit import InFlight
 from service.http.request_log import ANSWER, ASKED
 from service.http.schemas import PATTERN_MEANINGS
 from service.process.metrics import REFUSED
@@ -35,6 +35,7 @@ Handler = Callable[..., Awaitable[Any]]
 Caller = Literal["shopper", "server", "admin"]  # a shop's pages, the shop's own server, its operators
 
 _JSON = b"application/json"
+_LINES = b"application/x-ndjson"
 _JSON_HEADER = (b"content-type", _JSON)
 _DECLARED = "__operation__"
 
@@ -64,6 +65,8 @@ class Declared:
     status: int
     scope: Caller
     is_batch: bool
+    batch_share: int
+    max_lines: int
 
     @property
     def path_format(self) -> str:
@@ -80,14 +83,22 @@ def operation(
     status: int = HTTPStatus.OK,
     scope: Caller = "shopper",
     is_batch: bool = False,
+    batch_share: int = 1,
+    max_lines: int = 0,
 ) -> Callable[[Handler], Handler]:
     """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents.
 
-    `is_batch`: its body is a list, which counts for as many requests as it holds.
+    `is_batch`: its body is a list, which counts for as many requests as it holds, or, with a
+    `batch_share`, for one request of so many. `max_lines`: that list may come as so many lines of JSON too,
+    and may be as large as a batch.
     """
 
     def declare(handler: Handler) -> Handler:
-        setattr(handler, _DECLARED, Declared(method, path, tag, problems, status, scope, is_batch))
+        setattr(
+            handler,
+            _DECLARED,
+            Declared(method, path, tag, problems, status, scope, is_batch, batch_share, max_lines),
+        )
         return handler
 
     return declare
@@ -130,11 +141,14 @@ class Operation:
             cost = 1
             try:
                 content = await read_body(scope, receive, self._max_body_bytes)
-                if not _is_json(scope):
+                if self.declared.max_lines and _is_lines(scope):
+                    asked["body"] = _lines(content, self.declared.max_lines)
+                elif not _is_json(scope):
                     raise invalid_input("body", NOT_JSON if content else "Field required")
-                asked["body"] = decode(self._decode, content, "body")
+                else:
+                    asked["body"] = decode(self._decode, content, "body")
                 if is_batch:
-                    cost = len(asked["body"])
+                    cost = -(-len(asked["body"]) // self.declared.batch_share)
             finally:
                 if self._limit is not None and is_batch:  # only now is known what it costs
                     await self._limit(Request(scope), cost)
@@ -167,14 +181,23 @@ class Operation:
 
 
 def operations_of(
-    api: object, guards: Mapping[Caller, Guards], in_flight: InFlight, max_body_bytes: int
+    api: object,
+    guards: Mapping[Caller, Guards],
+    in_flight: InFlight,
+    max_body_bytes: int,
+    max_lines_bytes: int = 0,
 ) -> list[Operation]:
-    """Every operation that an object's methods declare, in their order, behind the guards of its scope."""
-    return [
-        Operation(getattr(api, name), guards[getattr(member, _DECLARED).scope], in_flight, max_body_bytes)
-        for name, member in vars(type(api)).items()
-        if hasattr(member, _DECLARED)
-    ]
+    """Every operation that an object's methods declare, in their order, behind the guards of its scope.
+
+    `max_lines_bytes`: of a body that may come as lines.
+    """
+    operations = []
+    for name, member in vars(type(api)).items():
+        declared: Declared | None = getattr(member, _DECLARED, None)
+        if declared is not None:
+            most = max_lines_bytes if declared.max_lines else max_body_bytes
+            operations.append(Operation(getattr(api, name), guards[declared.scope], in_flight, most))
+    return operations
 
 
 def decode(decoder: Callable[[bytes], Any], content: bytes, place: str) -> Any:
@@ -197,15 +220,21 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     if int(declared) > max_bytes:  # the server checked the number
         raise _too_large(max_bytes)
     body: bytes = b""
+    rest: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message["body"]
-        if len(body) > max_bytes:
+        if body:  # most bodies are one piece
+            rest.append(message["body"])
+        else:
+            body = message["body"]
+        size += len(message["body"])
+        if size > max_bytes:
             raise _too_large(max_bytes)
         if not message["more_body"]:
-            return body
+            return b"".join([body, *rest]) if rest else body
 
 
 def _too_large(max_bytes: int) -> Problem:
@@ -256,3 +285,19 @@ def _is_json(scope: Scope) -> bool:
         return True
     kind = declared.partition(b";")[0].strip().lower()
     return kind == _JSON or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _is_lines(scope: Scope) -> bool:
+    """Whether the request says that its body is lines of JSON."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return bool(declared.partition(b";")[0].strip().lower() in (_LINES, b"application/jsonl"))
+
+
+def _lines(content: bytes, most: int) -> list[msgspec.Raw]:
+    """The lines that hold something. Raises `Problem` when there are too few or too many."""
+    lines = [msgspec.Raw(line) for line in content.split(b"\n") if line.strip()]
+    if not lines:
+        raise invalid_input("body", "Expected array of length >= 1")
+    if len(lines) > most:
+        raise invalid_input("body", f"Expected array of length <= {most}")
+    return lines

@@ -1,4 +1,7 @@
-"""Errors as HTTP answers: every one is an RFC 9457 problem document, and none echoes what was sent."""
+"""Errors as HTTP answers: every one is an RFC 9457 problem document.
+
+None echoes what was sent, but for the ids of the items of a batch that are wrong.
+"""
 
 from __future__ import annotations
 

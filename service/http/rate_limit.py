@@ -1,20 +1,23 @@
-"""How often one may ask: of one address, and with one key."""
+"""How often one may ask, of one address and with one key; and how many requests a worker has under way."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
+from types import TracebackType
 
 from starlette.requests import Request
 
-from service.http.problems import Problem
-from service.process.metrics import REDIS_ERRORS, REFUSED
+from service.http.problems import RETRY_AFTER, Problem
+from service.process.metrics import IN_FLIGHT, REDIS_ERRORS, REFUSED
 from service.state.link import StoreUnavailable
 from service.state.store import Bucket, SessionStore
 
 LONGEST_NAME = 64
+TELL_SECONDS = 0.1
 
 
 class RateLimit:
@@ -72,3 +75,39 @@ def _customer(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+
+
+class InFlight:
+    """A context manager that is entered by each request; it raises `Problem` while `most` are in it.
+
+    What operators ask does not pass here: it tells of the overload, and may end it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+
+    def __enter__(self) -> None:
+        if self._count >= self._most:
+            REFUSED.labels("overload").inc()
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "overloaded",
+                f"this worker has {self._most} requests under way: nothing was done, try again",
+                RETRY_AFTER,
+            )
+        self._count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._count -= 1
+
+    async def tell(self) -> None:
+        """Keep the metrics told, for ever: writing it down at each request would cost each of them more."""
+        told = -1
+        while True:
+            if told != self._count:
+                told = self._count
+                IN_FLIGHT.set(told)
+            await asyncio.sleep(TELL_SECONDS)

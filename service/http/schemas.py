@@ -277,6 +277,9 @@ class FieldError(Struct):
 
     field: str
     message: str
+    item_id: Annotated[str | UnsetType, Meta(description="of an item that is wrong, where it has one")] = (
+        UNSET
+    )
 
 
 class ProblemDocument(Struct):

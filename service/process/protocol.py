@@ -48,7 +48,7 @@ class Limits:
         return cls(
             head_bytes=settings.max_head_bytes,
             head_seconds=settings.head_timeout_seconds,
-            body_bytes=settings.max_body_bytes,
+            body_bytes=max(settings.max_body_bytes, settings.catalogue_max_body_bytes),
             body_seconds=settings.body_timeout_seconds,
             connections=settings.max_connections,
         )

@@ -8,23 +8,17 @@ its tail, or that took over as a replica which lagged, does not know that token,
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
-
-import msgspec
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from service.process.settings import Settings
 from service.state.connection import Clock
+from service.state.documents import MAX_ITEM_BYTES, Patch, Values, decoded, encoded, present
 from service.state.keys import Keys
 from service.state.link import RedisLink, StoreUnavailable, value
 from service.state.script import Script
 
-Value = str | float | bool | list[str] | list[float]
-Values = Mapping[str, Value]  # only what is present
-Patch = Mapping[str, Value | None]  # None: it shall be there no more
-
 MAX_ITEMS_AT_ONCE = 1000  # Lua hands Redis their ids and documents in one call, which holds 8,000
-MAX_ITEM_BYTES = 16384  # as JSON
 MAX_TOMBSTONES = 100_000  # who was away for longer reads all anew
 MAX_BATCHES = 10_000  # the same, of who has heard of none of these
 MAX_ANSWER_BYTES = 1_000_000  # of changes at once, or an item and a hundred more
@@ -35,13 +29,6 @@ WRITE = Script("items/write.lua")
 CHANGES = Script("items/changes.lua")
 PAGE = Script("items/page.lua")
 ITEM_SCRIPTS = (WRITE, CHANGES, PAGE)
-
-encoded = msgspec.json.Encoder(order="deterministic").encode  # the same values, the same document
-_decoder = msgspec.json.Decoder(dict[str, str | float | bool | list[str | float]])
-
-
-def _decode(document: str) -> Values:
-    return cast("Values", _decoder.decode(document))
 
 
 class ItemTooLarge(ValueError):  # noqa: N818
@@ -120,7 +107,7 @@ class ItemStore:
             document = await self._document(item_id)
             if document is None:
                 return None
-            values = present({**_decode(document), **patch})
+            values = present({**decoded(document), **patch})
             changed = encoded(values)
             if len(changed) > MAX_ITEM_BYTES:
                 raise ItemTooLarge(item_id, len(changed))
@@ -132,7 +119,7 @@ class ItemStore:
     async def get(self, item_id: str) -> Values | None:
         """An item's values; None when there is no such item."""
         document = await self._document(item_id)
-        return None if document is None else _decode(document)
+        return None if document is None else decoded(document)
 
     async def page(self, after: str, limit: int) -> list[tuple[str, Values]]:
         """Up to as many items whose ids come after one, in the order of the bytes of their ids."""
@@ -141,7 +128,7 @@ class ItemStore:
         )
         found = value(reply)
         return [
-            (item_id, _decode(document)) for item_id, document in zip(found[::2], found[1::2], strict=True)
+            (item_id, decoded(document)) for item_id, document in zip(found[::2], found[1::2], strict=True)
         ]
 
     async def changes(self, after: Mark, limit: int = MAX_ITEMS_AT_ONCE) -> Changes:
@@ -157,7 +144,7 @@ class ItemStore:
         )
         is_void, is_more, number, newest, token, found = value(reply)
         items = [
-            (item_id, None if document is None else _decode(document))
+            (item_id, None if document is None else decoded(document))
             for item_id, document in zip(found[::2], found[1::2], strict=True)
         ]
         return Changes(items, Mark(number, newest, token), bool(is_void), bool(is_more))
@@ -185,8 +172,3 @@ class ItemStore:
         )
         outcomes: list[int] = value(reply)
         return outcomes
-
-
-def present(patch: Patch) -> Values:
-    """What is there, once it is changed like this."""
-    return {name: value for name, value in patch.items() if value is not None}

@@ -9,15 +9,23 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.catalogue import attributes
 from service.catalogue.attributes import (
     CatalogueFileError,
     InvalidItem,
     Schema,
 )
+from service.http import schemas
 from service.process.settings import Settings
-from service.state.items import MAX_ITEM_BYTES
+from service.ranking import bundle
+from service.state.documents import MAX_ITEM_BYTES
 
 SCHEMA = Schema({"colour": "string", "sizes": "numbers", "class": "text", "sold_at": "time"})
+
+
+def test_ids_are_those_of_bundles() -> None:
+    assert attributes.MAX_ITEM_ID_LENGTH == bundle.MAX_ITEM_ID_LENGTH
+    assert attributes.NO_CONTROL_CHARACTERS == schemas.NO_CONTROL_CHARACTERS
 
 
 def test_an_item_with_everything() -> None:

@@ -252,6 +252,14 @@ def test_wrong_settings_are_one_clear_line() -> None:
     assert ended.stderr.startswith("NEXTCLICK_PORT: Input should be a valid integer")
 
 
+def test_a_wrong_catalogue_file_is_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.toml"
+    file.write_text('[attributes]\nprice = "text"\n')
+    ended = run(NEXTCLICK_CATALOGUE_FILE=str(file))
+    assert ended.returncode == 2
+    assert ended.stderr == f"{file}:2: price: is known already, as number\n"
+
+
 def test_settings_are_printed_options_included() -> None:
     ended = run("--print-settings", "--workers", "3", NEXTCLICK_API_KEY="hush")
     assert ended.returncode == 0

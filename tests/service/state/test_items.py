@@ -19,15 +19,14 @@ from redis import Redis
 from service.process.append_only import files_of
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
+from service.state.documents import MAX_ITEM_BYTES, Values
 from service.state.items import (
-    MAX_ITEM_BYTES,
     MAX_ITEMS_AT_ONCE,
     Changes,
     ItemStore,
     ItemTooLarge,
     Mark,
     Stored,
-    Values,
 )
 from service.state.keys import Keys
 from service.state.link import StoreUnavailable
