@@ -156,9 +156,10 @@ class Strings:
     def among(self, values: Sequence[str | float], where: Where) -> Mask:
         return _matches(self._cells[where], self._vocabulary.chosen(values))
 
-    def held(self, rows: Ints) -> list[tuple[int, ...]]:
-        """Which values each item has, by code; so it is for lists of strings, too."""
-        return [(code,) if code else () for code in self._cells[rows].tolist()]
+    def held(self, rows: Ints) -> list[list[int]]:
+        """Which values each item has, by code, and 0 for none; so it is for lists of strings, too."""
+        held: list[list[int]] = self._cells[rows][:, None].tolist()
+        return held
 
 
 class Lists:
@@ -204,11 +205,11 @@ class Lists:
             found |= _matches(plane[where], chosen)
         return found
 
-    def held(self, rows: Ints) -> list[tuple[int, ...]]:
-        planes = [plane[rows].tolist() for plane in self._planes]
-        if not planes:
-            return [()] * len(rows)
-        return [tuple(code for code in codes if code) for codes in zip(*planes, strict=True)]
+    def held(self, rows: Ints) -> list[list[int]]:
+        if not self._planes:
+            return [[]] * len(rows)
+        held: list[list[int]] = np.stack([plane[rows] for plane in self._planes], 1).tolist()
+        return held
 
     @property
     def _padding(self) -> float:
@@ -283,7 +284,7 @@ class Columns:
         return [row_of(item_id, 0) for item_id in item_ids]
 
     def held(self, attribute: str, rows: Ints) -> Sequence[Collection[int]]:
-        """Which values of an attribute of strings each row has: equal ones have the same code."""
+        """Which values of an attribute of strings each row has: equal ones have one code, 0 is none."""
         column = self._columns[attribute]
         assert isinstance(column, Strings | Lists), "a placement is checked when it is prepared"
         return column.held(rows)

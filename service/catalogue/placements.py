@@ -47,7 +47,7 @@ def _clean(text: str) -> str:
     return text
 
 
-Tree = Annotated[dict[str, Any], Field(description="a rule, see docs/catalogue.md")]
+Tree = Annotated[dict[str, Any], Field(description="a rule: see docs/filters.md")]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), AfterValidator(_clean)]
 RuleName = Annotated[
     str | None,

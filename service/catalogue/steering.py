@@ -6,7 +6,7 @@ What a rule says of an item comes from outside, as one look-up for all of the po
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.int64]  # of the catalogue, 0 for an item that it does not
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Matches = Callable[[Rows], Bools]
-Values = Callable[[Rows], Sequence[Collection[object]]]
+Values = Callable[[Rows], Sequence[Collection[object]]]  # what is false is no value
 
 
 class Boost(NamedTuple):
@@ -166,7 +166,7 @@ class _Walk:
         self._mmr = steering.mmr if vectors is not None else None
         self._vectors = vectors
         self._caps = [(cap, cap.values(rows)) for cap in steering.caps]
-        self._counts: list[Counter[object]] = [Counter() for _ in self._caps]
+        self._counts: list[defaultdict[object, int]] = [defaultdict(int) for _ in self._caps]
         self._why: list[tuple[str, Bools]] = []
         self._moved_by: dict[int, list[str]] = {}
         self._promised: list[tuple[Bools, int]] = []  # what earlier promotions match, and how many they need
@@ -309,14 +309,18 @@ class _Walk:
                 counts[value] += by
 
     def _fits(self, place: int) -> bool:
-        return not self._over(place)
+        for counts, (cap, values) in zip(self._counts, self._caps, strict=True):
+            for value in values[place]:
+                if value and counts[value] >= cap.at_most:
+                    return False
+        return True
 
     def _over(self, place: int) -> list[str]:
         """The names of the caps that forbid it."""
         return [
             cap.name
             for counts, (cap, values) in zip(self._counts, self._caps, strict=True)
-            if any(counts[value] >= cap.at_most for value in values[place])
+            if any(value and counts[value] >= cap.at_most for value in values[place])
         ]
 
     def _gives_way(self, matches: Bools) -> int | None:
