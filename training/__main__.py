@@ -7,7 +7,7 @@ import re
 
 import typer
 
-from training.commands import data, demo, live, models, placements, publish, results, search
+from training.commands import data, demo, items, live, models, placements, publish, results, search
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -16,12 +16,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (demo, data, models, publish, placements, live, search, results):
+for commands in (demo, data, models, publish, placements, live, search, results, items):
     for command in commands.app.registered_commands:
         # Paragraphs, however wide the terminal is: typer breaks lines where the source does.
         told = inspect.getdoc(command.callback) or ""
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", told)
-    app.add_typer(commands.app)
+    if commands is not items:
+        app.add_typer(commands.app)
+app.add_typer(items.app, name="items", rich_help_panel="Live")
 
 if __name__ == "__main__":
     app()

@@ -148,6 +148,15 @@ class Schema:
             raise _invalid(error, place, item_id) from None
         return self._present(values, place, item_id)
 
+    def item(self, given: object, place: str) -> Item:
+        """An item, its id and its attributes by name. Raises `InvalidItem`."""
+        try:
+            item = msgspec.convert(given, self.item_type)
+        except msgspec.ValidationError as error:
+            raise _invalid(error, place, _name_of(given)) from None
+        item_id: str = item.item_id  # type: ignore[attr-defined]
+        return Item(item_id, self._present(item, place, item_id))
+
     def read_item(self, content: bytes | msgspec.Raw, place: str) -> Item:
         """An item, JSON that holds `item_id` beside its attributes. Raises `InvalidItem`."""
         try:
@@ -202,6 +211,14 @@ def _invalid(error: Exception, place: str, item_id: str | None) -> InvalidItem:
     if isinstance(error, msgspec.ValidationError):
         return InvalidItem(*located(error, place, MEANINGS), item_id)
     return InvalidItem(place, f"not JSON: {error}", item_id)
+
+
+def _name_of(given: object) -> str | None:
+    """Whose attributes these are, if that much is right."""
+    try:
+        return msgspec.convert(given, _Named).item_id
+    except msgspec.ValidationError:
+        return None
 
 
 def _name_in(content: bytes | msgspec.Raw) -> str | None:

@@ -232,7 +232,7 @@ class Filters:
         found = compiled.pop(rule, None)
         if found is None:
             found = Filter(every([rule, self._always_rule]), self)
-            size = self.columns.n_rows + sum(2 * len(each.rows) for each in self._alignments.values())
+            size = self.columns.n_rows + sum(4 * len(each.rows) for each in self._alignments.values())
             while len(compiled) >= min(most, max(MIN_RULES, MAX_BYTES // size)):
                 del compiled[next(iter(compiled))]
         compiled[rule] = found

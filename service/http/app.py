@@ -56,8 +56,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     use_one_thread()
     sys.setswitchinterval(SWITCH_SECONDS)
     store = SessionStore(settings, settings.redis_url)
-    filters = Filters(schema.kinds)
     items = ItemStore(settings, settings.redis_url, warns=False)
+    filters = Filters(schema.kinds)
     catalogue = CatalogueFollower(items, filters)
     follower = DeploymentFollower(
         settings.artifacts_dir,

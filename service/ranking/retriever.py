@@ -27,7 +27,7 @@ UNIT_TOLERANCE = 1e-2  # of lengths: enough for any rounding
 PROVEN_AT_ONCE = 16_384
 MIN_WALK_ALLOWED = 0.5  # share of items; below it, an approximate search is left for an exact one
 FEW = 2048  # visible items, or one in FEW_SHARE: only these are looked at, one after the other
-FEW_SHARE = 50
+FEW_SHARE = 5
 FEW_DECODED = 1024  # where a search decodes vectors, theirs are kept: at 128 dimensions half a megabyte
 
 Kind = Literal["flat", "hnsw", "ivf-sq", "ivf-pq"]
@@ -72,7 +72,7 @@ class Retriever:
         self._breadth = breadth or (IVF_PROBES if self._ivf else HNSW_EF_SEARCH)
         self._all_visible = visible is None
         self._visible = np.ones(self.n_items, dtype=bool) if visible is None else visible[1:]
-        self._n_visible = int(self._visible.sum())
+        self._n_visible = int(np.count_nonzero(self._visible))
         self._exact = exact
         is_approximate = (self._hnsw or self._ivf) and not exact
         self._few = visible is not None and self._n_visible <= self._most_to_look_at(exact=not is_approximate)

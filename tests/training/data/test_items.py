@@ -1,0 +1,232 @@
+"""Files of items: what each cell means, what is wrong with a row, and the same again after writing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.catalogue.attributes import InvalidItem, Item, Schema, Values
+from training.data.items import BadRow, ItemsFileError, read_items, write_items
+
+SCHEMA = Schema({"colour": "string", "sizes": "numbers", "labels": "strings", "gone_at": "time"})
+
+
+def written(file: Path, text: str | bytes) -> Path:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def read(file: Path, **options: Any) -> list[Item | BadRow]:
+    return list(read_items(file, SCHEMA, **options))
+
+
+def items_of(rows: list[Item | BadRow]) -> dict[str, Values]:
+    assert all(isinstance(row, Item) for row in rows), rows
+    return dict(row for row in rows if isinstance(row, Item))
+
+
+def bad(rows: list[Item | BadRow]) -> list[BadRow]:
+    return [row for row in rows if isinstance(row, BadRow)]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_is_read_by_the_kinds_of_its_columns(tmp_path: Path, delimiter: str) -> None:
+    rows = [
+        ["item_id", "title", "price", "available", "categories", "sizes", "published_at", "colour"],
+        ["001", '"Tent, ""red""; large"', " 19.90 ", "Yes", "Tents | Sale|", "1|2.5", "2026-01-01", ""],
+        ["a/b", "", "", "0", "", "", "2026-01-01T01:00:00+01:00", "red"],
+        ["c", "", "1e2", "", "", "", "1767225600", ""],
+    ]
+    text = "\ufeff" + "\r\n".join(delimiter.join(row) for row in rows) + "\r\n\r\n"
+    file = written(tmp_path / ("items.tsv" if delimiter == "\t" else "items.csv"), text)
+    assert items_of(read(file)) == {
+        "001": {
+            "title": 'Tent, "red"; large',
+            "price": 19.9,
+            "available": True,
+            "categories": ["Tents", "Sale"],
+            "sizes": [1.0, 2.5],
+            "published_at": 1767225600.0,
+        },
+        "a/b": {"available": False, "published_at": 1767225600.0, "colour": "red"},
+        "c": {"price": 100.0, "published_at": 1767225600.0},
+    }
+
+
+def test_each_bad_row_of_a_csv_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    lines = [
+        b"item_id,title,price,available,tags,published_at",
+        b'good,"two\nlines in one cell",1,true,,',  # a control character, but rows after it keep their lines
+        b"p,,cheap,,,",
+        b"b,,,maybe,,",
+        b",title,,,,",
+        b"t,,,,,yesterday",
+        b"few,1",
+        b"many,,,,,,,",
+        b"\xff,,,,,",
+        b"w,,1_000,,,",
+        b"n,,nan,,,",
+        b"%s,,,,," % (b"x" * 257),
+        b"last,,2,,,",
+    ]
+    rows = read(written(tmp_path / "items.csv", b"\n".join(lines)))
+    assert [(row.line, row.item_id, row.reason.split(":")[0]) for row in bad(rows)] == [
+        (2, "good", "title"),
+        (4, "p", "price"),
+        (5, "b", "available"),
+        (6, None, "item_id"),
+        (7, "t", "published_at"),
+        (8, None, "has 2 fields"),
+        (9, None, "has 8 fields"),
+        (10, None, "is not UTF-8"),
+        (11, "w", "price"),
+        (12, "n", "price"),
+        (13, None, "item_id"),
+    ]
+    assert [row for row in rows if isinstance(row, Item)] == [Item("last", {"price": 2.0})]
+
+
+def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
+    text = 'item_id,title\na,ok\nb,"open\n' + "c,ok\n" * 40_000
+    rows = read(written(tmp_path / "items.csv", text))
+    assert rows[0] == Item("a", {"title": "ok"})
+    assert bad(rows)[0].line == 3
+
+
+def test_columns_are_renamed_and_unknown_ones_are_told(tmp_path: Path) -> None:
+    file = written(tmp_path / "items.csv", "sku,name,title,weight\na,Tent,other,3\n")
+    told: list[list[str]] = []
+    renamed = {"item_id": "sku", "title": "name"}
+    assert read(file, renamed=renamed, on_unknown=lambda names: told.append(list(names))) == [
+        Item("a", {"title": "Tent"})
+    ]
+    assert told == [["title", "weight"]]
+    lines = written(
+        tmp_path / "items.jsonl", '{"sku": "a", "name": "Tent", "title": "other", "weight": 3}\n' * 2
+    )
+    told.clear()
+    assert (
+        read(lines, renamed=renamed, on_unknown=lambda names: told.append(list(names)))
+        == [Item("a", {"title": "Tent"})] * 2
+    )
+    assert told == [["title", "weight"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "renamed", "said"),
+    [
+        ("items.csv", "", {}, "is empty"),
+        ("items.csv", "sku,title\n", {}, "no column is called item_id"),
+        ("items.csv", "item_id,title,title\n", {}, "two columns are called 'title'"),
+        ("items.csv", "item_id\n", {"title": "name"}, "no column is called 'name'"),
+        ("items.csv", "item_id\n", {"colours": "item_id"}, "no such attribute"),
+        ("items.parquet", "no parquet", {}, "items.parquet"),
+        ("items.txt", "item_id\n", {}, "the name must end in"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_is_told(
+    tmp_path: Path, name: str, text: str, renamed: Mapping[str, str], said: str
+) -> None:
+    with pytest.raises(ItemsFileError, match=said):
+        read(written(tmp_path / name, text), renamed=renamed)
+    with pytest.raises(ItemsFileError):
+        read(tmp_path / f"missing-{name}")
+
+
+def test_bad_lines_of_json_are_named(tmp_path: Path) -> None:
+    text = '{"item_id": "a", "price": 1}\n\n{"item_id": \n[]\n{"item_id": "b", "price": "1"}\n{"price": 1}\n'
+    rows = read(written(tmp_path / "items.jsonl", text))
+    assert rows[0] == Item("a", {"price": 1.0})
+    assert [(row.line, row.item_id) for row in bad(rows)] == [(3, None), (4, None), (5, "b"), (6, None)]
+
+
+def test_parquet_has_types_of_its_own(tmp_path: Path) -> None:
+    columns = {
+        "item_id": [1, 2, 3],
+        "price": [Decimal("19.90"), None, Decimal("3.00")],
+        "brand": [7, None, 8],
+        "sizes": [[1, 2], [], None],
+        "labels": ["x|y", None, ""],
+        "published_at": [datetime(2026, 1, 1), None, datetime(2026, 1, 2)],
+        "gone_at": [date(2026, 1, 1), None, None],
+        "available": [True, False, None],
+        "colour": ["red", "a\nb", None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    rows = read(tmp_path / "items.parquet")
+    assert rows[0] == Item(
+        "1",
+        {
+            "price": 19.9,
+            "brand": "7",
+            "sizes": [1.0, 2.0],
+            "labels": ["x", "y"],
+            "published_at": datetime(2026, 1, 1, tzinfo=UTC).timestamp(),
+            "gone_at": datetime(2026, 1, 1, tzinfo=UTC).timestamp(),
+            "available": True,
+            "colour": "red",
+        },
+    )
+    assert [(row.line, row.item_id) for row in bad(rows)] == [(2, "2")]
+    pq.write_table(pa.table({"item_id": ["a"], "price": [math.nan]}), tmp_path / "nan.parquet")
+    assert read(tmp_path / "nan.parquet") == [Item("a", {})], "as pandas writes what is absent"
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=6)
+ATTRIBUTES = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": TEXT,
+        "colour": TEXT,
+        "price": st.floats(-1e300, 1e300),
+        "sizes": st.lists(st.floats(-1e300, 1e300), max_size=3),
+        "labels": st.lists(st.text("ab c;,\"'", min_size=1, max_size=4), max_size=3),
+        "available": st.booleans(),
+        "published_at": st.floats(-1e9, 1e10),
+    },
+)
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.tsv", "items.jsonl", "items.parquet"])
+@given(items=st.dictionaries(TEXT.filter(bool), ATTRIBUTES, max_size=4))
+def test_what_is_written_is_read_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, name: str, items: dict[str, Any]
+) -> None:
+    """Or is refused, where the text of a CSV cannot say it."""
+    file = tmp_path_factory.mktemp("round") / name
+    checked = {item_id: SCHEMA.checked(values, "item") for item_id, values in items.items()}
+    try:
+        assert write_items(file, checked.items(), SCHEMA) == len(checked)
+    except ItemsFileError:
+        assert name.endswith("sv")
+        assert not file.exists()
+        labels = [label for values in checked.values() for label in values.get("labels", [])]  # type: ignore[union-attr]
+        assert any(str(label) != str(label).strip() for label in labels)
+    else:
+        assert items_of(read(file)) == checked
+
+
+def test_a_list_that_a_csv_cannot_say_is_told(tmp_path: Path) -> None:
+    items: list[tuple[str, Values]] = [("a", {"labels": ["x|y"]})]
+    with pytest.raises(ItemsFileError, match="item a: labels would be another one"):
+        write_items(tmp_path / "items.csv", items, SCHEMA)
+    assert list(tmp_path.iterdir()) == []
+    assert write_items(tmp_path / "items.csv", items, SCHEMA, separator=";") == 1
+    assert items_of(read(tmp_path / "items.csv", separator=";")) == dict(items)
+
+
+def test_a_schema_checks_what_a_file_has() -> None:
+    assert SCHEMA.item({"item_id": "a", "price": 1}, "item") == Item("a", {"price": 1.0})
+    with pytest.raises(InvalidItem) as caught:
+        SCHEMA.item({"item_id": "a", "price": "1"}, "item")
+    assert (caught.value.field, caught.value.item_id) == ("item.price", "a")
