@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 from redis import Redis
@@ -144,6 +146,96 @@ def test_a_full_disk_acknowledges_nothing_that_it_cannot_keep(library: Path, pub
         until(lambda: ready(service) == 200)
         assert clicks.lost() == []
         assert clicks.send(50) == {200}
+
+
+class Import:
+    """A client that puts batch after batch of items, whatever happens; and which were acknowledged."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._is_over = threading.Event()
+        self.acknowledged: list[int] = []
+        self.refused = 0
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._put)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def goes_on(self) -> None:
+        """Wait until some more are acknowledged."""
+        before = len(self.acknowledged)
+        until(lambda: len(self.acknowledged) > before + 3)
+
+    def lost(self, service: Service) -> set[str]:
+        """The acknowledged items that are not in the catalogue as they were put."""
+        found: dict[str, object] = {}
+        after: str | None = ""
+        while after is not None:
+            page = service.ask("GET", f"/items?limit=200&after={after}").json()
+            found |= {item["item_id"]: item for item in page["items"]}
+            after = page["next"]
+        put = [item for number in self.acknowledged for item in self.batch(number)]
+        return {str(item["item_id"]) for item in put if found.get(str(item["item_id"])) != item}
+
+    def _put(self) -> None:
+        number = 0
+        while not self._is_over.is_set():
+            try:
+                status = self._service.ask("PUT", "/items", self.batch(number)).status
+            except (OSError, HTTPException):
+                status = 0
+            if status == 200:
+                self.acknowledged.append(number)
+            else:
+                self.refused += 1
+            number += 1
+
+    @staticmethod
+    def batch(number: int) -> list[dict[str, object]]:
+        return [{"item_id": f"{number}-{n}", "price": number + 0.5, "title": "x" * 200} for n in range(50)]
+
+
+def test_acknowledged_items_are_there_whoever_is_killed_in_mid_import(published: Path) -> None:
+    with at_the_defaults(published, NEXTCLICK_WORKERS="2") as service:
+        until(lambda: ready(service) == 200)
+        with Import(service) as first:
+            for _ in range(2):
+                first.goes_on()
+                os.kill(redis_pid(service), signal.SIGKILL)
+                first.goes_on()
+                worker = until(lambda: service.ask("GET", "/health/live").pid)
+                os.kill(worker, signal.SIGKILL)
+            first.goes_on()
+            service.process.kill()
+    with at_the_defaults(published) as service:
+        until(lambda: ready(service) == 200)
+        assert first.lost(service) == set()
+        again = service.ask("PUT", "/items", first.batch(first.acknowledged[-1]))
+        assert again.json() == {"stored": 0, "unchanged": 50}
+
+
+def test_a_full_disk_acknowledges_no_items(library: Path, published: Path) -> None:
+    full = published / "full"
+    with at_the_defaults(published, **disk.environment(library, full_while=full)) as service:
+        until(lambda: ready(service) == 200)
+        with Import(service) as items:
+            items.goes_on()
+            full.touch()
+            refused = items.refused
+            until(lambda: items.refused > refused + 3)
+        pid = redis_pid(service)
+        os.kill(pid, signal.SIGKILL)
+        full.unlink()
+        until(lambda: redis_pid(service) != pid)
+        until(lambda: ready(service) == 200)
+        assert items.lost(service) == set()
 
 
 FOUND_BY_A_WORKER_FIRST = """\

@@ -113,6 +113,7 @@ def make_bundle(steps: Steps, artifacts: Path) -> None:
         *("train", "--data", str(data), "--model", "gru4rec", "--artifacts", str(artifacts)),
         *("--set", f"epochs={EPOCHS}", "--publish"),
     )
+    steps.run("items", "import", str(log.with_name("items.csv")), "--artifacts", str(artifacts))
 
 
 def wait_until_ready(service: subprocess.Popen[bytes], url: str) -> bool:
@@ -130,7 +131,7 @@ def wait_until_ready(service: subprocess.Popen[bytes], url: str) -> bool:
 
 
 def greeting(url: str, artifacts: Path) -> str:
-    """Three commands to paste: two clicks on popular items, then what comes next."""
+    """Four commands to paste: two clicks on popular items, what comes next, and what one of them is."""
     from service.live.deployment import bundle_path, read_deployment
 
     champion = read_deployment(artifacts).champion
@@ -144,4 +145,5 @@ Nextclick serves {champion} at {url}  (all calls: {url}/docs; Ctrl-C stops it)
   {click} '{{"item_id": "{first}"}}'
   {click} '{{"item_id": "{second}"}}'
   curl -s '{url}/recommend?session_id=me'
+  curl -s '{url}/items/{first}'
 """

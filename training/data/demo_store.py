@@ -22,6 +22,7 @@ OPENING = 1_756_684_800  # 2025-09-01, in epoch seconds
 DAY = 86_400
 SHELF = 125  # items of one category
 MAX_LENGTH = 40
+OUT_OF_STOCK = 25  # one in so many items is
 HABITS = {"similar": 0.46, "complement": 0.18, "seen before": 0.14, "same shelf": 0.14, "anything": 0.08}
 
 # Category, SKU prefix, noun, typical price, and the categories that go with it.
@@ -122,10 +123,18 @@ def _catalogue(random: np.random.Generator, category: Ints) -> pa.Table:
     for c, number, maker, line, factor in zip(category, numbers, makers, lines, factors, strict=True):
         name, prefix, noun, price, _ = CATEGORIES[c]
         title = f"{MAKERS[maker]} {LINES[line]} {noun} {number // 100}"
-        items.append((f"{prefix}-{number}", title, name, round(price * factor) + 0.99))
-    return pa.table(
-        dict(zip(("item_id", "title", "category", "price"), zip(*items, strict=True), strict=True))
-    )
+        items.append(
+            {
+                "item_id": f"{prefix}-{number}",
+                "title": title,
+                "categories": name,
+                "brand": MAKERS[maker],
+                "price": round(price * factor) + 0.99,
+                "currency": "EUR",
+                "available": bool(number % OUT_OF_STOCK),
+            }
+        )
+    return pa.Table.from_pylist(items)
 
 
 def _visit(random: np.random.Generator, store: Store, sessions: int) -> pa.Table:

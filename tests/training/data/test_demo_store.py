@@ -13,10 +13,12 @@ from pyarrow import csv
 from typer.testing import CliRunner
 
 from models.base import Sessions
+from service.catalogue.attributes import Item, Schema
 from service.ranking.bundle import item_id_problem
 from training.__main__ import app
 from training.data.dataset import Dataset
 from training.data.demo_store import write_demo_store
+from training.data.items import read_items
 
 DAY = 86_400_000
 
@@ -42,8 +44,13 @@ def test_the_same_seed_gives_the_same_store(store: Path, tmp_path: Path) -> None
 
 
 def test_the_catalogue_describes_every_item(store: Path, clicks: pa.Table) -> None:
-    items = csv.read_csv(store / "items.csv")
-    assert items.column_names == ["item_id", "title", "category", "price"]
+    items, unknown = csv.read_csv(store / "items.csv"), list[str]()
+    rows = list(read_items(store / "items.csv", Schema(), on_unknown=unknown.extend))
+    assert unknown == []
+    assert all(isinstance(row, Item) for row in rows), "each can be imported as it is"
+    attributes = {"title", "categories", "brand", "price", "currency", "available"}
+    assert all(row.values.keys() == attributes for row in rows if isinstance(row, Item))
+    assert 0.9 < pc.mean(items["available"]).as_py() < 1
     ids = items["item_id"].to_pylist()
     assert len(set(ids)) == len(ids)
     assert not any(map(item_id_problem, ids))
