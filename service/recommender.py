@@ -395,7 +395,8 @@ class Recommender:
             beside.append(Found("pinned", [(item_id, 0.0) for item_id in pins]))
             present.update(pins)
         if steering.promotions:
-            rows = np.array(columns.rows([item_id for part in pool.found for item_id, _ in part.items]))
+            in_pool = [item_id for part in pool.found for item_id, _ in part.items]
+            rows = np.array(columns.rows(in_pool), dtype=np.int64)
             for number, promotion in enumerate(steering.promotions):
                 missing = promotion.needed(options.k) - int(promotion.matches(rows).sum())
                 if missing > 0:
