@@ -24,7 +24,7 @@ import numpy as np
 from msgspec import Raw
 
 from service.catalogue.placements import Placement, Prepared, StageName
-from service.catalogue.rules import Rule, Session, every
+from service.catalogue.rules import Rule, Session
 from service.catalogue.steering import POOL, POOL_PER_K, Found, Pool, Steered, steer
 from service.live.follower import DeploymentFollower
 from service.live.quality import TOP, QualityMonitor
@@ -400,8 +400,7 @@ class Recommender:
             for number, promotion in enumerate(steering.promotions):
                 missing = promotion.needed(options.k) - int(promotion.matches(rows).sum())
                 if missing > 0:
-                    wanted = prepared.promotions[number].rule
-                    rule = wanted if options.filter is None else every([options.filter, wanted])
+                    rule = prepared.both(options.filter, prepared.promotions[number].rule)
                     for part in await self._more(pool, rule, missing, present):
                         beside.append(part)
                         present.update(item_id for item_id, _ in part.items)
@@ -519,11 +518,10 @@ def _asked_for(snapshot: Snapshot, options: Options) -> ServedBundle | None:
 def placed(options: Options, prepared: Prepared) -> Options:
     """What a placement says where the request says nothing (`k` 0); both of their filters hold."""
     placement = prepared.placement
-    rules = [rule for rule in (options.filter, prepared.filter) if rule is not None]
     return options._replace(
         k=options.k or placement.k or DEFAULT_K,
         fields=options.fields or placement.fields or (),
-        filter=every(rules) if len(rules) > 1 else rules[0] if rules else None,
+        filter=prepared.both(options.filter, prepared.filter) if prepared.filter else options.filter,
         placement=prepared,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -17,13 +17,14 @@ from pydantic_core import PydanticCustomError
 
 from service.catalogue.attributes import Kind
 from service.catalogue.columns import Columns
-from service.catalogue.rules import Rule, RuleError, Session, read
+from service.catalogue.rules import Rule, RuleError, Session, every, read
 from service.catalogue.steering import Boost, Bury, Cap, Matches, Pin, Promotion, Steering, Values
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, VERSION_PATTERN, item_id_problem
 
 MAX_PLACEMENTS = 32
 MAX_VERSIONS = 20  # of each, that are kept
 MAX_PLACEMENT_BYTES = 32768  # as JSON
+MAX_BOTH = 64  # rules of a placement, together with those of requests
 MAX_K = 100
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
 LIST_KINDS = ("string", "strings")  # whose values a cap counts
@@ -176,6 +177,18 @@ class Prepared:
     bury: Sequence[_Buries] = ()
     promotions: Sequence[_Promotes] = ()
     problem: str | None = None
+    _both: dict[tuple[Rule, Rule], Rule] = field(default_factory=dict, compare=False)
+
+    def both(self, one: Rule | None, other: Rule) -> Rule:
+        """A rule that lets through what both do; those of late are at hand."""
+        if one is None:
+            return other
+        found = self._both.get((one, other))
+        if found is None:
+            if len(self._both) >= MAX_BOTH:
+                self._both.clear()
+            found = self._both[one, other] = every([one, other])
+        return found
 
     @cached_property
     def steers(self) -> bool:
@@ -216,10 +229,6 @@ class Prepared:
             [Pin(f"pin {pin.position}", pin.item_id, pin.position) for pin in told.pins],
         )
 
-    def bound_promotion(self, number: int, session: Session, columns: Columns) -> Rule:
-        """The rule of a promotion, for one session."""
-        return self.promotions[number].rule.bound(session, columns)
-
 
 def _held(columns: Columns, cap: CapPart) -> Values:
     return lambda rows: columns.held(cap.attribute, rows)
@@ -234,9 +243,10 @@ def prepare(name: str, placement: Placement, kinds: Mapping[str, Kind], place: s
         except RuleError as error:
             raise PlacementError(error.place, error.message) from None
 
-    for number, field in enumerate(placement.fields or ()):
-        if field not in kinds:
-            raise PlacementError(f"{place}fields.{number}", f"there is no attribute {field[:64]!r}")
+    for number, name_of_field in enumerate(placement.fields or ()):
+        if name_of_field not in kinds:
+            message = f"there is no attribute {name_of_field[:64]!r}"
+            raise PlacementError(f"{place}fields.{number}", message)
     for number, cap in enumerate(placement.caps):
         _check_cap(cap, kinds, f"{place}caps.{number}.attribute")
     return Prepared(

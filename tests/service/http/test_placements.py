@@ -252,6 +252,24 @@ class TestAdmin:
         assert answer.json()["errors"][0]["field"] == field.replace("body", "body.placement")
         assert shop.follower.current.deployment.placements == {}
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            '{"filter": ' + '{"not": ' * depth + "{}" + "}" * depth + "}"
+            for depth in (20, 300, 5000)  # for a rule, for Python, for a reader of JSON
+        ]
+        + [
+            r'{"filter": {"attribute": "brand", "eq": "\ud800"}}',
+            r'{"boosts": [{"rule": {}, "name": "\ud800"}]}',
+        ],
+        ids=["deep", "deeper", "deepest", "half a pair", "half a pair as name"],
+    )
+    async def test_what_no_file_could_hold_is_refused(self, shop: Serving, content: str) -> None:
+        headers = {**ADMIN, "content-type": "application/json"}
+        answer = await shop.client.put("/admin/placements/home", content=content, headers=headers)
+        assert answer.status_code == 422, answer.text
+        assert shop.follower.current.deployment.placements == {}
+
     async def test_only_with_the_key(self, shop: Serving) -> None:
         for method, path in (
             ("GET", ""),
