@@ -164,7 +164,7 @@ def outcome(error: StoreUnavailable) -> str:
             "this session has sent as many clicks as one may: the click was not stored, and none will be"
             " until the session ends"
         )
-    again = "send it again; a click with the same event_id is stored once"
+    again = "send it again; a click with the same event_id is stored once, and so is an item"
     if error.reason != NO_ANSWER:
         return f"{error.reason}: {again}"
     return f"Redis did not answer, and whether it was done is unknown: {again}"

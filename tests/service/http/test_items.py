@@ -15,11 +15,12 @@ from redis import Redis
 from service.catalogue.attributes import Schema
 from service.http.items import ItemsApi, ItemsQuery
 from service.live.deployment import publish
+from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.state.items import MAX_ITEMS_AT_ONCE, ItemStore
 from tests.service.bundles import Shop
 from tests.service.serving import Serving, serving
-from tests.waiting import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS, stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -233,3 +234,28 @@ async def test_the_document_knows_the_shops_own_attributes(service: Serving) -> 
     body = document["paths"]["/items"]["put"]["requestBody"]["content"]
     assert body["application/json"]["schema"]["items"] == {"$ref": "#/components/schemas/ItemBody"}
     assert "application/x-ndjson" in body
+
+
+async def test_a_redis_that_hangs_or_is_full_is_told_and_nothing_is_acknowledged(
+    published: Path, tmp_path: Path
+) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        async with serving(published, server.url, redis_timeout_seconds=1.0) as service:
+            assert (await put(service, {"item_id": "a"})).status_code == 200
+            with stopped(server.pid):
+                refused = [
+                    await put(service, {"item_id": "b"}),
+                    await service.client.patch("/items/a", json={"price": 1}),
+                    await service.client.delete("/items/a"),
+                    await service.client.get("/items/a"),
+                    await service.client.get("/items"),
+                ]
+            for answer in refused:
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+                assert answer.json()["type"] == "urn:nextclick:problem:store-unavailable"
+        async with serving(published, server.url) as service:
+            with Redis.from_url(server.url) as client:
+                client.config_set("maxmemory", "1")
+            full = await put(service, {"item_id": "c"})
+            assert full.status_code == 503
+            assert (await get(service, "c")).status_code == 404
