@@ -517,11 +517,11 @@ def _asked_for(snapshot: Snapshot, options: Options) -> ServedBundle | None:
 
 def placed(options: Options, prepared: Prepared) -> Options:
     """What a placement says where the request says nothing (`k` 0); both of their filters hold."""
-    placement = prepared.placement
+    placement, own = prepared.placement, prepared.filter
     return options._replace(
         k=options.k or placement.k or DEFAULT_K,
         fields=options.fields or placement.fields or (),
-        filter=prepared.both(options.filter, prepared.filter) if prepared.filter else options.filter,
+        filter=options.filter if own is None else prepared.both(options.filter, own),
         placement=prepared,
     )
 

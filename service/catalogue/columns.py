@@ -21,8 +21,8 @@ from service.catalogue.attributes import Kind, Value, Values
 
 FIRST_ROWS = 1024
 GROWTH = 1.5  # a column that is full is copied into one so much larger
-MAX_FIELD_SETS = 8  # of which answers are kept ready
-MAX_READY = 16_384  # items, of each of them
+MAX_FIELD_SETS = 4  # of which answers are kept ready
+MAX_READY = 32_768  # items, of each of them: about 8 MB
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -20,7 +20,6 @@ from service.process.metrics import CATALOGUE_BEHIND_SECONDS, CATALOGUE_ITEMS, C
 from service.state.items import Changes, Mark
 from service.state.link import StoreUnavailable
 
-POLL_SECONDS = 0.25
 AT_ONCE = 200  # items, in one turn of the event loop: about a millisecond
 TYPES: Mapping[Kind, type] = {
     "text": str,
@@ -48,7 +47,7 @@ class CatalogueFollower:
         self,
         store: TellsChanges,
         filters: Filters,
-        poll_seconds: float = POLL_SECONDS,
+        poll_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.error: str | None = None

@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     store = SessionStore(settings, settings.redis_url)
     items = ItemStore(settings, settings.redis_url, warns=False)
     filters = Filters(schema.kinds)
-    catalogue = CatalogueFollower(items, filters)
+    catalogue = CatalogueFollower(items, filters, settings.catalogue_poll_seconds)
     follower = DeploymentFollower(
         settings.artifacts_dir,
         settings.deployment_poll_seconds,

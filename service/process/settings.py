@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     catalogue_file: Path | None = Field(
         default=None, description="declares a shop's own attributes; unset: catalogue.toml, if it is there"
     )
+    catalogue_poll_seconds: float = Field(
+        default=0.25, gt=0, description="how often a worker reads what has changed of items"
+    )
     catalogue_max_body_bytes: int = Field(
         default=4_194_304, ge=1, description="larger bodies of a PUT of items are refused"
     )

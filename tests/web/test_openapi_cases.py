@@ -36,7 +36,7 @@ expected-statuses = [401, 403, 404, 405, 409, 413, 422, 431]
 
 # What these are told in words only: `right_input_is_accepted` and `wrong_clicks_of_a_batch_are_refused`.
 [[operations]]
-include-operation-id = ["click", "clicks", "recommend_items"]
+include-operation-id = ["click", "clicks", "recommend", "recommend_items", "similar", "trending"]
 checks.positive_data_acceptance.enabled = false
 
 # An item whose id ends like that can be changed, and deleted.

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from service.catalogue import follower as module
 from service.catalogue.attributes import Kind, Values
 from service.catalogue.filters import Filters
 from service.catalogue.follower import AT_ONCE, CatalogueFollower
@@ -63,7 +62,7 @@ async def test_changes_are_followed_from_where_the_last_ended() -> None:
         page([("a", None), ("b", {"brand": "x"})], 5),
     )
     filters = Filters(KINDS)
-    follower = CatalogueFollower(store, filters)
+    follower = CatalogueFollower(store, filters, 3600)
     await follower.look()
     assert known(filters) == {"a": {"price": 1.0}, "b": {"price": 2.0}}
     await follower.look()
@@ -74,7 +73,7 @@ async def test_changes_are_followed_from_where_the_last_ended() -> None:
 async def test_a_whole_takes_its_place_in_one_step_however_redis_comes_and_goes() -> None:
     store = FakeStore(page([("a", {"price": 1.0})], 9, whole=True))
     filters = Filters(KINDS)
-    follower = CatalogueFollower(store, filters)
+    follower = CatalogueFollower(store, filters, 3600)
     await follower.look()
     old = known(filters)
     store.pages = [
@@ -100,7 +99,7 @@ async def test_requests_come_between_the_pieces() -> None:
     """A large page is not applied at once: others run in between, and see what is there so far."""
     many = [(f"i{number}", {"price": 1.0}) for number in range(3 * AT_ONCE)]
     filters = Filters(KINDS)
-    follower = CatalogueFollower(FakeStore(page([], 0, whole=True), page(many, 1)), filters)
+    follower = CatalogueFollower(FakeStore(page([], 0, whole=True), page(many, 1)), filters, 3600)
     await follower.look()
     looking = asyncio.create_task(follower.look())
     seen = set()
@@ -142,10 +141,6 @@ async def test_what_was_stored_under_another_kind_is_left_out() -> None:
         ("c", {"tags": ["x", 1.0], "brand": ["x"], "available": 1.0}),
     ]
     filters = Filters(KINDS)
-    await CatalogueFollower(FakeStore(page(items, 1, whole=True)), filters).look()
+    await CatalogueFollower(FakeStore(page(items, 1, whole=True)), filters, 3600).look()
     assert known(filters) == {"a": {"brand": "x"}, "b": {"tags": ["x", "y"], "available": True}, "c": {}}
     assert CATALOGUE_MISFITS._value.get() - before == 5
-
-
-def test_it_looks_often_enough_for_a_second() -> None:
-    assert module.POLL_SECONDS <= 0.25

@@ -355,6 +355,11 @@ async def test_openapi_describes_every_call(shop: Serving) -> None:
         "GET /sessions/{session_id}",
         "DELETE /sessions/{session_id}",
         "GET /items/{item_id}/similar",
+        "PUT /items",
+        "GET /items",
+        "GET /items/{item_id}",
+        "PATCH /items/{item_id}",
+        "DELETE /items/{item_id}",
         "GET /trending",
         "GET /models",
         "POST /admin/activate",
@@ -398,7 +403,9 @@ async def test_openapi_names_its_operations_and_who_may_call_them(shop: Serving)
         if {"ServerKey": []} in each.get("security", [])
     ]
     session = "/sessions/{session_id}"
-    assert sorted(servers) == [("/clicks", "post"), (session, "delete"), (session, "get")]
+    items = [("/items", "get"), ("/items", "put")]
+    items += [("/items/{item_id}", method) for method in ("delete", "get", "patch")]
+    assert sorted(servers) == [("/clicks", "post"), *items, (session, "delete"), (session, "get")]
     assert paths["/admin/activate"]["post"]["security"] == [{"AdminKey": []}]
     assert "security" not in paths["/health/live"]["get"]
 

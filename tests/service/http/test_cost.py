@@ -38,6 +38,7 @@ async def calls(artifacts: Path, redis_url: str) -> AsyncIterator[dict[str, Ask]
     Shop.make().write(artifacts, "v1")
     publish(artifacts, "v1")
     seldom = {"trending_refresh_seconds": 3600, "deployment_poll_seconds": 3600, "quality_share": 0}
+    seldom["catalogue_poll_seconds"] = 3600
     settings = {
         "artifacts_dir": artifacts,
         "redis_url": redis_url,
