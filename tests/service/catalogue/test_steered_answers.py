@@ -79,7 +79,7 @@ def test_the_answer_is_the_oracles(kind: Any, world: dict[str, Any], placement: 
 
 async def compare(world: World, drawn: dict[str, Any], placement: dict[str, Any]) -> None:
     await world.trending.refresh()
-    different = [dict(each) | _once(each) for each in drawn["values"]]
+    different: list[Values] = [{**each, **_once(each)} for each in drawn["values"]]
     everything = [*COLD, *world.bundle.items[1:]]
     world.change(assigned(different, drawn["seed"], everything[-drawn["changed"] :]))
     world.hidden = drawn["hidden"]
