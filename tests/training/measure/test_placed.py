@@ -128,3 +128,19 @@ def test_the_command(artifacts: Path, data: Dataset, bundle: Bundle, tmp_path: P
     items.write_text("item_id,price\na,cheap\n")
     wrong = CliRunner().invoke(app, [*arguments, "--placement", "home"])
     assert (wrong.exit_code, "items.csv:2" in wrong.output) == (2, True), wrong.output
+
+
+def test_the_catalogue_in_redis(artifacts: Path, data: Dataset, tmp_path: Path, redis_url: str) -> None:
+    set_placement(artifacts, "home", Placement(k=6, filter=CHEAP), "admin")
+    items = tmp_path / "items.csv"
+    rows = [f"{item_id},{price}" for item_id, price in price_of(data).items()]
+    items.write_text("\n".join(["item_id,price", *rows]) + "\n")
+    shop = {"NEXTCLICK_REDIS_URL": redis_url, "NEXTCLICK_ARTIFACTS_DIR": str(artifacts)}
+    stored = CliRunner().invoke(app, ["items", "import", str(items)], env=shop)
+    assert stored.exit_code == 0, stored.output
+    bundle = str(artifacts / "bundles" / "v1")
+    arguments = ["evaluate", "--bundle", bundle, "--data", str(data.path), "--placement", "home", "--json"]
+    from_redis = CliRunner().invoke(app, arguments, env=shop)
+    from_file = CliRunner().invoke(app, [*arguments, "--items", str(items)], env=shop)
+    assert from_redis.exit_code == 0, from_redis.output
+    assert json.loads(from_redis.stdout) == json.loads(from_file.stdout)
