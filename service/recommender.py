@@ -15,19 +15,22 @@ answered only when enough live sessions clicked it, and only where `unknown_item
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
+import numpy as np
 from msgspec import Raw
 
-from service.catalogue.rules import Rule
+from service.catalogue.placements import Placement, Prepared, StageName
+from service.catalogue.rules import Rule, Session
+from service.catalogue.steering import POOL, POOL_PER_K, Found, Pool, Steered, steer
 from service.live.follower import DeploymentFollower
 from service.live.quality import TOP, QualityMonitor
 from service.live.recommendation_ids import NO_VERSION, SEPARATOR, UNREAD, new_id
 from service.live.snapshot import Snapshot
 from service.live.trending import Trending
-from service.process.metrics import CLICKS, RECOMMENDATIONS, REDIS_ERRORS
+from service.process.metrics import CLICKS, PLACEMENT_RECOMMENDATIONS, RECOMMENDATIONS, REDIS_ERRORS
 from service.process.settings import Settings
 from service.ranking.batcher import Batcher
 from service.ranking.served import Query, Scored, ServedBundle
@@ -37,9 +40,11 @@ from service.state.store import Appended, Arrival, Click, SessionStore
 DEFAULT_K = 20
 MAX_K = 100
 
-Stage = Literal["neighbours", "model", "trending", "popular"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+PLAIN = Placement()
 
 counter_of = cache(RECOMMENDATIONS.labels)
+placed_counter_of = cache(PLACEMENT_RECOMMENDATIONS.labels)
 
 
 class UnknownModel(LookupError):  # noqa: N818
@@ -67,6 +72,7 @@ class Options(NamedTuple):
     model: str | None = None  # a version; None: the live one
     fields: tuple[str, ...] = ()  # attributes to answer with each item
     filter: Rule | None = None  # only what it lets through
+    placement: Prepared | None = None  # whose filter, fields and k are in these options: see `placed`
 
 
 class Recommendation(NamedTuple):
@@ -74,13 +80,25 @@ class Recommendation(NamedTuple):
 
     recommendation_id: str
     version: str | None
-    stage: Stage
+    stage: StageName
     reason: str
     degraded: bool  # Redis did not answer: made without the session
     ignored: list[str]  # the session's items that the bundle does not know
     encoded: list[str]  # the items that the model saw, oldest first
     items: list[Scored]
+    parts: Sequence[tuple[StageName, int]]  # which stage gave how many of them, unless they are steered
+    steered: list[Steered] | None = None  # by a placement: the items again, and what moved them
+    placement: str | None = None
     fields: Sequence[Raw] = ()  # of each item a JSON object, if any were asked for
+
+    @property
+    def told(self) -> list[Steered]:
+        """Each item with its stage, its score there, and what moved it."""
+        if self.steered is not None:
+            return self.steered
+        stages = [stage for stage, count in self.parts for _ in range(count)]
+        # Whoever watches the session's quality finds more items than are answered.
+        return [Steered(*item, stage, ()) for item, stage in zip(self.items, stages, strict=False)]
 
 
 class Visit(NamedTuple):
@@ -91,6 +109,17 @@ class Visit(NamedTuple):
     co_clicks: Sequence[Scored] = ()  # live co-clicks of the newest item, if no bundle knows that
     degraded: bool = False
     session_id: str = ""  # '' if it is not stored
+
+
+class _Pooled(NamedTuple):
+    """What the stages found for a placement to choose from, and what it may bring in besides."""
+
+    found: Sequence[Found]
+    visit: Visit
+    served: ServedBundle | None  # before any rule
+    known: Sequence[str]  # the session's items that the model sees
+    excluded: Collection[str]
+    allows: Callable[[str], bool]  # by the rule, and by what is hidden
 
 
 class Recommender:
@@ -165,6 +194,36 @@ class Recommender:
         visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
         return self._finished(await self._answer(snapshot, served, visit, options), options)
 
+    def placement(self, name: str) -> Prepared:
+        """What answers are made from, by its name. Raises `UnknownPlacement`."""
+        return self._follower.current.placement(name)
+
+    async def preview(
+        self,
+        draft: Prepared,
+        beside: str | None,
+        *,
+        session_id: str | None = None,
+        item_ids: Sequence[str] = (),
+    ) -> tuple[Recommendation, Recommendation]:
+        """A session's answer under a draft, and that in a placement, or in none; nobody is told of them.
+
+        Raises `UnknownPlacement`, `StoreUnavailable`, `NoModel`.
+        """
+        under = [placed(Options(k=0), draft)]
+        under.append(placed(Options(k=0), self.placement(beside)) if beside is not None else Options())
+        clicks = await self._store.read(session_id) if session_id is not None else ()
+        snapshot = self._follower.current
+        found: list[Recommendation] = []
+        for options in under:
+            served = _asked_for(snapshot, options) or snapshot.answering(session_id)
+            if session_id is None:
+                visit = Visit(item_ids, item_ids, await self._co_clicks(served, item_ids))
+            else:
+                visit = await self._visit(served, session_id, clicks)
+            found.append(await self._answer(snapshot, served, visit, options))
+        return found[0], found[1]
+
     def similar(self, item_id: str, options: Options) -> tuple[str, list[Scored], Sequence[Raw]]:
         """The champion's version, and the items nearest to one item, with their fields.
 
@@ -201,27 +260,37 @@ class Recommender:
         self, session_id: str, clicks: Sequence[Click], options: Options
     ) -> Recommendation:
         snapshot = self._follower.current
-        asked_for = _asked_for(snapshot, options)
-        served = asked_for or snapshot.answering(session_id)
-        encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
-        seen = [click.item_id for click in clicks]
-        co_clicks = await self._co_clicks(served, encoder_items, set(encoder_items))
-        visit = Visit(encoder_items, seen, co_clicks, session_id=session_id)
-        if served is None or asked_for is not None or not self._quality.watches(snapshot, session_id):
+        served = _asked_for(snapshot, options) or snapshot.answering(session_id)
+        visit = await self._visit(served, session_id, clicks)
+        if served is None or options.model is not None or not self._quality.watches(snapshot, session_id):
             return self._finished(await self._answer(snapshot, served, visit, options), options)
 
-        full = options._replace(k=max(options.k, TOP))
+        # A placement is judged by what it shows, be that little: steering another k would show other items.
+        full = options if options.placement is not None else options._replace(k=max(options.k, TOP))
         found = await self._answer(snapshot, served, visit, full, told=options.k)
 
         async def answer_by(other: ServedBundle) -> list[str]:
             return [item_id for item_id, _ in (await self._answer(snapshot, other, visit, full)).items]
 
         item_ids = [item_id for item_id, _ in found.items]
-        given_on = encoder_items[-1] if encoder_items else ""
+        given_on = visit.encoder_items[-1] if visit.encoder_items else ""
         await self._quality.shown(
-            snapshot, session_id, found.recommendation_id, served.version, item_ids, given_on, answer_by
+            snapshot,
+            session_id,
+            found.recommendation_id,
+            served.version,
+            item_ids,
+            given_on,
+            answer_by,
+            found.placement or "",
         )
         return self._finished(found._replace(items=found.items[: options.k]), options)
+
+    async def _visit(self, served: ServedBundle | None, session_id: str, clicks: Sequence[Click]) -> Visit:
+        encoder_items = [click.item_id for click in clicks if click.type in self._encoder_click_types]
+        seen = [click.item_id for click in clicks]
+        co_clicks = await self._co_clicks(served, encoder_items, set(encoder_items))
+        return Visit(encoder_items, seen, co_clicks, session_id=session_id)
 
     async def _answer(
         self,
@@ -236,44 +305,70 @@ class Recommender:
 
         `told`: so many of the items are sent, if not all.
         """
+        prepared = options.placement
+        placement = prepared.placement if prepared is not None else PLAIN
+        steers = prepared is not None and prepared.steers
+        size = max(POOL, POOL_PER_K * options.k) if steers else options.k
         filtered = self._filters.asked(options.filter, visit.encoder_items)
+        whole = served
         if filtered is not None and served is not None:
             served = filtered.served(served)
         index_of = served.bundle.index_of if served else {}
-        exclude_seen = (
-            snapshot.deployment.exclude_seen if options.exclude_seen is None else options.exclude_seen
-        )
+        exclude_seen = options.exclude_seen
+        if exclude_seen is None:
+            exclude_seen = placement.exclude_seen
+        if exclude_seen is None:
+            exclude_seen = snapshot.deployment.exclude_seen
         excluded = {*options.exclude, *visit.seen} if exclude_seen else {*options.exclude}
+        refused = frozenset(excluded) if steers else ()
         known = [item_id for item_id in visit.encoder_items if item_id in index_of]
         known = known[-served.ranker.max_length :] if served else []
         items: list[Scored] = []
-        stages: list[Stage] = []
-
-        def add(stage: Stage, found: Sequence[Scored]) -> None:
-            if found:
-                stages.append(stage)
-                items.extend(found)
-                if len(items) < options.k:  # else no other stage comes
-                    excluded.update([item_id for item_id, _ in found])
+        stages: list[StageName] = []
+        parts: list[tuple[StageName, int]] = []
 
         def allowed(item_id: str) -> bool:
             if item_id in excluded or (filtered is not None and not filtered.allows(item_id)):
                 return False
             return self._may_answer(snapshot, served, item_id)
 
-        if visit.co_clicks:
-            add("neighbours", [entry for entry in visit.co_clicks if allowed(entry[0])][: options.k])
-        if served and known and len(items) < options.k:
-            left_out = {index_of[item_id] for item_id in excluded if item_id in index_of} if excluded else ()
-            query = Query([index_of[item_id] for item_id in known], options.k - len(items), left_out)
-            add("model", await self._batcher.rank(served, query))
-        if len(items) < options.k:
-            add("trending", self._trending.top(options.k - len(items), allowed))
-        if served and len(items) < options.k:
-            add("popular", served.popular(options.k - len(items), excluded))
+        for stage in placement.stages or STAGES:
+            room = size - len(items)
+            if not room:
+                break
+            found: Sequence[Scored] = ()
+            if stage == "neighbours":
+                if visit.co_clicks:
+                    found = [entry for entry in visit.co_clicks if allowed(entry[0])][:room]
+            elif stage == "model":
+                if served and known:
+                    query = Query(
+                        [index_of[item_id] for item_id in known], room, _indices(excluded, index_of)
+                    )
+                    found = await self._batcher.rank(served, query)
+            elif stage == "trending":
+                found = self._trending.top(room, allowed)
+            elif served:
+                found = served.popular(room, excluded)
+            if found:
+                stages.append(stage)
+                parts.append((stage, len(found)))
+                items.extend(found)
+                if len(found) < room:  # else no other stage comes
+                    excluded.update([item_id for item_id, _ in found])
         if served is None and not items:
             raise NoModel("no model is published yet, and nothing is trending")
 
+        steered = None
+        if prepared is not None and steers:
+
+            def allows(item_id: str) -> bool:
+                return item_id not in snapshot.hidden and (filtered is None or filtered.allows(item_id))
+
+            found_by = _found(items, parts, is_cosine=served is not None and served.bundle.is_cosine)
+            pool = _Pooled(found_by, visit, whole, known, refused, allows)
+            steered = await self._steered(pool, options, prepared)
+            items = [(each.item_id, each.score) for each in steered]
         version = served.version if served else None
         k = told or options.k
         item_ids = [item_id for item_id, _ in items[:k]]
@@ -295,10 +390,69 @@ class Recommender:
             ),
             encoded=known if "model" in stages else [],
             items=items,
+            parts=parts,
+            steered=steered,
+            placement=prepared.name if prepared is not None else None,
         )
+
+    async def _steered(self, pool: _Pooled, options: Options, prepared: Prepared) -> list[Steered]:
+        """The answer that a placement makes of a pool, and of what it brings in from beside it."""
+        columns = self._filters.columns
+        session = Session.of(pool.visit.encoder_items, columns) if prepared.is_relative else Session()
+        steering = prepared.steering(session, columns)
+        beside: list[Found] = []
+        present = {item_id for part in pool.found for item_id, _ in part.items}
+        if steering.pins:
+            # Not asked whether enough sessions clicked it: who pins an item means it.
+            pins = [
+                pin.item_id
+                for pin in steering.pins
+                if pin.item_id not in present
+                and pin.item_id not in pool.excluded
+                and pool.allows(pin.item_id)
+            ]
+            beside.append(Found("pinned", [(item_id, 0.0) for item_id in pins]))
+            present.update(pins)
+        if steering.promotions:
+            in_pool = [item_id for part in pool.found for item_id, _ in part.items]
+            rows = np.array(columns.rows(in_pool), dtype=np.int64)
+            for number, promotion in enumerate(steering.promotions):
+                missing = promotion.needed(options.k) - int(promotion.matches(rows).sum())
+                if missing > 0:
+                    rule = prepared.both(options.filter, prepared.promotions[number].rule)
+                    for part in await self._more(pool, rule, missing, present):
+                        beside.append(part)
+                        present.update(item_id for item_id, _ in part.items)
+        whole = Pool(pool.found, beside)
+        rows = np.array(columns.rows(whole.item_ids), dtype=np.int64)
+        vectors = None
+        if steering.mmr is not None and pool.served is not None:
+            vectors = pool.served.bundle.vectors_of(whole.item_ids)
+        return steer(whole, steering, options.k, rows, vectors)
+
+    async def _more(self, pool: _Pooled, rule: Rule, k: int, present: Collection[str]) -> list[Found]:
+        """The k best items of a bundle that a rule lets through, beside those that are there."""
+        if pool.served is None:
+            return []
+        filtered = self._filters.asked(rule, pool.visit.encoder_items)
+        served = filtered.served(pool.served) if filtered is not None else pool.served
+        excluded = {*pool.excluded, *present}
+        more: list[Found] = []
+        if pool.known:
+            index_of = served.bundle.index_of
+            query = Query([index_of[item_id] for item_id in pool.known], k, _indices(excluded, index_of))
+            found = await self._batcher.rank(served, query)
+            more.append(Found("model", found))
+            excluded.update(item_id for item_id, _ in found)
+            k -= len(found)
+        if k > 0:
+            more.append(Found("popular", served.popular(k, excluded)))
+        return more
 
     def _finished(self, found: Recommendation, options: Options) -> Recommendation:
         counter_of(found.stage, found.version or "none").inc()
+        if found.placement is not None:
+            placed_counter_of(found.placement, found.stage).inc()
         return found._replace(fields=self._fields(found.items, options)) if options.fields else found
 
     def _fields(self, found: Sequence[Scored], options: Options) -> Sequence[Raw]:
@@ -367,16 +521,49 @@ class Recommender:
 
 
 def _asked_for(snapshot: Snapshot, options: Options) -> ServedBundle | None:
-    """The version that a request names. Raises `UnknownModel`."""
+    """The version that a request names, or its placement. Raises `UnknownModel`.
+
+    A placement's is no longer there, or not yet: then whoever answers without it.
+    """
     if options.model is None:
-        return None
+        wanted = options.placement.placement.model if options.placement is not None else None
+        return snapshot.version(wanted) if wanted is not None else None
     served = snapshot.version(options.model)
     if served is None:
         raise UnknownModel([each.version for each in snapshot.bundles.values()])
     return served
 
 
-def _reason(visit: Visit, served: ServedBundle | None, known: Sequence[str], stages: Sequence[Stage]) -> str:
+def placed(options: Options, prepared: Prepared) -> Options:
+    """What a placement says where the request says nothing (`k` 0); both of their filters hold."""
+    placement, own = prepared.placement, prepared.filter
+    return options._replace(
+        k=options.k or placement.k or DEFAULT_K,
+        fields=options.fields or placement.fields or (),
+        filter=options.filter if own is None else prepared.both(options.filter, own),
+        placement=prepared,
+    )
+
+
+def _indices(excluded: Collection[str], index_of: Mapping[str, int]) -> Collection[int]:
+    """The items of a bundle that are excluded."""
+    return {index_of[item_id] for item_id in excluded if item_id in index_of} if excluded else ()
+
+
+def _found(
+    items: Sequence[Scored], parts: Sequence[tuple[StageName, int]], *, is_cosine: bool
+) -> list[Found]:
+    """The items again, by the stage that found them."""
+    found, start = [], 0
+    for stage, count in parts:
+        found.append(Found(stage, items[start : start + count], is_cosine and stage == "model"))
+        start += count
+    return found
+
+
+def _reason(
+    visit: Visit, served: ServedBundle | None, known: Sequence[str], stages: Sequence[StageName]
+) -> str:
     if "neighbours" in stages:
         return "no bundle knows the newest item: answered by what other sessions with it clicked"
     if known:

@@ -7,7 +7,19 @@ import re
 
 import typer
 
-from training.commands import data, demo, items, live, models, publish, replay, results, search, try_
+from training.commands import (
+    data,
+    demo,
+    items,
+    live,
+    models,
+    placements,
+    publish,
+    replay,
+    results,
+    search,
+    try_,
+)
 
 app = typer.Typer(
     help="Learn next-click recommendations from a click log, and put them live.",
@@ -16,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (demo, try_, data, models, publish, live, replay, search, results, items):
+for commands in (demo, try_, data, models, publish, placements, live, replay, search, results, items):
     for command in commands.app.registered_commands:
         # Paragraphs, however wide the terminal is: typer breaks lines where the source does.
         told = inspect.getdoc(command.callback) or ""

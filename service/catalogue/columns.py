@@ -6,7 +6,7 @@ emptied, and given to the next new item.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from operator import ge, gt, le, lt
@@ -156,6 +156,11 @@ class Strings:
     def among(self, values: Sequence[str | float], where: Where) -> Mask:
         return _matches(self._cells[where], self._vocabulary.chosen(values))
 
+    def held(self, rows: Ints) -> list[list[int]]:
+        """Which values each item has, by code, and 0 for none; so it is for lists of strings, too."""
+        held: list[list[int]] = self._cells[rows][:, None].tolist()
+        return held
+
 
 class Lists:
     """Of kind strings and numbers: as many planes as the longest list has values, NaN or 0 behind its end."""
@@ -199,6 +204,12 @@ class Lists:
         for plane in self._planes:
             found |= _matches(plane[where], chosen)
         return found
+
+    def held(self, rows: Ints) -> list[list[int]]:
+        if not self._planes:
+            return [[]] * len(rows)
+        held: list[list[int]] = np.stack([plane[rows] for plane in self._planes], 1).tolist()
+        return held
 
     @property
     def _padding(self) -> float:
@@ -271,6 +282,12 @@ class Columns:
         """The row of each item; 0 for those that the catalogue does not know."""
         row_of = self.row_of.get
         return [row_of(item_id, 0) for item_id in item_ids]
+
+    def held(self, attribute: str, rows: Ints) -> Sequence[Collection[int]]:
+        """Which values of an attribute of strings each row has: equal ones have one code, 0 is none."""
+        column = self._columns[attribute]
+        assert isinstance(column, Strings | Lists), "a placement is checked when it is prepared"
+        return column.held(rows)
 
     def values(self, rows: Sequence[int], fields: tuple[str, ...]) -> list[Raw]:
         """For each row a JSON object of these fields, null for what is absent."""

@@ -1,15 +1,18 @@
-"""What operators call: what is live, and what is hidden."""
+"""What operators call: what is live, what is hidden, and what each placement is answered."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Security
+from fastapi import APIRouter, Depends, Path, Query, Request, Security
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
+from service.catalogue.placements import Placement
 from service.http.admin_schemas import (
     ActivateBody,
     HiddenAnswer,
@@ -17,14 +20,24 @@ from service.http.admin_schemas import (
     HiddenCountAnswer,
     ItemId,
     ModelsAnswer,
+    PlacementAnswer,
+    PlacementHistoryAnswer,
+    PlacementName,
+    PlacementsAnswer,
+    PreviewAnswer,
+    PreviewBody,
 )
 from service.http.api_keys import ADMIN_KEY, SHOPPER_KEY
 from service.http.operations import read_body
 from service.http.problems import NOT_JSON, described, invalid_input
+from service.live.deployment import history_of
 from service.live.follower import DeploymentFollower
 from service.process.settings import Settings
+from service.recommender import Recommendation, Recommender
 from service.state.link import StoreUnavailable
-from service.state.store import Quality, SessionStore
+from service.state.store import Quality, SessionStore, of_placement
+
+BY = "admin"  # whose change it was: there is one key
 
 
 async def shopper(request: Request, _: Annotated[str | None, Security(SHOPPER_KEY)]) -> None:
@@ -117,6 +130,71 @@ async def unhide(request: Request, item_id: Annotated[ItemId, Path()]) -> Respon
     return await _hidden(_follower(request))
 
 
+@router.get("/placements", response_model=PlacementsAnswer)
+async def placements(request: Request) -> Response:
+    """Every placement, how it is now and how it does."""
+    names = list(_follower(request).current.deployment.placements)
+    return JSONResponse({"placements": await _placements(request, names)})
+
+
+# Before those with a name in their path.
+@router.post("/placements/preview", response_model=PreviewAnswer, responses=described(404, 413, 503))
+async def preview(request: Request, body: PreviewBody) -> Response:
+    """Answer a session under a draft beside what is live; nothing is stored, counted or remembered."""
+    recommender: Recommender = request.app.state.recommender
+    draft = _follower(request).prepared("draft", body.placement, "body.placement.")
+    found = await recommender.preview(
+        draft, body.beside, session_id=body.session_id, item_ids=body.items or ()
+    )
+    told = zip(("draft", "live"), found, strict=True)
+    return JSONResponse({name: _previewed(answer) for name, answer in told})
+
+
+@router.get("/placements/{name}", response_model=PlacementAnswer, responses=described(404))
+async def placement(request: Request, name: Annotated[PlacementName, Path()]) -> Response:
+    """One placement."""
+    return await _placement(request, name)
+
+
+@router.put("/placements/{name}", response_model=PlacementAnswer, responses=described(413))
+async def set_placement(
+    request: Request, name: Annotated[PlacementName, Path()], body: Placement
+) -> Response:
+    """Make a placement, or let it be another, in every worker; one that is so already gets no new version."""
+    await _follower(request).set_placement(name, body, BY, "body.")
+    return await _placement(request, name)
+
+
+@router.delete("/placements/{name}", response_model=PlacementsAnswer, responses=described(404))
+async def delete_placement(request: Request, name: Annotated[PlacementName, Path()]) -> Response:
+    """Forget a placement, its history and its figures; answers those that are left."""
+    follower = _follower(request)
+    await follower.delete_placement(name)
+    with suppress(StoreUnavailable):  # they end by themselves, too
+        await _store(request).forget_quality([of_placement(name)])
+    names = list(follower.current.deployment.placements)
+    return JSONResponse({"placements": await _placements(request, names)})
+
+
+@router.get("/placements/{name}/history", response_model=PlacementHistoryAnswer, responses=described(404))
+async def placement_history(request: Request, name: Annotated[PlacementName, Path()]) -> Response:
+    """The versions of a placement that are kept, the newest first."""
+    history = history_of(_follower(request).current.deployment, name)
+    versions = [version.model_dump(mode="json") for version in reversed(history)]
+    return JSONResponse({"name": name, "versions": versions})
+
+
+@router.post("/placements/{name}/rollback", response_model=PlacementAnswer, responses=described(404))
+async def rollback_placement(
+    request: Request,
+    name: Annotated[PlacementName, Path()],
+    version: Annotated[int | None, Query(ge=1, description="of its history; default: the one before")] = None,
+) -> Response:
+    """Let a placement be what it was, in every worker; that is a new version."""
+    await _follower(request).rollback_placement(name, BY, version)
+    return await _placement(request, name)
+
+
 def _follower(request: Request) -> DeploymentFollower:
     follower: DeploymentFollower = request.app.state.follower
     return follower
@@ -146,6 +224,39 @@ def _decoded(content: bytes) -> HiddenBody:
         raise invalid_input(".".join(map(str, ("body", *first["loc"]))), message) from None
 
 
+async def _placement(request: Request, name: str) -> Response:
+    history_of(_follower(request).current.deployment, name)
+    (told,) = await _placements(request, [name])
+    return JSONResponse(told)
+
+
+async def _placements(request: Request, names: Sequence[str]) -> list[dict[str, object]]:
+    now = _follower(request).current  # of one moment: Redis takes another
+    try:
+        quality = await _store(request).quality([of_placement(name) for name in names])
+    except StoreUnavailable:
+        quality = {}
+    told: list[dict[str, object]] = []
+    for name in names:
+        found = _quality(quality[of_placement(name)]) if quality else None
+        if found is not None:
+            del found["feedback"]  # a click names an answer, not where it was shown
+        version = now.deployment.placements[name][-1].model_dump(mode="json")
+        problem = now.placements[name].problem
+        told.append({"name": name, **version, "problem": problem, "live_quality": found})
+    return told
+
+
+def _previewed(found: Recommendation) -> dict[str, object]:
+    return {
+        "version": found.version,
+        "stage": found.stage,
+        "reason": found.reason,
+        "ignored": found.ignored,
+        "items": [each._asdict() for each in found.told],
+    }
+
+
 async def _models(request: Request) -> Response:
     follower = _follower(request)
     # Of one moment: Redis takes another.
@@ -163,7 +274,7 @@ async def _models(request: Request) -> Response:
         }
         for role, served in now.bundles.items()
     ]
-    deployed = now.deployment.model_dump(exclude={"hidden"})
+    deployed = now.deployment.model_dump(exclude={"hidden", "placements"})
     return JSONResponse(
         {"loaded": loaded, **deployed, "hidden": len(now.hidden), "error": error, "refused": refused}
     )

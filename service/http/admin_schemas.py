@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.catalogue.placements import Placement
 from service.http.schemas import NO_CONTROL_CHARACTERS
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
 
@@ -27,6 +28,9 @@ ItemId = Annotated[
 ]
 Items = Annotated[tuple[ItemId, ...], Field(max_length=MAX_CHANGES), FailFast()]
 Version = Annotated[str, Field(min_length=1, max_length=128, json_schema_extra=SHOWN), AfterValidator(_clean)]
+
+
+PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 
 
 class ActivateBody(BaseModel):
@@ -96,6 +100,91 @@ class ModelsAnswer(BaseModel):
     hidden: int = Field(description="how many items are hidden")
     error: str | None = Field(description="why what was deployed last is not what is served")
     refused: dict[str, str] = Field(description="versions that cannot be served, and why")
+
+
+class PlacementQualityAnswer(BaseModel):
+    """How what was shown in a placement did, over all workers, in the sampled sessions."""
+
+    judged: int = Field(description="next clicks that it was judged by")
+    hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
+    mrr_at_20: float | None = Field(serialization_alias="mrr@20")
+
+
+class PlacementVersionAnswer(BaseModel):
+    """A placement, as it was from some time on."""
+
+    number: int
+    at: float = Field(description="when it was written, in epoch seconds")
+    by: str
+    placement: Placement
+
+
+class PlacementAnswer(PlacementVersionAnswer):
+    """A placement as it is."""
+
+    name: str
+    problem: str | None = Field(description="why nothing is answered in it, if so")
+    live_quality: PlacementQualityAnswer | None = Field(description="null while Redis does not answer")
+
+
+class PlacementsAnswer(BaseModel):
+    """Every placement."""
+
+    placements: list[PlacementAnswer]
+
+
+class PlacementHistoryAnswer(BaseModel):
+    """The versions of a placement that are kept, the newest first."""
+
+    name: str
+    versions: list[PlacementVersionAnswer]
+
+
+class PreviewBody(BaseModel):
+    """A placement that nobody is answered by yet, and a session: one that is stored, or its items."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    placement: Placement
+    beside: PlacementName | None = Field(
+        default=None, description="the placement to answer beside it; none: as without a placement"
+    )
+    session_id: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)] | None = None
+    items: Annotated[
+        tuple[ItemId, ...] | None, Field(max_length=200, description="oldest click first", strict=False)
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_session(self) -> Self:
+        if (self.session_id is None) == (self.items is None):
+            raise PydanticCustomError("session", "needs either session_id or items")
+        return self
+
+
+class PreviewedItem(BaseModel):
+    """An item, and why it is there."""
+
+    item_id: str
+    stage: str
+    score: float
+    moved_by: list[str]
+
+
+class PreviewedAnswer(BaseModel):
+    """What the session would be answered; nothing of it is counted or remembered."""
+
+    version: str | None
+    stage: str
+    reason: str
+    ignored: list[str]
+    items: list[PreviewedItem]
+
+
+class PreviewAnswer(BaseModel):
+    """The same session under the draft, and under what is live."""
+
+    draft: PreviewedAnswer
+    live: PreviewedAnswer
 
 
 class HiddenAnswer(BaseModel):

@@ -24,6 +24,7 @@ from service.http.schemas import (
     ClickBody,
     ClickQuery,
     EventStatus,
+    ExplainedItem,
     Explanation,
     ItemPath,
     ItemsAnswer,
@@ -38,7 +39,7 @@ from service.http.schemas import (
     StoredClick,
 )
 from service.ranking.served import Scored
-from service.recommender import Options, Recommendation, Recommender
+from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, placed
 from service.state.link import SessionFull, StoreUnavailable
 from service.state.store import Click, SessionStore
 
@@ -63,15 +64,9 @@ class ShopApi:
     @operation("GET", "/recommend", tag="recommendations", problems=(404, 503))
     async def recommend(self, query: RecommendQuery) -> RecommendationAnswer:
         """Answer a stored session with the items most likely to be clicked next."""
-        options = Options(
-            *(
-                query.k,
-                query.exclude,
-                query.exclude_seen,
-                query.model,
-                self._fields(query),
-                self._filter(query),
-            )
+        options = self._options(
+            *(query.k, query.exclude, query.exclude_seen, query.model),
+            *(self._fields(query), self._filter(query), query.placement),
         )
         found = await self._recommender.recommend(query.session_id, options)
         return _recommendation(found, query.session_id, explain=query.explain)
@@ -81,10 +76,10 @@ class ShopApi:
         """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
         session_id, clicked, named = path.session_id, self._click(body), body.recommendation_id
         fields, rule = self._fields(query), self._filter(query)  # no click is stored if they are wrong
-        if query.recommend is None:
+        if query.recommend is None and query.placement is None:
             appended = await self._recommender.click(session_id, clicked, named)
             return ClickAnswer(session_id, appended.length, appended.duplicate)
-        options = Options(query.recommend, fields=fields, filter=rule)
+        options = self._options(query.recommend, fields=fields, rule=rule, placement=query.placement)
         appended, found = await self._recommender.click_and_recommend(session_id, clicked, options, named)
         answer = _recommendation(found, session_id) if found is not None else None
         return ClickAnswer(session_id, appended.length, appended.duplicate, answer)
@@ -94,7 +89,9 @@ class ShopApi:
         """Answer a session that is in the request, and is not stored."""
         fields = self._asked.named(body.fields, "body.fields") if body.fields else ()
         rule = self._asked.body(body.filter, "body.filter") if body.filter is not UNSET else None
-        options = Options(body.k, body.exclude, body.exclude_seen, body.model, fields, rule)
+        options = self._options(
+            *(body.k, body.exclude, body.exclude_seen, body.model, fields, rule, body.placement)
+        )
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 
@@ -162,6 +159,24 @@ class ShopApi:
         if not await self._store.erase(path.session_id):
             raise _unknown_session()
 
+    def _options(
+        self,
+        k: int | UnsetType | None,
+        exclude: Sequence[str] = (),
+        exclude_seen: bool | None = None,
+        model: str | None = None,
+        fields: tuple[str, ...] = (),
+        rule: Rule | None = None,
+        placement: str | None = None,
+    ) -> Options:
+        """What is wanted by a request, and by its placement. Raises `UnknownPlacement`."""
+        if placement is None:
+            return Options(k or DEFAULT_K, exclude, exclude_seen, model, fields, rule)
+        return placed(
+            Options(k or 0, exclude, exclude_seen, model, fields, rule),
+            self._recommender.placement(placement),
+        )
+
     def _fields(self, query: CatalogueQuery) -> tuple[str, ...]:
         return self._asked.fields(query.fields, "query.fields") if query.fields else ()
 
@@ -198,8 +213,13 @@ def _recommendation(
         degraded=found.degraded,
         ignored=found.ignored,
         items=_items(found.items, found.fields),
-        explanation=Explanation(found.reason, found.encoded) if explain else UNSET,
+        explanation=_explanation(found) if explain else UNSET,
     )
+
+
+def _explanation(found: Recommendation) -> Explanation:
+    items = [ExplainedItem(each.item_id, each.stage, each.score, list(each.moved_by)) for each in found.told]
+    return Explanation(found.reason, found.encoded, items)
 
 
 def _items(scored: Sequence[Scored], fields: Sequence[Raw] = ()) -> list[ScoredItem]:

@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from service.catalogue.placements import PlacementError
 from service.catalogue.rules import RuleError
-from service.live.deployment import DeploymentError
+from service.live.deployment import DeploymentError, UnknownPlacement
 from service.process import request_ids
 from service.ranking.bundle import BundleError
 from service.recommender import NoModel, UnknownItem, UnknownModel
@@ -119,6 +120,14 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
     @app.exception_handler(UnknownItem)
     async def unknown_item_problem(_: Request, error: UnknownItem) -> Response:
         return render(Problem(HTTPStatus.NOT_FOUND, "unknown-item", str(error)))
+
+    @app.exception_handler(UnknownPlacement)
+    async def unknown_placement_problem(_: Request, error: UnknownPlacement) -> Response:
+        return render(Problem(HTTPStatus.NOT_FOUND, "unknown-placement", str(error), known=error.known))
+
+    @app.exception_handler(PlacementError)
+    async def placement_problem(_: Request, error: PlacementError) -> Response:
+        return render(invalid_input(error.field, error.message))
 
     @app.exception_handler(BundleError)
     @app.exception_handler(DeploymentError)

@@ -20,9 +20,11 @@ MAX_FIELDS = 128
 # Not `$`, which Python also finds before a last line feed, nor `\Z`, which JSON Schema does not know.
 NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*(?![\s\S])"
 CLICK_TYPE = r"^[A-Za-z0-9_-]{1,32}(?![\s\S])"
+PLACEMENT = r"^[a-z0-9_-]{1,32}(?![\s\S])"
 PATTERN_MEANINGS = {
     NO_CONTROL_CHARACTERS: "without control characters",
     CLICK_TYPE: "of 1 to 32 letters, digits, '_' and '-'",
+    PLACEMENT: "of 1 to 32 letters a-z, digits, '_' and '-'",
 }
 
 ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ITEM_ID_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
@@ -38,7 +40,17 @@ ExcludeSeen = Annotated[
     bool | None, Meta(description="leave out what the session clicked; default: as deployed")
 ]
 AskedVersion = Annotated[Version | None, Meta(description="a loaded version; default: the live one")]
-Explain = Annotated[bool, Meta(description="say what the model saw, and why this stage answered")]
+Explain = Annotated[
+    bool, Meta(description="say what the model saw, why this stage answered, and why each item is there")
+]
+WantedK = Annotated[
+    Annotated[int, Meta(ge=1, le=MAX_K)] | UnsetType,
+    Meta(description="how many items; default: as the placement says, else 20"),
+]
+AskedPlacement = Annotated[
+    Annotated[str, Meta(pattern=PLACEMENT)] | None,
+    Meta(description="where the items are to be shown; what the request says itself goes before it"),
+]
 
 
 Fields = Annotated[
@@ -87,14 +99,19 @@ class KQuery(CatalogueQuery, kw_only=True):
 
 class ClickQuery(CatalogueQuery, kw_only=True):
     recommend: Annotated[K | None, Meta(description="also answer this many items")] = None
+    placement: Annotated[
+        Annotated[str, Meta(pattern=PLACEMENT)] | None,
+        Meta(description="also answer, as this placement says"),
+    ] = None
 
 
 class RecommendQuery(CatalogueQuery, kw_only=True):
     session_id: SessionId
-    k: K = DEFAULT_K
+    k: WantedK = UNSET
     exclude: Exclude = []
     exclude_seen: ExcludeSeen = None
     model: AskedVersion = None
+    placement: AskedPlacement = None
     explain: Explain = False
 
 
@@ -133,10 +150,11 @@ class RecommendBody(Struct, forbid_unknown_fields=True):
             examples=[["sku-1042", "sku-88"]],
         ),
     ]
-    k: K = DEFAULT_K
+    k: WantedK = UNSET
     exclude: Exclude = []
     exclude_seen: ExcludeSeen = None
     model: AskedVersion = None
+    placement: AskedPlacement = None
     explain: Explain = False
     fields: Annotated[
         list[str], Meta(max_length=MAX_FIELDS, description="attributes to answer with each item")
@@ -158,11 +176,24 @@ class ScoredItem(Struct, gc=False):
     ] = UNSET
 
 
+class ExplainedItem(Struct, gc=False):
+    """Why an item is there."""
+
+    item_id: str
+    stage: Annotated[
+        Literal["neighbours", "model", "trending", "popular", "pinned"],
+        Meta(description="what found it; pinned: only that it is pinned"),
+    ]
+    score: float
+    moved_by: Annotated[list[str], Meta(description="the placement's rules that match or moved it")]
+
+
 class Explanation(Struct):
     """With explain=true."""
 
     reason: str
     encoded: Annotated[list[str], Meta(description="the items that the model saw, oldest first")]
+    items: Annotated[list[ExplainedItem], Meta(description="those answered, in the same order")]
 
 
 class RecommendationAnswer(Struct, kw_only=True):
@@ -263,4 +294,7 @@ class ProblemDocument(Struct):
     )
     loaded: Annotated[
         list[str] | UnsetType, Meta(description="on unknown-model: the versions that can be asked for")
+    ] = UNSET
+    known: Annotated[
+        list[str] | UnsetType, Meta(description="on unknown-placement: the placements that there are")
     ] = UNSET

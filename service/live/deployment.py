@@ -1,7 +1,7 @@
 """What is live: `deployment.json`, replaced atomically under the publisher's lock.
 
-Bundles lie beside it, in `bundles/<version>/`. Publishing, rolling back, experiments and hiding items each
-rewrite this one small file; every worker follows it.
+Bundles lie beside it, in `bundles/<version>/`. Publishing, rolling back, experiments, hiding items and
+placements each rewrite this one small file; every worker follows it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,32 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.catalogue.placements import (
+    MAX_PLACEMENTS,
+    MAX_VERSIONS,
+    NAME,
+    History,
+    Placement,
+    PlacementVersion,
+)
+
 FILE = "deployment.json"
 
 
 class DeploymentError(ValueError):
     """deployment.json cannot be read or changed; the message says why."""
+
+
+class UnknownPlacement(DeploymentError):  # noqa: N818
+    """There is no placement of that name, or it has a `problem`; `known` are those that there are."""
+
+    def __init__(self, name: str, known: list[str], problem: str | None = None) -> None:
+        named = f"placement {name}" if NAME.fullmatch(name) else "placement of that name"
+        if problem is not None:
+            super().__init__(f"nothing can be answered in {named}: {problem}")
+        else:
+            super().__init__(f"there is no {named}; there are: {', '.join(known) or 'none'}")
+        self.known = known
 
 
 class Deployment(BaseModel):
@@ -36,6 +58,7 @@ class Deployment(BaseModel):
     shadow_share: float = Field(default=0.0, ge=0, le=1)
     exclude_seen: bool = False
     hidden: tuple[str, ...] = ()
+    placements: dict[str, History] = Field(default={}, description="every version of each that is kept")
 
     @property
     def serving(self) -> tuple[str, ...]:
@@ -64,7 +87,9 @@ def read_deployment(artifacts: Path) -> Deployment:
     except OSError as error:
         raise DeploymentError(f"{file}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise DeploymentError(f"{file}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DeploymentError(f"{file}: {place + ': ' if place else ''}{first['msg']}") from error
 
 
 def update_deployment(
@@ -81,7 +106,10 @@ def update_deployment(
             new = change(read_deployment(artifacts))
             if needs is not None and not bundle_path(artifacts, needs).is_dir():
                 raise DeploymentError(f"{bundle_path(artifacts, needs)}: there is no such bundle")
-            replace_file(artifacts / FILE, new.model_dump_json(indent=2).encode() + b"\n")
+            # A service of before there were placements still reads a file that has none.
+            unused = None if new.placements else {"placements"}
+            content = new.model_dump_json(indent=2, exclude=unused).encode()
+            replace_file(artifacts / FILE, content + b"\n")
     except OSError as error:
         raise DeploymentError(f"{artifacts / FILE}: cannot be written: {error.strerror}") from error
     return new
@@ -181,6 +209,76 @@ def change_hidden(artifacts: Path, hide: Iterable[str], unhide: Iterable[str]) -
         return old.model_copy(update={"hidden": tuple(sorted(hidden))})
 
     return update_deployment(artifacts, change)
+
+
+def placements_of(deployment: Deployment) -> dict[str, Placement]:
+    """What each placement is now."""
+    return {name: history[-1].placement for name, history in deployment.placements.items()}
+
+
+def set_placement(artifacts: Path, name: str, placement: Placement, by: str) -> Deployment:
+    """Make a placement, or let it be another; one that is so already gets no new version.
+
+    Whoever calls this has prepared it: its rules can be read.
+    """
+    if not NAME.fullmatch(name):
+        raise DeploymentError("a placement's name is of 1 to 32 letters a-z, digits, '_' and '-'")
+
+    def change(old: Deployment) -> Deployment:
+        history = old.placements.get(name, ())
+        if not history and len(old.placements) >= MAX_PLACEMENTS:
+            raise DeploymentError(f"there are {MAX_PLACEMENTS} placements, and may be no more")
+        if history and history[-1].placement == placement:
+            return old
+        return _with_placement(old, name, placement, by)
+
+    return update_deployment(artifacts, change)
+
+
+def rollback_placement(artifacts: Path, name: str, by: str, number: int | None = None) -> Deployment:
+    """Let a placement be what it was in the version before, or in version `number`; that is a new version.
+
+    Raises `DeploymentError` when there is no such version.
+    """
+
+    def change(old: Deployment) -> Deployment:
+        history = history_of(old, name)
+        wanted = history[-1].number - 1 if number is None else number
+        for version in history[:-1]:
+            if version.number == wanted:
+                return _with_placement(old, name, version.placement, by)
+        known = ", ".join(str(version.number) for version in history[:-1]) or "none"
+        raise DeploymentError(f"placement {name} has no version {wanted} to roll back to; it has: {known}")
+
+    return update_deployment(artifacts, change)
+
+
+def delete_placement(artifacts: Path, name: str) -> Deployment:
+    """Forget a placement, and what it was. Raises `DeploymentError` when there is none."""
+
+    def change(old: Deployment) -> Deployment:
+        history_of(old, name)
+        others = {other: history for other, history in old.placements.items() if other != name}
+        return old.model_copy(update={"placements": others})
+
+    return update_deployment(artifacts, change)
+
+
+def history_of(deployment: Deployment, name: str) -> History:
+    """The versions of a placement that are kept. Raises `UnknownPlacement`."""
+    history = deployment.placements.get(name)
+    if history is None:
+        raise UnknownPlacement(name, sorted(deployment.placements))
+    return history
+
+
+def _with_placement(old: Deployment, name: str, placement: Placement, by: str) -> Deployment:
+    history = old.placements.get(name, ())
+    number = history[-1].number + 1 if history else 1
+    version = PlacementVersion(number=number, at=time.time(), by=by, placement=placement)
+    return old.model_copy(
+        update={"placements": {**old.placements, name: (*history, version)[-MAX_VERSIONS:]}}
+    )
 
 
 def _experiment(

@@ -24,16 +24,22 @@ from typing import TypeVar
 
 import structlog
 
+from service.catalogue.attributes import KNOWN, Kind
 from service.catalogue.filters import Alignment, Filters
+from service.catalogue.placements import Placement, Prepared, prepare, prepare_all
 from service.live.deployment import (
     FILE,
     Deployment,
     DeploymentError,
     bundle_path,
     change_hidden,
+    delete_placement,
+    placements_of,
     publish,
     read_deployment,
     rollback,
+    rollback_placement,
+    set_placement,
 )
 from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
@@ -66,7 +72,7 @@ class DeploymentFollower:
         filters: Filters | None = None,
     ) -> None:
         self.current = Snapshot()
-        self.filters = filters or Filters({})
+        self.filters = filters or Filters(KNOWN)
         self.refused: dict[str, str] = {}
         self._artifacts = artifacts
         self._poll_seconds = poll_seconds
@@ -85,7 +91,12 @@ class DeploymentFollower:
     @property
     def error(self) -> str | None:
         """Why what is served is not what was asked for."""
-        return self._unreadable or next(iter(self.refused.values()), None)
+        unprepared = (
+            f"placement {each.name}: {each.problem}"
+            for each in self.current.placements.values()
+            if each.problem is not None
+        )
+        return self._unreadable or next(iter(self.refused.values()), None) or next(unprepared, None)
 
     async def follow(self) -> None:
         """Look at deployment.json for ever; never waits for a bundle, so hidden items are never late."""
@@ -145,6 +156,23 @@ class DeploymentFollower:
     async def change_hidden(self, hide: Iterable[str] = (), unhide: Iterable[str] = ()) -> None:
         """Never answer some items again, and let others be, in any worker. Raises `DeploymentError`."""
         await self._change(change_hidden, hide, unhide)
+
+    def prepared(self, name: str, placement: Placement, place: str = "") -> Prepared:
+        """A placement whose rules are read; `place` is where it stands. Raises `PlacementError`."""
+        return prepare(name, placement, self.filters.columns.kinds, place)
+
+    async def set_placement(self, name: str, placement: Placement, by: str, place: str = "") -> None:
+        """Let a placement be so in every worker. Raises `PlacementError`, `DeploymentError`."""
+        self.prepared(name, placement, place)
+        await self._change(set_placement, name, placement, by)
+
+    async def rollback_placement(self, name: str, by: str, number: int | None = None) -> None:
+        """Let a placement be what it was before. Raises `DeploymentError`."""
+        await self._change(rollback_placement, name, by, number)
+
+    async def delete_placement(self, name: str) -> None:
+        """Forget a placement in every worker. Raises `DeploymentError`."""
+        await self._change(delete_placement, name)
 
     async def _change(self, write: Callable[..., Deployment], *arguments: object) -> None:
         # In a thread: it may have to wait for another publisher's lock.
@@ -210,7 +238,9 @@ class DeploymentFollower:
         before = old["champion"].version if "champion" in old else None
         # One assignment: an answer is made from the old one or from the new one, never from a mixture.
         alignments = self.filters.aligning(self._bundles.values())
-        self.current = await self._apart(_made_ready, deployment, self._bundles, before, alignments)
+        self.current = await self._apart(
+            _made_ready, deployment, self._bundles, before, alignments, self.filters.columns.kinds
+        )
         new = self.current.bundles
         self.filters.keep(list(new.values()), alignments)
         kept = {served.version for served in new.values()}
@@ -235,7 +265,12 @@ class DeploymentFollower:
         log.error("deployment refused", error=self._unreadable, serving=self._serving())
 
 
-def snapshot_of(deployment: Deployment, bundles: Mapping[str, Bundle], before: str | None) -> Snapshot:
+def snapshot_of(
+    deployment: Deployment,
+    bundles: Mapping[str, Bundle],
+    before: str | None,
+    kinds: Mapping[str, Kind] = KNOWN,
+) -> Snapshot:
     """What answers by a deployment, as far as it is loaded: until its champion is, the one `before`."""
     hidden = frozenset(deployment.hidden)
 
@@ -244,7 +279,14 @@ def snapshot_of(deployment: Deployment, bundles: Mapping[str, Bundle], before: s
         return ServedBundle.of(bundle, hidden) if bundle is not None else None
 
     champion = serve(deployment.champion) or serve(before)
-    return Snapshot(deployment, hidden, champion, serve(deployment.challenger), serve(deployment.shadow))
+    return Snapshot(
+        deployment,
+        hidden,
+        champion,
+        serve(deployment.challenger),
+        serve(deployment.shadow),
+        prepare_all(placements_of(deployment), kinds),
+    )
 
 
 def _made_ready(
@@ -252,10 +294,15 @@ def _made_ready(
     bundles: Mapping[str, Bundle],
     before: str | None,
     alignments: Iterable[Alignment],
+    kinds: Mapping[str, Kind],
 ) -> Snapshot:
     for alignment in alignments:
         alignment.fill()
-    return snapshot_of(deployment, bundles, before)
+    snapshot = snapshot_of(deployment, bundles, before, kinds)
+    if any(each.placement.mmr is not None for each in snapshot.placements.values()):
+        for served in snapshot.bundles.values():
+            served.bundle.ready_vectors()
+    return snapshot
 
 
 @contextmanager

@@ -10,13 +10,25 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from service.live.snapshot import Snapshot, bucket
-from service.process.metrics import FEEDBACK, HITS, JUDGED, RECIPROCAL_RANKS, REDIS_ERRORS
+from service.process.metrics import (
+    FEEDBACK,
+    HITS,
+    JUDGED,
+    PLACEMENT_HITS,
+    PLACEMENT_JUDGED,
+    PLACEMENT_RECIPROCAL_RANKS,
+    RECIPROCAL_RANKS,
+    REDIS_ERRORS,
+)
 from service.ranking.served import ServedBundle
 from service.state.link import StoreUnavailable
-from service.state.store import Appended, SessionStore
+from service.state.store import PLACEMENT, Appended, SessionStore
 
 TOP = 20  # items that are judged: hit rate@20, MRR@20
 SAMPLE = "live quality"
+
+OF_VERSIONS = (JUDGED, HITS, RECIPROCAL_RANKS)
+OF_PLACEMENTS = (PLACEMENT_JUDGED, PLACEMENT_HITS, PLACEMENT_RECIPROCAL_RANKS)
 
 ItemIds = Sequence[str]
 AnswerBy = Callable[[ServedBundle], Awaitable[ItemIds]]
@@ -44,13 +56,14 @@ class QualityMonitor:
         item_ids: ItemIds,
         given_on: str,
         answer_by: AnswerBy,
+        placement: str = "",
     ) -> None:
         """Remember an answer before it is sent: the click that follows it must find it.
 
         `given_on` is the session's newest item, '' if it has none: a click on that is no choice among what is
-        shown. `answer_by` makes the shadow's answer to the same session.
+        shown. `answer_by` makes the shadow's answer to the same session, in the same `placement`.
         """
-        await self._remember(session_id, recommendation_id, version, item_ids, given_on)
+        await self._remember(session_id, recommendation_id, version, item_ids, given_on, placement=placement)
         shadow = snapshot.shadow
         if shadow is not None and bucket(session_id, SAMPLE) < snapshot.deployment.shadow_share:
             task = asyncio.create_task(
@@ -61,11 +74,16 @@ class QualityMonitor:
 
     def count(self, appended: Appended, feedback_on: str | None) -> None:
         """Count what a stored click said; `feedback_on` is the version whose recommendation it named."""
-        for judged in appended.judged:
-            JUDGED.labels(judged.version).inc()
-            if judged.rank:
-                HITS.labels(judged.version).inc()
-                RECIPROCAL_RANKS.labels(judged.version).inc(1 / judged.rank)
+        for of, rank in appended.judged:
+            if of.startswith(PLACEMENT):
+                counters, label = OF_PLACEMENTS, of.removeprefix(PLACEMENT)
+            else:
+                counters, label = OF_VERSIONS, of
+            clicks, hits, reciprocal_ranks = counters
+            clicks.labels(label).inc()
+            if rank:
+                hits.labels(label).inc()
+                reciprocal_ranks.labels(label).inc(1 / rank)
         if feedback_on is not None and not appended.duplicate:
             FEEDBACK.labels(feedback_on).inc()
 
@@ -89,10 +107,17 @@ class QualityMonitor:
         given_on: str,
         *,
         beside: bool = False,
+        placement: str = "",
     ) -> None:
         try:
             await self._store.remember(
-                session_id, recommendation_id, version, item_ids[:TOP], given_on=given_on, beside=beside
+                session_id,
+                recommendation_id,
+                version,
+                item_ids[:TOP],
+                given_on=given_on,
+                beside=beside,
+                placement=placement,
             )
         except StoreUnavailable:  # the answer is good all the same
             REDIS_ERRORS.labels("remember").inc()

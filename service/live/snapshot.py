@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.live.deployment import Deployment
+from service.catalogue.placements import Prepared
+from service.live.deployment import Deployment, UnknownPlacement
 from service.ranking.served import ServedBundle
 
 Role = Literal["champion", "challenger", "shadow"]
@@ -21,6 +23,14 @@ class Snapshot:
     champion: ServedBundle | None = None  # until a new champion is loaded, the one before it
     challenger: ServedBundle | None = None
     shadow: ServedBundle | None = None
+    placements: Mapping[str, Prepared] = field(default_factory=dict)
+
+    def placement(self, name: str) -> Prepared:
+        """A placement that answers can be made from. Raises `UnknownPlacement`."""
+        prepared = self.placements.get(name)
+        if prepared is None or prepared.problem is not None:
+            raise UnknownPlacement(name, list(self.placements), prepared.problem if prepared else None)
+        return prepared
 
     @property
     def bundles(self) -> dict[Role, ServedBundle]:

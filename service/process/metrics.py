@@ -36,6 +36,20 @@ RECIPROCAL_RANKS = Counter(
     "nextclick_judged_reciprocal_ranks", "Sum of 1 / rank of the clicked item among the 20", ("version",)
 )
 FEEDBACK = Counter("nextclick_feedback_clicks", "Clicks that named the recommendation", ("version",))
+PLACEMENT_RECOMMENDATIONS = Counter(
+    "nextclick_placement_recommendations", "Recommendations answered in a placement", ("placement", "stage")
+)
+PLACEMENT_JUDGED = Counter(
+    "nextclick_placement_judged_clicks", "Next clicks that a placement was judged by", ("placement",)
+)
+PLACEMENT_HITS = Counter(
+    "nextclick_placement_judged_hits", "Of these, clicks on one of the 20 items shown", ("placement",)
+)
+PLACEMENT_RECIPROCAL_RANKS = Counter(
+    "nextclick_placement_judged_reciprocal_ranks",
+    "Sum of 1 / rank of the clicked item among those shown",
+    ("placement",),
+)
 LOG_ENTRIES = Gauge("nextclick_click_log_entries", "Entries in the click log", multiprocess_mode="mostrecent")
 LOG_FILL = Gauge(
     "nextclick_click_log_fill_ratio",

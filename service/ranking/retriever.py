@@ -196,6 +196,21 @@ class Retriever:
         vectors: Scores = self._storage().reconstruct_n(0, self.n_items)
         return np.ascontiguousarray(vectors[:, : self.dim])
 
+    def ready_vectors(self) -> None:
+        """Be ready to look up vectors: an index of lists needs a map to them, of 8 bytes an item."""
+        if self._ivf and self._index.direct_map.type == faiss.DirectMap.NoMap:
+            self._index.make_direct_map()
+
+    def vectors_of(self, items: Items) -> Vectors:
+        """The vectors of some items, (n, D), as they are stored; zero for PAD."""
+        self.ready_vectors()
+        vectors = np.zeros((len(items), self.dim), dtype=np.float32)
+        known = np.flatnonzero(items)
+        if len(known):
+            index = self._index if self._ivf else self._storage()
+            vectors[known] = index.reconstruct_batch(items[known] - 1)[:, : self.dim]
+        return vectors
+
     def problem(self, sample: int | None = None) -> str | None:
         """What makes some of the vectors useless, or None; without a sample, of all of them."""
         if self._ivf and (problem := self._problem_of_lists(sample)):

@@ -12,9 +12,10 @@ collected:{17}         what is collected of the log for good: '<stream id> <sequ
 trending:{17}          sorted set of items by the sessions that clicked them, time-decayed
 trending_t0:{17}       '<origin> <half-life>' that these counts refer to, in seconds
 shown:{17}:<session>   hash of what the session was shown last: items by version, at ':id' the answer's id and
-                       the item that it was given on; lives until a click judges it, or for
-                       quality_window_seconds
-quality:{17}:<version> hash of how a version's answers did: judged, hits, reciprocal_ranks, feedback
+                       the item that it was given on, at ':placement' where and by which version, if in one;
+                       lives until a click judges it, or for quality_window_seconds
+quality:{17}:<version> hash of how a version's answers did: judged, hits, reciprocal_ranks, feedback; under
+                       @<placement> of how those did that were shown in a placement
 cold:{17}              sorted set of clicked items that no bundle knows, by their last click
 co:{17}:<item>         sorted set of what sessions clicked beside such an item
 items:{items}          hash of the catalogue: item id -> its JSON document

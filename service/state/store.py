@@ -23,6 +23,7 @@ from service.state.tail import RESUME, Tail
 
 _pack = msgspec.msgpack.Encoder().encode  # Redis reads it faster than JSON, and with every bit of a float
 
+PLACEMENT = "@"  # before its name, where versions are named, too: no version begins with it
 SEPARATOR = "\x1f"  # ids hold no control characters: the API refuses them
 
 
@@ -47,7 +48,10 @@ class Arrival(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a click said of an answer: the rank of its item among those shown, 0 when it was not there."""
+    """What a click said of an answer: the rank of its item among those shown, 0 when it was not there.
+
+    Of what was shown in a placement there are two: one of the version, and one `of_placement`.
+    """
 
     version: str
     rank: int
@@ -242,11 +246,13 @@ class SessionStore:
         *,
         given_on: str = "",
         beside: bool = False,
+        placement: str = "",
     ) -> None:
         """Keep what was shown until the session's next click judges it, in place of what was kept before.
 
         `given_on`: the session's newest item then; a click on that judges nothing.
         `beside`: another version's items for that same answer; dropped if the answer is judged already.
+        `placement`: where it was shown, which is judged as well.
         """
         shown, window = SEPARATOR.join(item_ids), self._settings.quality_window_seconds
         answer = recommendation_id + SEPARATOR + given_on
@@ -254,14 +260,26 @@ class SessionStore:
             lambda: [
                 REMEMBER.call(
                     [self._keys.shown(self._shard(session_id), session_id)],
-                    *(answer, version, shown, window, int(beside)),
+                    *(answer, version, shown, window, int(beside), of_placement(placement)),
                 )
             ]
         )
         value(reply)
 
+    async def forget_quality(self, names: Sequence[str]) -> None:
+        """Delete how the answers of some versions, or of placements, did."""
+        replies = await self._link.run(
+            lambda: [
+                ("DEL", self._keys.quality(shard, name))
+                for name in names
+                for shard in range(self._link.shards)
+            ]
+        )
+        for reply in replies:
+            value(reply)
+
     async def quality(self, versions: Sequence[str]) -> dict[str, Quality]:
-        """How each version's answers did."""
+        """How each version's answers did; of a placement's, by `of_placement`."""
         replies = await self._link.run(
             lambda: [
                 (
@@ -395,6 +413,11 @@ class SessionStore:
         shard = self._shard(session_id)
         names = (self._keys.session(shard, session_id), self._keys.marks(shard, session_id))
         return [*names, self._keys.click_log(shard), self._keys.sequence(shard)]
+
+
+def of_placement(name: str) -> str:
+    """What the quality of a placement is kept under, beside that of versions; '' for none."""
+    return f"{PLACEMENT}{name}" if name else ""
 
 
 def _add(scores: defaultdict[str, float], found: Sequence[str], factor: float) -> None:

@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from models.base import Sessions
+    from service.ranking.bundle import Bundle
+    from training.data.dataset import Dataset
     from training.learn.cards import Card
 
 app = typer.Typer(no_args_is_help=True)
@@ -246,6 +249,18 @@ def evaluate(
         Path | None,
         typer.Option(help="Also renew what RESULTS/<dataset>/<model>.json says was measured of this bundle."),
     ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Also measure what is answered in this placement."),
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --placement: the catalogue, as `items import` reads it.",
+            show_default="what Redis holds",
+        ),
+    ] = None,
+    artifacts: ArtifactsOption = Path("artifacts"),
     threads: ThreadsOption = CORES,
     json_: JsonOption = False,
 ) -> None:
@@ -253,17 +268,27 @@ def evaluate(
 
     Prints JSON, once with nothing masked, once with the session's own items left out. Percent, except
     popularity: mean training clicks of an answered item. A validation split says little of a bundle that
-    was refitted on it.
+    was refitted on it. With --placement also what the service answers in a placement of ARTIFACTS: through
+    its filter, steering and stages, but with nothing trending.
     """
     from service.ranking.bundle import Bundle
     from training.data.dataset import Dataset
+    from training.learn.hyper import HyperError
     from training.measure.evaluate import evaluate as evaluate_bundle
     from training.measure.results import ResultError, measure_again
 
     with reported(json_):
+        if items is not None and placement is None:
+            raise HyperError("--items is for --placement")
         dataset = Dataset.load(data)
         loaded = Bundle.load(bundle, threads)
-        measured = evaluate_bundle(loaded, dataset, dataset.test if split == "test" else dataset.validation)
+        sessions = dataset.test if split == "test" else dataset.validation
+        in_placement = (
+            _in_placement(loaded, dataset, sessions, artifacts, placement, items)
+            if placement is not None
+            else {}
+        )
+        measured = evaluate_bundle(loaded, dataset, sessions)
         if results is not None:
             if split != "test":
                 raise ResultError("--results: holds what was measured on test, not on validation")
@@ -276,8 +301,48 @@ def evaluate(
             "index": loaded.manifest.index.model_dump() if loaded.manifest.index else None,
             "metrics": measured.unmasked,
             "metrics_without_seen_items": measured.unseen_only,
+            **in_placement,
         }
         print(json.dumps(result, indent=None if json_ else 2))
+
+
+def _in_placement(
+    bundle: Bundle, data: Dataset, sessions: Sessions, artifacts: Path, name: str, file: Path | None
+) -> dict[str, object]:
+    """What is measured under a placement, as `evaluate` prints it."""
+    from service.catalogue.attributes import Schema
+    from service.catalogue.filters import Filters
+    from service.catalogue.placements import prepare
+    from service.live.deployment import history_of, read_deployment
+    from service.process.settings import load_settings
+    from training.data.items import BadRow, ItemsFileError, read_items
+    from training.loop.items import stored_items
+    from training.measure.placed import evaluate_placed
+
+    settings = load_settings().model_copy(update={"artifacts_dir": artifacts})
+    schema = Schema.of(settings)
+    version = history_of(read_deployment(artifacts), name)[-1]
+    prepared = prepare(name, version.placement, schema.kinds)
+    filters = Filters(schema.kinds)
+    if file is None:
+        filters.apply(stored_items(settings))
+    else:
+        for row in read_items(file, schema):
+            if isinstance(row, BadRow):
+                raise ItemsFileError(f"{file}:{row.line}: {row.reason}")
+            filters.apply([row])
+    if not len(filters.columns):
+        raise ItemsFileError("the catalogue is empty: every rule would be judged by what is absent")
+    found = evaluate_placed(bundle, data, sessions, filters, prepared)
+    return {
+        "placement": {
+            "name": name,
+            "number": version.number,
+            "catalogue_items": len(filters.columns),
+            "items_answered": found.items_answered,
+            "metrics": found.metrics,
+        }
+    }
 
 
 @app.command(rich_help_panel="Results")
@@ -342,18 +407,22 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     Unless processes of torchrun work `together`, each would do the same to the same files: they are refused.
     2 for wrong input, 1 for a check that refused, or for what may go better another time.
     """
+    from service.catalogue.attributes import CatalogueFileError
+    from service.catalogue.placements import PlacementError
     from service.live.deployment import DeploymentError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
     from training.data.dataset import DatasetError
+    from training.data.items import ItemsFileError
     from training.learn.checkpoint import CheckpointError, RunInUseError
     from training.learn.devices import DeviceError, torchrun_processes
     from training.learn.hyper import HyperError
     from training.learn.registry import UnknownModelError
     from training.learn.train import DivergedError
     from training.loop.collect import CollectError
+    from training.loop.items import ImportStoppedError
     from training.loop.retrain import ConfigError
     from training.loop.run_record import RunError, RunLockedError
     from training.measure.results import ResultError
@@ -367,6 +436,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
         yield console
     except (
         BundleError,
+        CatalogueFileError,
         CheckpointError,
         ClicksError,
         ConfigError,
@@ -374,6 +444,8 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
         DeploymentError,
         DeviceError,
         HyperError,
+        ItemsFileError,
+        PlacementError,
         ResultError,
         RunError,
         SettingsError,
@@ -383,7 +455,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except (CollectError, DivergedError, RunInUseError, RunLockedError) as error:
+    except (CollectError, DivergedError, ImportStoppedError, RunInUseError, RunLockedError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except BrokenPipeError:  # whoever read what is printed is gone

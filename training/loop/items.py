@@ -105,11 +105,16 @@ def export_items(
 
     Raises `ImportStoppedError` and `ItemsFileError`.
     """
+    return write_items(file, stored_items(settings, patience_seconds), schema, separator=separator)
+
+
+def stored_items(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> list[tuple[str, Values]]:
+    """The whole catalogue. Raises `ImportStoppedError`."""
 
     async def run(store: ItemStore) -> list[tuple[str, Values]]:
         return [item async for page in _pages(store, _Patient(patience_seconds)) for item in page]
 
-    return write_items(file, _with_store(settings, run), schema, separator=separator)
+    return _with_store(settings, run)
 
 
 async def _pages(store: ItemStore, patient: _Patient) -> AsyncIterator[list[tuple[str, Values]]]:

@@ -86,6 +86,7 @@ async def test_recommend_options(shop: Serving) -> None:
     assert answer["explanation"] == {
         "reason": "the model saw 1 of the session's 1 clicks",
         "encoded": ["i5"],
+        "items": [{**each, "stage": "model", "moved_by": []} for each in answer["items"]],
     }
 
 
@@ -354,6 +355,11 @@ async def test_openapi_describes_every_call(shop: Serving) -> None:
         "GET /sessions/{session_id}",
         "DELETE /sessions/{session_id}",
         "GET /items/{item_id}/similar",
+        "PUT /items",
+        "GET /items",
+        "GET /items/{item_id}",
+        "PATCH /items/{item_id}",
+        "DELETE /items/{item_id}",
         "GET /trending",
         "GET /models",
         "POST /admin/activate",
@@ -363,6 +369,13 @@ async def test_openapi_describes_every_call(shop: Serving) -> None:
         "POST /admin/hidden",
         "PUT /admin/hidden/{item_id}",
         "DELETE /admin/hidden/{item_id}",
+        "GET /admin/placements",
+        "POST /admin/placements/preview",
+        "GET /admin/placements/{name}",
+        "PUT /admin/placements/{name}",
+        "DELETE /admin/placements/{name}",
+        "GET /admin/placements/{name}/history",
+        "POST /admin/placements/{name}/rollback",
         "GET /health/live",
         "GET /health/ready",
     }
@@ -390,7 +403,9 @@ async def test_openapi_names_its_operations_and_who_may_call_them(shop: Serving)
         if {"ServerKey": []} in each.get("security", [])
     ]
     session = "/sessions/{session_id}"
-    assert sorted(servers) == [("/clicks", "post"), (session, "delete"), (session, "get")]
+    items = [("/items", "get"), ("/items", "put")]
+    items += [("/items/{item_id}", method) for method in ("delete", "patch")]
+    assert sorted(servers) == [("/clicks", "post"), *items, (session, "delete"), (session, "get")]
     assert paths["/admin/activate"]["post"]["security"] == [{"AdminKey": []}]
     assert "security" not in paths["/health/live"]["get"]
 
@@ -429,12 +444,7 @@ async def test_openapi_is_made_of_what_is_decoded(shop: Serving) -> None:
         "maxItems": 100,
     }
     k = next(each for each in paths["/recommend"]["get"]["parameters"] if each["name"] == "k")
-    assert (k["in"], k["required"], k["schema"]["maximum"], k["schema"]["default"]) == (
-        "query",
-        False,
-        100,
-        20,
-    )
+    assert (k["in"], k["required"], k["schema"]["maximum"]) == ("query", False, 100)
     session = paths["/sessions/{session_id}/click"]["post"]["parameters"][0]
     assert (session["name"], session["in"], session["required"]) == ("session_id", "path", True)
     referred = set(re.findall(r"#/components/schemas/(\w+)", str(schema)))

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from service.catalogue.placements import Placement
 from service.live.deployment import (
     FILE,
     Deployment,
     DeploymentError,
+    UnknownPlacement,
     bundle_path,
     challenge,
+    delete_placement,
     hide,
     prune,
     publish,
     read_deployment,
     replace_file,
     rollback,
+    rollback_placement,
+    set_placement,
     shadow,
     unhide,
     withdraw,
@@ -152,3 +157,87 @@ def test_replacing_leaves_nothing_else_behind(tmp_path: Path) -> None:
     for content in (b"old", b"new"):
         replace_file(directory / "file", content)
     assert [(file.name, file.read_bytes()) for file in directory.iterdir()] == [("file", b"new")]
+
+
+class TestPlacements:
+    """Their history, in the same file as what is live."""
+
+    def test_each_change_is_a_version(self, artifacts: Path) -> None:
+        for k in (5, 6, 6, 7):
+            set_placement(artifacts, "home", Placement(k=k), "admin")
+        history = read_deployment(artifacts).placements["home"]
+        assert [(each.number, each.by, each.placement.k) for each in history] == [
+            (1, "admin", 5),
+            (2, "admin", 6),
+            (3, "admin", 7),
+        ], "what changes nothing is none"
+        assert history[0].at <= history[1].at <= history[2].at
+
+    def test_rollback_goes_to_the_version_before_and_back(self, artifacts: Path) -> None:
+        for k in (5, 6, 7):
+            set_placement(artifacts, "home", Placement(k=k), "admin")
+        told = [rollback_placement(artifacts, "home", "command") for _ in range(2)]
+        assert [each.placements["home"][-1].placement.k for each in told] == [6, 7]
+        deployed = rollback_placement(artifacts, "home", "command", 1)
+        assert [each.placement.k for each in deployed.placements["home"]] == [5, 6, 7, 6, 7, 5]
+        for number in (6, 9):
+            with pytest.raises(DeploymentError, match=f"no version {number} to roll back to; it has: 1, 2"):
+                rollback_placement(artifacts, "home", "command", number)
+        set_placement(artifacts, "new", Placement(), "admin")
+        with pytest.raises(DeploymentError, match="it has: none"):
+            rollback_placement(artifacts, "new", "command")
+
+    def test_the_newest_20_versions_are_kept(self, artifacts: Path) -> None:
+        for k in range(1, 31):
+            set_placement(artifacts, "home", Placement(k=k), "admin")
+        history = read_deployment(artifacts).placements["home"]
+        assert [each.number for each in history] == list(range(11, 31))
+
+    def test_there_are_32_at_most(self, artifacts: Path) -> None:
+        for number in range(32):
+            set_placement(artifacts, f"p{number}", Placement(), "admin")
+        with pytest.raises(DeploymentError, match="there are 32 placements"):
+            set_placement(artifacts, "p32", Placement(), "admin")
+        set_placement(artifacts, "p31", Placement(k=1), "admin")
+        delete_placement(artifacts, "p0")
+        set_placement(artifacts, "p32", Placement(), "admin")
+
+    @pytest.mark.parametrize("name", ["", "Home", "a" * 33, "a b", "../a", "a\n"])
+    def test_a_name_is_a_word(self, artifacts: Path, name: str) -> None:
+        with pytest.raises(DeploymentError, match="a placement's name is"):
+            set_placement(artifacts, name, Placement(), "admin")
+
+    def test_an_unknown_one_is_told_with_those_that_there_are(self, artifacts: Path) -> None:
+        set_placement(artifacts, "home", Placement(), "admin")
+        with pytest.raises(UnknownPlacement, match="there is no placement cart; there are: home"):
+            delete_placement(artifacts, "cart")
+        with pytest.raises(UnknownPlacement, match="there is no placement cart; there are: home"):
+            rollback_placement(artifacts, "cart", "admin")
+
+    def test_bundles_come_and_go_beside_them(self, artifacts: Path) -> None:
+        for version in ("v1", "v2"):
+            publish(artifacts, version)
+        set_placement(artifacts, "home", Placement(k=5), "admin")
+        before = read_deployment(artifacts).placements
+        rollback(artifacts)
+        hide(artifacts, "i1")
+        publish(artifacts, "v2")
+        deployed = read_deployment(artifacts)
+        assert (deployed.champion, deployed.placements) == ("v2", before)
+
+    def test_files_of_before_are_read_and_one_without_them_is_such_a_file(self, artifacts: Path) -> None:
+        artifacts.mkdir(exist_ok=True)
+        (artifacts / FILE).write_text('{"champion": "v1", "hidden": ["i1"]}')
+        assert read_deployment(artifacts).placements == {}
+        set_placement(artifacts, "home", Placement(k=5), "admin")
+        assert "placements" in (artifacts / FILE).read_text()
+        assert read_deployment(artifacts).champion == "v1"
+        delete_placement(artifacts, "home")
+        assert "placements" not in (artifacts / FILE).read_text()
+
+    def test_a_file_that_says_what_none_may_is_refused_with_its_place(self, artifacts: Path) -> None:
+        set_placement(artifacts, "home", Placement(k=5), "admin")
+        text = (artifacts / FILE).read_text()
+        (artifacts / FILE).write_text(text.replace('"k": 5', '"k": 500'))
+        with pytest.raises(DeploymentError, match=r"placements\.home\.0\.placement\.k"):
+            read_deployment(artifacts)

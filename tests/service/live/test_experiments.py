@@ -171,7 +171,8 @@ async def test_the_next_click_judges_what_was_shown_once(published: Path, redis_
             "feedback": 0,
         }
         after = [await service.metric(line) for line in lines]
-        assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 0.25]
+        # Other tests of this process have counted thirds.
+        assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([2, 1, 0.25])
 
 
 async def test_only_a_choice_of_another_item_judges(published: Path, redis_url: str) -> None:

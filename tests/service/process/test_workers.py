@@ -58,6 +58,34 @@ def workers(artifacts: Path, redis_url: str, tmp_path: Path) -> Iterator[Service
         yield service
 
 
+def test_a_placement_holds_in_every_worker(workers: Service) -> None:
+    """Changed at one of them, it is there at all, with the catalogue that it steers by."""
+    answered: dict[int | None, tuple[int, list[str]]] = {}
+
+    def all_answer(status: int, *expected: str) -> bool:
+        answer = workers.ask("GET", f"{RECOMMEND}&placement=home")
+        found = item_ids(answer.json()) if answer.status == 200 else []
+        answered[answer.pid] = (answer.status, found)
+        return list(answered.values()) == [(status, list(expected))] * 2
+
+    assert workers.ask("POST", "/sessions/s7/click", {"item_id": "i5"}).status == 200
+    nearest = [item_id for item_id in SHOP.nearest(["i5"]) if item_id != "i5"]
+    items = [{"item_id": nearest[4], "tags": ["sale"]}, {"item_id": nearest[2], "tags": ["sale"]}]
+    assert workers.ask("PUT", "/items", items).status == 200
+    sale = {"attribute": "tags", "contains": "sale"}
+    home = {"k": 3, "exclude_seen": True, "boosts": [{"rule": sale, "factor": 100}]}
+    assert workers.ask("PUT", "/admin/placements/home", home, **ADMIN).status == 200
+    until(lambda: all_answer(200, nearest[2], nearest[4], nearest[0]))
+    assert workers.ask("PUT", "/admin/placements/home", home | {"k": 1}, **ADMIN).status == 200
+    until(lambda: all_answer(200, nearest[2]))
+    assert workers.ask("PATCH", f"/items/{nearest[2]}", {"available": False}).status == 200
+    until(lambda: all_answer(200, nearest[4]))
+    assert workers.ask("POST", "/admin/placements/home/rollback", **ADMIN).json()["number"] == 3
+    until(lambda: all_answer(200, nearest[4], nearest[0], nearest[1]))
+    assert workers.ask("DELETE", "/admin/placements/home", **ADMIN).status == 200
+    until(lambda: all_answer(404))
+
+
 def test_two_workers_are_one_service(workers: Service, artifacts: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         clicks = [("POST", f"/sessions/s{i}/click", {"item_id": "i5"}) for i in range(60)]

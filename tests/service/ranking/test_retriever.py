@@ -151,6 +151,21 @@ def test_similar_items_are_others(index: Index) -> None:
 
 
 @each_index
+def test_the_vectors_of_some_items(index: Index, tmp_path: Path) -> None:
+    index.build(random_vectors(SOME, seed=9)).save(tmp_path / "index")
+    loaded = index.load(tmp_path / "index", 10)
+    query, items = random_vectors(1, seed=2), np.array([SOME, 0, 7, 7])
+    before = loaded.search(query, 20)
+    found = loaded.vectors_of(items)
+    np.testing.assert_array_equal(found[[0, 2, 3]], loaded.vectors()[[SOME - 1, 6, 6]])
+    assert found.shape == (4, 10)
+    assert not found[1].any(), "of PAD there is none"
+    assert loaded.vectors_of(np.array([0])).shape == (1, 10)
+    for was, now in zip(before, loaded.search(query, 20), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
+@each_index
 def test_a_saved_index_answers_the_same(index: Index, tmp_path: Path) -> None:
     vectors = random_vectors(SOME, seed=9)
     built = index.build(vectors)

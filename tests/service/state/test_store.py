@@ -26,7 +26,18 @@ from service.process.settings import Settings
 from service.state.connection import READ_SECONDS
 from service.state.keys import Keys
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
-from service.state.store import APPEND, SCRIPTS, Appended, Arrival, Bucket, Click, Judged, SessionStore
+from service.state.store import (
+    APPEND,
+    SCRIPTS,
+    Appended,
+    Arrival,
+    Bucket,
+    Click,
+    Judged,
+    Quality,
+    SessionStore,
+    of_placement,
+)
 from tests.service.state.clock import StillClock
 from tests.service.state.cluster import cluster, one_node_cluster, slot_of, url_of
 from tests.waiting import stopped
@@ -377,6 +388,28 @@ async def test_what_does_not_feed_the_encoder_judges_nothing(store: SessionStore
         "v1": 1,
         "v2": 1,
     }
+
+
+async def test_what_is_shown_in_a_placement_is_judged_as_its_own_too(
+    make_store: MakeStore, redis_client: Redis
+) -> None:
+    store = make_store(shards=1)
+    await store.append("s", Click("a", 1.0))
+    await store.remember("s", "v1~1", "v1", ["b", "c"], given_on="a", placement="home")
+    await store.remember("s", "v1~1", "v2", ["c", "b"], given_on="a", beside=True)
+    judged = (await store.append("s", Click("c", 2.0))).judged
+    assert sorted(judged) == [("@home", 2), ("v1", 2), ("v2", 1)], "as v1 showed it, and v2 never did"
+    await store.remember("s", "v1~2", "v1", ["d"], given_on="c", placement="home")
+    assert sorted((await store.append("s", Click("e", 3.0))).judged) == [("@home", 0), ("v1", 0)]
+    await store.remember("s", "v1~3", "v1", ["f"], given_on="e")
+    assert (await store.append("s", Click("f", 4.0))).judged == (("v1", 1),), "in no placement"
+
+    home = of_placement("home")
+    assert (await store.quality([home]))[home] == Quality(judged=2, hits=1, reciprocal_ranks=0.5)
+    assert redis_client.ttl("quality:{0}:@home") > 0
+    await store.forget_quality([home])
+    assert (await store.quality([home, "v1"])) == {home: Quality(), "v1": Quality(3, 2, 1.5)}
+    assert list(redis_client.scan_iter("*@home*")) == []
 
 
 async def test_trending_halves_with_every_half_life(make_store: MakeStore) -> None:

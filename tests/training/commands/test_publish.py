@@ -73,3 +73,54 @@ def test_it_says_what_is_live(bundles: Path) -> None:
     assert run(bundles, "rollback").output == "v1 is live\n"
     assert json.loads(run(bundles, "rollback", "--json").stdout)["champion"] == "v2"
     assert read_deployment(bundles).champion == "v2"
+
+
+class TestPlacements:
+    def test_a_life(self, artifacts: Path, tmp_path: Path) -> None:
+        file = tmp_path / "home.json"
+        for k in (5, 6):
+            file.write_text(json.dumps({"k": k, "filter": {"attribute": "price", "lt": 50}}))
+            assert run(artifacts, "placements", "set", "home", str(file)).exit_code == 0
+        assert json.loads(run(artifacts, "placements", "show", "home").output) == json.loads(file.read_text())
+        assert "home is at version 3" in run(artifacts, "placements", "rollback", "home").output
+        told = json.loads(run(artifacts, "placements", "list", "--json").stdout)
+        assert [(each["name"], each["number"], each["placement"]["k"]) for each in told] == [("home", 3, 5)]
+        assert "home" in run(artifacts, "placements", "list").output
+        history = json.loads(run(artifacts, "placements", "history", "home", "--json").stdout)
+        assert [(each["number"], each["by"], each["placement"]["k"]) for each in history] == [
+            (3, "command", 5),
+            (2, "command", 6),
+            (1, "command", 5),
+        ]
+        assert run(artifacts, "placements", "rollback", "home", "--to", "2").exit_code == 0
+        assert read_deployment(artifacts).placements["home"][-1].placement.k == 6
+        assert run(artifacts, "placements", "delete", "home").exit_code == 0
+        assert read_deployment(artifacts).placements == {}
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("{", "Invalid JSON"),
+            ('{"k": 0}', "error: k: Input should be greater than"),
+            ('{"colour": 1}', "error: colour: "),
+            ('{"filter": {"attribute": "colour", "eq": "red"}}', "filter.attribute: there is no attribute"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line_and_changes_nothing(
+        self, artifacts: Path, tmp_path: Path, content: str, message: str
+    ) -> None:
+        file = tmp_path / "home.json"
+        file.write_text(content)
+        refused = run(artifacts, "placements", "set", "home", str(file))
+        assert (refused.exit_code, message in refused.output) == (2, True), refused.output
+        assert read_deployment(artifacts).placements == {}
+        for command in ("show", "history", "rollback", "delete"):
+            unknown = run(artifacts, "placements", command, "cart")
+            assert (unknown.exit_code, "there is no placement cart" in unknown.output) == (2, True)
+
+    def test_an_attribute_that_the_shop_declares(self, artifacts: Path, tmp_path: Path) -> None:
+        file, declared = tmp_path / "home.json", tmp_path / "catalogue.toml"
+        file.write_text('{"filter": {"attribute": "colour", "eq": "red"}}')
+        declared.write_text('[attributes]\ncolour = "string"\n')
+        told = run(artifacts, "placements", "set", "home", str(file), "--catalogue", str(declared), "--json")
+        assert json.loads(told.stdout)["number"] == 1
