@@ -254,7 +254,7 @@ class Recommender:
         if visit.co_clicks:
             add("neighbours", [entry for entry in visit.co_clicks if allowed(entry[0])][: options.k])
         if served and known and len(items) < options.k:
-            left_out = {index_of[item_id] for item_id in excluded if item_id in index_of} if excluded else ()
+            left_out = served.indices(excluded) if excluded else ()
             query = Query([index_of[item_id] for item_id in known], options.k - len(items), left_out)
             add("model", await self._batcher.rank(served, query))
         if len(items) < options.k:
@@ -325,7 +325,7 @@ class Recommender:
     def _is_unknown(self, snapshot: Snapshot, item_id: str) -> bool:
         """Whether there are bundles, and none of them knows the item."""
         bundles = snapshot.bundles.values()
-        return bool(bundles) and not any(item_id in served.bundle.index_of for served in bundles)
+        return bool(bundles) and not any(served.knows(item_id) for served in bundles)
 
     async def _append(self, arrival: Arrival, *, with_session: bool) -> Appended:
         try:

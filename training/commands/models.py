@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from training.bundling.content import Attributes
     from training.learn.cards import Card
 
 app = typer.Typer(no_args_is_help=True)
@@ -48,6 +49,31 @@ MaxIndexOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
+]
+ItemsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--items",
+        help="Items with attributes (.csv, .jsonl, .parquet), so that new ones are answered, too.",
+    ),
+]
+ColdShareOption = Annotated[
+    float,
+    typer.Option(
+        "--cold-share",
+        min=0.01,
+        max=10,
+        help="With --items: how much of the answers new items get, as a multiple of their share of clicks.",
+    ),
+]
+CatalogueOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--catalogue",
+        help="Declares a shop's own attributes.",
+        envvar="NEXTCLICK_CATALOGUE_FILE",
+        show_default="catalogue.toml, if there is one",
+    ),
 ]
 CORES = os.cpu_count() or 1
 
@@ -80,6 +106,9 @@ def train(
     threads: ThreadsOption = CORES,
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
+    items: ItemsOption = None,
+    cold_share: ColdShareOption = 1.0,
+    catalogue: CatalogueOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     results: Annotated[
         Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
@@ -133,6 +162,7 @@ def train(
             refit=refit,
             refit_epochs=refit_epochs,
             resume=resume,
+            attributes=_attributes(items, cold_share, catalogue),
             test=test or results is not None,
         )
         if results is not None:
@@ -295,6 +325,9 @@ def export(
     data: DataOption,
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
+    items: ItemsOption = None,
+    cold_share: ColdShareOption = 1.0,
+    catalogue: CatalogueOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
@@ -305,8 +338,20 @@ def export(
 
     with reported(json_) as console:
         wanted = WantedIndex(index, max_index_mb)
-        path, measured = export_checkpoint(checkpoint, Dataset.load(data), artifacts, wanted)
+        attributes = _attributes(items, cold_share, catalogue)
+        path, measured = export_checkpoint(checkpoint, Dataset.load(data), artifacts, wanted, attributes)
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
+
+
+def _attributes(items: Path | None, cold_share: float, catalogue: Path | None) -> Attributes | None:
+    from service.catalogue.attributes import FILE, Schema
+    from training.bundling.content import Attributes
+    from training.data.items import all_items
+
+    if items is None:
+        return None
+    schema = Schema.read(catalogue or (FILE if FILE.exists() else None))
+    return Attributes(schema.kinds, all_items(items, schema), cold_share)
 
 
 @contextmanager
@@ -315,12 +360,15 @@ def reported(json_: bool) -> Iterator[Console]:
 
     2 for wrong input, 1 for a check that refused, or for what may go better another time.
     """
+    from service.catalogue.attributes import CatalogueFileError
     from service.live.deployment import DeploymentError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
+    from training.bundling.content import ContentError
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
     from training.data.dataset import DatasetError
+    from training.data.items import ItemsFileError
     from training.learn.checkpoint import CheckpointError, RunInUseError
     from training.learn.hyper import HyperError
     from training.learn.registry import UnknownModelError
@@ -337,12 +385,15 @@ def reported(json_: bool) -> Iterator[Console]:
         yield console
     except (
         BundleError,
+        CatalogueFileError,
         CheckpointError,
         ClicksError,
         ConfigError,
+        ContentError,
         DatasetError,
         DeploymentError,
         HyperError,
+        ItemsFileError,
         ResultError,
         RunError,
         SettingsError,

@@ -54,6 +54,8 @@ class TrainConfig(_Section):
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     index: Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"] = "auto"
     max_index_mb: float | None = Field(default=None, gt=0)
+    content: bool = True
+    cold_share: float = Field(default=1.0, ge=0.01, le=10)
 
     @field_validator("model")
     @classmethod
