@@ -15,7 +15,7 @@ answered only when enough live sessions clicked it, and only where `unknown_item
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import NamedTuple, get_args
 
@@ -342,9 +342,8 @@ class Recommender:
                     found = [entry for entry in visit.co_clicks if allowed(entry[0])][:room]
             elif stage == "model":
                 if served and known:
-                    query = Query(
-                        [index_of[item_id] for item_id in known], room, _indices(excluded, index_of)
-                    )
+                    left_out = served.indices(excluded) if excluded else ()
+                    query = Query([index_of[item_id] for item_id in known], room, left_out)
                     found = await self._batcher.rank(served, query)
             elif stage == "trending":
                 found = self._trending.top(room, allowed)
@@ -440,7 +439,7 @@ class Recommender:
         more: list[Found] = []
         if pool.known:
             index_of = served.bundle.index_of
-            query = Query([index_of[item_id] for item_id in pool.known], k, _indices(excluded, index_of))
+            query = Query([index_of[item_id] for item_id in pool.known], k, served.indices(excluded))
             found = await self._batcher.rank(served, query)
             more.append(Found("model", found))
             excluded.update(item_id for item_id, _ in found)
@@ -498,7 +497,7 @@ class Recommender:
     def _is_unknown(self, snapshot: Snapshot, item_id: str) -> bool:
         """Whether there are bundles, and none of them knows the item."""
         bundles = snapshot.bundles.values()
-        return bool(bundles) and not any(item_id in served.bundle.index_of for served in bundles)
+        return bool(bundles) and not any(served.knows(item_id) for served in bundles)
 
     async def _append(self, arrival: Arrival, *, with_session: bool) -> Appended:
         try:
@@ -543,11 +542,6 @@ def placed(options: Options, prepared: Prepared) -> Options:
         filter=options.filter if own is None else prepared.both(options.filter, own),
         placement=prepared,
     )
-
-
-def _indices(excluded: Collection[str], index_of: Mapping[str, int]) -> Collection[int]:
-    """The items of a bundle that are excluded."""
-    return {index_of[item_id] for item_id in excluded if item_id in index_of} if excluded else ()
 
 
 def _found(

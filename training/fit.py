@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import Bundle
+from service.ranking.content import Content
 from service.ranking.neighbours import Neighbours
+from service.ranking.retriever import Vectors
 from training.baselines.counting import Counted
-from training.bundling.export import export_bundle, export_neighbours, recent_sessions
+from training.bundling.content import Attributes, Cases, ContentError, fit_content, newest_cases
+from training.bundling.export import (
+    export_bundle,
+    export_neighbours,
+    recent_sessions,
+    served_session_vectors,
+)
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
 from training.data.dataset import Dataset, DatasetError
@@ -38,6 +48,8 @@ from training.learn.warm_start import WarmStart
 from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
 from training.measure.results import Fitted, headline, measurements
 from training.measure.validation import validation_on
+
+TOGETHER = 512  # sessions that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class FitOptions:
     version: str | None = None  # of the bundle; None: named by the time it is made
     start: WarmStart | None = None  # None: from random weights
     pace: Pace = USUAL_PACE
+    attributes: Attributes | None = None  # of items: they become content of the bundle
     test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
     fabric: Fabric | None = None  # where a model is trained; None: on the processor, in one process
 
@@ -86,9 +99,12 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     epochs that validation chose, or for `refit_epochs` chosen earlier. Without `test` the test sessions are
     not read, and the bundle's metrics are validation's, each called `validation …`.
 
-    Raises `CheckpointError`, `DatasetError`, `DivergedError`, `ExportError`, `OSError`, `RunInUseError`.
+    Raises `CheckpointError`, `ContentError`, `DatasetError`, `DivergedError`, `ExportError`, `OSError`,
+    `RunInUseError`.
     """
     check_targets(data, test=options.test)
+    if options.recipe is None and options.attributes is not None:
+        raise ContentError(f"{model} is counted, it has no item vectors: attributes say nothing to it")
     check_writable(bundle_path(options.artifacts, options.version or "new").parent)
     provenance = _provenance(model, data, options.seed, options.recipe, options.hyper)
     learned = (
@@ -106,6 +122,8 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
             options.version,
             options.index,
             None if options.test else learned.validation or {},
+            options.attributes,
+            watcher.on_step,
         )
     else:
         bundle = None
@@ -153,17 +171,17 @@ def check_targets(data: Dataset, *, test: bool) -> None:
 
 
 def export_checkpoint(
-    file: Path, data: Dataset, artifacts: Path, index: WantedIndex
+    file: Path, data: Dataset, artifacts: Path, index: WantedIndex, attributes: Attributes | None = None
 ) -> tuple[Path, Evaluation]:
     """Leave a bundle of what a checkpoint holds; returns where it lies and how it does on the test sessions.
 
-    Raises `CheckpointError`, `DatasetError`, `ExportError`.
+    Raises `CheckpointError`, `ContentError`, `DatasetError`, `ExportError`.
     """
     check_targets(data, test=True)
     model, config = load_trained(file, data)
     torch.set_num_threads(config.threads)
     provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper)
-    path, evaluation = _export(model, provenance, data, artifacts, None, index)
+    path, evaluation = _export(model, provenance, data, artifacts, None, index, None, attributes)
     assert evaluation is not None, "the test sessions were asked for"
     return path, evaluation
 
@@ -300,6 +318,8 @@ def _export(
     version: str | None,
     index: WantedIndex,
     validation: dict[str, float] | None = None,
+    attributes: Attributes | None = None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[Path, Evaluation | None]:
     """A bundle that answers as `model` does, and how it does on the test sessions.
 
@@ -315,7 +335,35 @@ def _export(
 
     sample, version = recent_sessions(data.train_all), version or new_version(provenance.model, artifacts)
     if isinstance(model, SessionEncoder):
-        path = export_bundle(model, data.items, sample, provenance, artifacts, version, measure, index)
+        learn = partial(_learn_content, model, data, attributes, tell)
+        path = export_bundle(model, data.items, sample, provenance, artifacts, version, measure, index, learn)
     else:
         path = export_neighbours(model, data.items, sample, provenance, artifacts, version, measure)
     return path, evaluations[-1] if evaluations else None
+
+
+def _learn_content(
+    model: SessionEncoder,
+    data: Dataset,
+    attributes: Attributes | None,
+    tell: Callable[[str], object],
+    vectors: Vectors,
+) -> Content | None:
+    """What attributes say of items' `vectors`, judged by the newest sessions."""
+    if attributes is None:
+        return None
+    prefixes, targets = newest_cases(data.validation if data.validation.n_targets else data.train_all)
+    starts = range(0, len(prefixes), TOGETHER)
+    queries = [served_session_vectors(model, prefixes[start : start + TOGETHER]) for start in starts]
+    cases = Cases(np.concatenate(queries), targets)
+    clicks = np.bincount(data.train_all.items, minlength=len(data.items) + 1)[1:]
+    try:
+        content = fit_content(vectors, model.head, data.items, clicks, attributes, cases)
+    except ContentError as error:
+        if not attributes.optional:
+            raise
+        tell(f"no content: {error}")
+        return None
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in content.measured.items())
+    tell(f"content: {measured}")
+    return content

@@ -200,11 +200,13 @@ class Schema:
 
 
 def _checked_list(values: list[Any], place: str, item_id: str | None) -> list[Any] | None:
-    """Each value once, in order; None for none."""
+    """Each name once, in order; None for none."""
     for number, value in enumerate(values):
         if value != value:
             raise InvalidItem(f"{place}.{number}", "Expected a number, got NaN", item_id)
-    return list(dict.fromkeys(values)) or None
+    # Of numbers the place may matter, as in an embedding.
+    is_of_names = bool(values) and isinstance(values[0], str)
+    return (list(dict.fromkeys(values)) if is_of_names else values) or None
 
 
 def _invalid(error: Exception, place: str, item_id: str | None) -> InvalidItem:

@@ -132,7 +132,7 @@ class Filter:
             if len(self._served) >= MAX_SERVED:
                 self._served.clear()
             rows = self._filters.rows_of(served.bundle)
-            restricted = self._served[served] = served.only(self._mask[rows])
+            restricted = self._served[served] = served.only(self._mask[rows], self.allows)
         return restricted
 
     def forget(self, kept: Iterable[ServedBundle]) -> None:
@@ -145,6 +145,7 @@ class Filters:
 
     def __init__(self, kinds: Mapping[str, Kind]) -> None:
         self.columns = Columns(kinds)
+        self.on_change: Callable[[Sequence[str]], object] = lambda _: None  # told of items that have changed
         self._alignments: dict[int, Alignment] = {}  # by id of the bundle
         self._aligning: list[Alignment] = []
         self._start()
@@ -162,6 +163,7 @@ class Filters:
         moved = [each.update(item_ids) for each in (*self._alignments.values(), *self._aligning)]
         for each in self._filters():
             each.changed(rows, moved=any(moved))
+        self.on_change(item_ids)
 
     def asked(self, rule: Rule | None, session: Sequence[str] = ()) -> Filter | None:
         """What may be answered to a session of these items, oldest first; None: everything."""

@@ -17,6 +17,7 @@ from service.catalogue.asked import Asked
 from service.catalogue.attributes import Schema
 from service.catalogue.filters import Filters
 from service.catalogue.follower import CatalogueFollower
+from service.catalogue.unseen import UnseenItems
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.bundle_load_timeout_seconds,
         filters=filters,
     )
+    unseen = UnseenItems(filters, lambda: follower.current.bundles.values())
     trending = Trending(store)
     recommender = Recommender(
         store, follower, trending, QualityMonitor(store, settings.quality_share), settings
@@ -88,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         followers = (
             follower.follow(),
             catalogue.follow(),
+            unseen.follow(),
             trending.follow(settings.trending_refresh_seconds),
             follow_click_log(store, settings.trending_refresh_seconds, data_directory(settings)),
             in_flight.tell(),

@@ -68,6 +68,12 @@ LOG_LOST = Counter("nextclick_click_log_lost", "Clicks that Redis acknowledged, 
 LOG_LAG_SECONDS = Gauge(
     "nextclick_click_log_lag_seconds", "Age of the oldest of these", multiprocess_mode="mostrecent"
 )
+COLD_ITEMS = Gauge(
+    "nextclick_cold_items",
+    "Items that a bundle has never seen, and answers by what the catalogue says of them",
+    ["version"],
+    multiprocess_mode="livemax",
+)
 CATALOGUE_ITEMS = Gauge(
     "nextclick_catalogue_items", "Items that a worker knows of the catalogue", multiprocess_mode="livemin"
 )

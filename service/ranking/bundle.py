@@ -9,6 +9,7 @@ and, if its kind is `encoder`,
 
     encoder.onnx[.data] sessions (B, L) int64 -> vectors (B, D) float32, L2-normalised
     index.faiss         inner product over L2-normalised item vectors; FAISS id = item index - 1
+    content.npz         only if it was made with items' attributes: see `service.ranking.content`
 
 or, if its kind is `neighbours`, one `.npy` for each array of `service.ranking.neighbours`.
 """
@@ -22,7 +23,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
@@ -31,6 +32,8 @@ import numpy as np
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.ranking.cold import ColdItems
+from service.ranking.content import CONTENT, Content, ContentFormatError
 from service.ranking.encoder import Encoder, Interrupt
 from service.ranking.neighbours import NEIGHBOURS
 from service.ranking.ranker import NearestItems, Ranker
@@ -127,6 +130,7 @@ class Bundle:
     items: tuple[str, ...]
     index_of: dict[str, int]
     ranker: Ranker
+    content: Content | None = None  # gives vectors to items that it has never seen; its ranker has them
 
     @classmethod
     def load(cls, path: Path, threads: int = 1, interrupt: Interrupt | None = None) -> Bundle:
@@ -145,8 +149,12 @@ class Bundle:
         items = read_items(path / ITEMS)
         _agree(path, {f"{ITEMS}: items": (len(items), manifest.n_items)})
         ranker: Ranker
+        content = None
         if manifest.kind == "encoder":
             ranker = _load_encoder(path, manifest, threads, interrupt)
+            if CONTENT in manifest.files:
+                content = _load_content(path, ranker.retriever.dim)
+                ranker = replace(ranker, cold=ColdItems(len(items), content.dim, content.calibration))
         else:
             ranker = _load_neighbours(path, manifest)
         bundle = cls(
@@ -155,6 +163,7 @@ class Bundle:
             items=("", *items),
             index_of={item_id: i for i, item_id in enumerate(items, start=1)},
             ranker=ranker,
+            content=content,
         )
         bundle.prove(PROVEN_AT_LOAD)
         return bundle
@@ -251,6 +260,13 @@ def _load_encoder(path: Path, manifest: Manifest, threads: int, interrupt: Inter
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise BundleError(f"{path / ENCODER}: it does not know item {manifest.n_items}: {error}") from error
     return NearestItems(encoder, retriever)
+
+
+def _load_content(path: Path, dim: int) -> Content:
+    try:
+        return Content.load(path / CONTENT, dim)
+    except ContentFormatError as error:
+        raise BundleError(f"{path / CONTENT}: {error}") from error
 
 
 def _load_neighbours(path: Path, manifest: Manifest) -> Ranker:

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from service.process.metrics import ENCODE_SECONDS, SEARCH_SECONDS
+from service.ranking.cold import ColdItems, MayAnswer
 from service.ranking.encoder import Encoder
 from service.ranking.retriever import Items, Mask, Retriever, Scores
 
@@ -55,10 +56,15 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True)
 class NearestItems:
-    """The items whose vectors are nearest to the session's vector; never fewer than k when k exist."""
+    """The items whose vectors are nearest to the session's vector; never fewer than k when k exist.
+
+    `rank` answers cold items, too, which go by indices above `n_items`; nothing else knows of them.
+    """
 
     encoder: Encoder
     retriever: Retriever
+    cold: ColdItems | None = None  # None: the bundle has no content
+    may_answer: MayAnswer | None = None  # of cold items, by external id; None: all
 
     @property
     def n_items(self) -> int:
@@ -80,7 +86,11 @@ class NearestItems:
         with ENCODE_SECONDS.time():
             vectors = self.encoder.encode(sessions)
         with SEARCH_SECONDS.time():
-            return self.retriever.search_each(vectors, ks, excluded)
+            if self.cold is None:
+                return self.retriever.search_each(vectors, ks, excluded)
+            own = [[item for item in out if item <= self.n_items] for out in excluded]
+            found = self.retriever.search_each(vectors, ks, own)
+            return self.cold.merged(vectors, found, ks, excluded, self.may_answer) if self.cold else found
 
     def similar(self, item: int, k: int) -> Ranked:
         """See `Ranker`: by the cosine of their vectors."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from service.ranking.bundle import Bundle
-from service.ranking.ranker import Ranker
+from service.ranking.cold import ColdItems, MayAnswer
+from service.ranking.ranker import NearestItems, Ranker
 from service.ranking.retriever import Items, Mask, Scores, all_but
 
 LOOKED_AT = 8  # times as many items as are wanted
@@ -32,18 +33,48 @@ class ServedBundle:
     bundle: Bundle
     ranker: Ranker
     mask: Mask | None = None  # the items that may be answered; None: all are
+    may_answer: MayAnswer | None = None  # likewise of items that the bundle has never seen, by external id
 
     @classmethod
     def of(cls, bundle: Bundle, hidden: frozenset[str] = frozenset()) -> ServedBundle:
         """`bundle` without `hidden`, external item ids that it need not know."""
         items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
         whole = cls(bundle, bundle.ranker)
-        return whole.only(all_but(len(bundle.items) - 1, items)) if items else whole
+        if items or (whole.cold is not None and hidden):
+            visible = all_but(len(bundle.items) - 1, items) if items else None
+            return whole.only(visible, lambda item_id: item_id not in hidden)
+        return whole
 
-    def only(self, allowed: Mask) -> ServedBundle:
-        """The same, but it answers only those of its items that are `allowed`, too."""
-        mask = allowed if self.mask is None else allowed & self.mask
-        return ServedBundle(self.bundle, self.bundle.ranker.only(mask), mask)
+    def only(self, allowed: Mask | None, may_answer: MayAnswer) -> ServedBundle:
+        """The same, but it answers only those of its items that are `allowed`, too (None: all of them).
+
+        Of what the bundle has never seen, `may_answer` tells by external id.
+        """
+        mask = allowed if self.mask is None else self.mask if allowed is None else allowed & self.mask
+        ranker = self.bundle.ranker if mask is None else self.bundle.ranker.only(mask)
+        before = self.may_answer
+        both = may_answer if before is None else lambda item_id: before(item_id) and may_answer(item_id)
+        if isinstance(ranker, NearestItems) and ranker.cold is not None:
+            ranker = replace(ranker, may_answer=both)
+        return ServedBundle(self.bundle, ranker, mask, both)
+
+    @property
+    def cold(self) -> ColdItems | None:
+        """The items that the bundle has never seen, and ranks all the same."""
+        return self.ranker.cold if isinstance(self.ranker, NearestItems) else None
+
+    def knows(self, item_id: str) -> bool:
+        """Whether it may answer the item: it was trained on it, or has made itself a picture of it."""
+        return item_id in self.bundle.index_of or (self.cold is not None and item_id in self.cold.index_of)
+
+    def indices(self, item_ids: Collection[str]) -> set[int]:
+        """The indices of those that it can rank."""
+        index_of = self.bundle.index_of
+        found = {index_of[item_id] for item_id in item_ids if item_id in index_of}
+        if self.cold:
+            cold = self.cold.index_of
+            found.update([cold[item_id] for item_id in item_ids if item_id in cold])
+        return found
 
     @property
     def visible(self) -> Items:
@@ -80,7 +111,16 @@ class ServedBundle:
     def _scored(self, scores: Scores, items: Items) -> list[Scored]:
         item_ids = self.bundle.items
         rounded = scores.astype(np.float64).round(6).tolist()  # in float32, six digits would not stay six
-        return [(item_ids[item], score) for score, item in zip(rounded, items.tolist(), strict=True)]
+        try:
+            return [(item_ids[item], score) for score, item in zip(rounded, items.tolist(), strict=True)]
+        except IndexError:  # some are cold
+            return [(self._item_id(item), score) for score, item in zip(rounded, items.tolist(), strict=True)]
+
+    def _item_id(self, item: int) -> str:
+        if item < len(self.bundle.items):
+            return self.bundle.items[item]
+        assert self.cold is not None
+        return self.cold.item_id(item)
 
 
 def first(n: int, mask: Mask) -> list[int]:

@@ -34,6 +34,7 @@ from service.ranking.bundle import (
     write_items,
     write_manifest,
 )
+from service.ranking.content import CONTENT, Calibration, Content, digested
 from service.ranking.retriever import Kind, Retriever
 
 Vectors = npt.NDArray[np.float32]
@@ -68,13 +69,31 @@ class Shop:
         """The right answer of the last stage."""
         return [item_id for item_id in self.items if item_id not in without][:k]
 
-    def write(self, artifacts: Path, version: str = "v1", index: Kind = "flat") -> Path:
+    def content(self, offset: float = 0.0) -> Content:
+        """An item whose brand is the id of one of these has that one's vector."""
+        digests = [next(digested({"brand": item_id}, {"brand": "string"}))[0] for item_id in self.items]
+        order = np.argsort(np.array(digests, np.uint64))
+        return Content(
+            kinds={"brand": "string"},
+            head="niser",
+            calibration=Calibration(offset=offset),
+            digests=np.array(digests, np.uint64)[order],
+            weights=self.vectors[order].astype(np.float16),
+            mean=np.zeros(self.vectors.shape[1], np.float32),
+            measured={},
+        )
+
+    def write(
+        self, artifacts: Path, version: str = "v1", index: Kind = "flat", content: Content | None = None
+    ) -> Path:
         """Write the bundle where the service looks for it."""
         path = bundle_path(artifacts, version)
         path.mkdir(parents=True)
         write_encoder(path / ENCODER, self.vectors)
         Retriever.build(self.vectors, index).save(path / INDEX)
         write_items(path / ITEMS, self.items)
+        if content is not None:
+            content.save(path / CONTENT)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             version=version,
@@ -89,7 +108,7 @@ class Shop:
             max_length=self.max_length,
             index=IndexInfo(kind=index, recall_at_20=1),
             metrics={"recall@20": 0.5},
-            files={name: file_sha256(path / name) for name in ENCODER_FILES},
+            files={file.name: file_sha256(file) for file in path.iterdir()},
         )
         write_manifest(path, manifest)
         return path

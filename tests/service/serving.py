@@ -17,6 +17,7 @@ from service.live.quality import QualityMonitor
 from service.live.trending import Trending
 from service.process.settings import Settings
 from service.recommender import Recommender
+from service.state.items import ItemStore
 from service.state.store import SessionStore
 from tests.waiting import DEADLINE_SECONDS
 
@@ -33,6 +34,7 @@ class Serving:
     recommender: Recommender
     trending: Trending
     store: SessionStore
+    items: ItemStore
 
     async def click(self, session_id: str, *item_ids: str, **fields: object) -> httpx.Response:
         """Click items in order; returns the last answer."""
@@ -75,7 +77,7 @@ async def serving(artifacts: Path, redis_url: str, **changed: object) -> AsyncIt
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
         state = app.state
-        yield Serving(client, state.follower, state.recommender, state.trending, state.store)
+        yield Serving(client, state.follower, state.recommender, state.trending, state.store, state.items)
 
 
 def recommender_of(store: SessionStore, follower: DeploymentFollower, trending: Trending) -> Recommender:

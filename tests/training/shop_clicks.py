@@ -12,9 +12,12 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 from pydantic import JsonValue
 
+from service.catalogue.attributes import Schema
 from service.process.settings import Settings
+from training.bundling.content import Attributes
 from training.data.demo_store import DAY, write_demo_store
 from training.data.formats import LogFormat
+from training.data.items import all_items
 from training.learn.checkpoint import Phase
 from training.learn.train import Progress
 from training.loop.retrain import RetrainConfig
@@ -43,6 +46,11 @@ class Files:
 
     def files(self, days: int) -> list[Path]:
         return sorted(self.directory.glob("*.parquet"))[-days:]
+
+    def attributes(self) -> Attributes | None:
+        items = self.directory / "items.csv"
+        schema = Schema()
+        return Attributes(schema.kinds, all_items(items, schema)) if items.exists() else None
 
 
 class Silent:

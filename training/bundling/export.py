@@ -32,6 +32,7 @@ from service.ranking.bundle import (
     write_items,
     write_manifest,
 )
+from service.ranking.content import CONTENT, Content
 from service.ranking.neighbours import Neighbours
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
@@ -69,12 +70,13 @@ def export_bundle(
     version: str,
     measure: Callable[[Bundle], dict[str, float]],
     wanted: WantedIndex = FASTEST,
+    learn_content: Callable[[Vectors], Content | None] = lambda _: None,
 ) -> Path:
     """Write `bundles/<version>` and return its path.
 
     `items[i]` is the external id of item index i + 1, by descending popularity; `sample` holds real sessions
-    of item indices for the checks; `measure` gives the offline metrics of the loaded bundle. Raises
-    `ExportError`.
+    of item indices for the checks; `measure` gives the offline metrics of the loaded bundle, `learn_content`
+    what is made of items' attributes and their vectors. Raises `ExportError`.
     """
     model.eval()
     with _assembled(artifacts, version) as work:
@@ -87,6 +89,9 @@ def export_bundle(
         except NoIndexFits as error:
             raise ExportError(str(error)) from error
         write_items(work / ITEMS, items)
+        content = learn_content(vectors)
+        if content is not None:
+            content.save(work / CONTENT)
         manifest = _manifest(
             work, version, len(items), provenance, model.max_length, model.head, vectors.shape[1], index
         )

@@ -107,13 +107,14 @@ class Steps:
 def make_bundle(steps: Steps, artifacts: Path) -> None:
     """A bundle that is live, from nothing."""
     log, data = artifacts / "demo" / "clicks.csv", artifacts / "demo" / "data"
+    items = log.with_name("items.csv")
     steps.run("demo-store", "--output", str(log))
     steps.run("prepare", "--input", str(log), "--output", str(data), "--name", "demo", "--force")
     steps.run(
         *("train", "--data", str(data), "--model", "gru4rec", "--artifacts", str(artifacts)),
-        *("--set", f"epochs={EPOCHS}", "--publish"),
+        *("--set", f"epochs={EPOCHS}", "--items", str(items), "--publish"),
     )
-    steps.run("items", "import", str(log.with_name("items.csv")), "--artifacts", str(artifacts))
+    steps.run("items", "import", str(items), "--artifacts", str(artifacts))
 
 
 def wait_until_ready(service: subprocess.Popen[bytes], url: str) -> bool:

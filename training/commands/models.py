@@ -21,6 +21,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from models.base import Sessions
     from service.ranking.bundle import Bundle
+    from training.bundling.content import Attributes
     from training.data.dataset import Dataset
     from training.learn.cards import Card
 
@@ -64,6 +65,31 @@ DevicesOption = Annotated[
         show_default="1, or what torchrun started",
     ),
 ]
+ItemsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--items",
+        help="Items with attributes (.csv, .jsonl, .parquet), so that new ones are answered, too.",
+    ),
+]
+ColdShareOption = Annotated[
+    float,
+    typer.Option(
+        "--cold-share",
+        min=0.01,
+        max=10,
+        help="With --items: how much of the answers new items get, as a multiple of their share of clicks.",
+    ),
+]
+CatalogueOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--catalogue",
+        help="Declares a shop's own attributes.",
+        envvar="NEXTCLICK_CATALOGUE_FILE",
+        show_default="catalogue.toml, if there is one",
+    ),
+]
 CORES = os.cpu_count() or 1
 
 
@@ -97,6 +123,9 @@ def train(
     devices: DevicesOption = None,
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
+    items: ItemsOption = None,
+    cold_share: ColdShareOption = 1.0,
+    catalogue: CatalogueOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     results: Annotated[
         Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
@@ -157,6 +186,7 @@ def train(
             refit=refit,
             refit_epochs=refit_epochs,
             resume=resume,
+            attributes=_attributes(items, cold_share, catalogue),
             test=test or results is not None,
             fabric=fabric,
         )
@@ -386,6 +416,9 @@ def export(
     data: DataOption,
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
+    items: ItemsOption = None,
+    cold_share: ColdShareOption = 1.0,
+    catalogue: CatalogueOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
@@ -396,8 +429,20 @@ def export(
 
     with reported(json_) as console:
         wanted = WantedIndex(index, max_index_mb)
-        path, measured = export_checkpoint(checkpoint, Dataset.load(data), artifacts, wanted)
+        attributes = _attributes(items, cold_share, catalogue)
+        path, measured = export_checkpoint(checkpoint, Dataset.load(data), artifacts, wanted, attributes)
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
+
+
+def _attributes(items: Path | None, cold_share: float, catalogue: Path | None) -> Attributes | None:
+    from service.catalogue.attributes import FILE, Schema
+    from training.bundling.content import Attributes
+    from training.data.items import all_items
+
+    if items is None:
+        return None
+    schema = Schema.read(catalogue or (FILE if FILE.exists() else None))
+    return Attributes(schema.kinds, all_items(items, schema), cold_share)
 
 
 @contextmanager
@@ -412,6 +457,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     from service.live.deployment import DeploymentError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
+    from training.bundling.content import ContentError
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
     from training.data.dataset import DatasetError
@@ -440,6 +486,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
         CheckpointError,
         ClicksError,
         ConfigError,
+        ContentError,
         DatasetError,
         DeploymentError,
         DeviceError,

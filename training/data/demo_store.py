@@ -1,8 +1,9 @@
 """The demo store: a generated shop and its click log, with the habits that a model can learn from a real one.
 
 Items have a popularity (Zipf within their category) that drifts from day to day; some appear late. A visitor
-compares similar items, goes on to what complements them, returns to what was seen before, or looks around.
-All sessions take their next step at once, so that the log takes seconds.
+compares similar items (of the same shelf, and rather of the same line, brand and price), goes on to what
+complements them, returns to what was seen before, or looks around. All sessions take their next step at once,
+so that the log takes seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
+from training.data.demo_pictures import picture
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -23,6 +26,8 @@ DAY = 86_400
 SHELF = 125  # items of one category
 MAX_LENGTH = 40
 OUT_OF_STOCK = 25  # one in so many items is
+# How much likelier an item is to be compared with another, or to go with it, in powers of e.
+SAME_LINE, SAME_BRAND, TWICE_THE_PRICE = 1.5, 1.0, -1.5
 HABITS = {"similar": 0.46, "complement": 0.18, "seen before": 0.14, "same shelf": 0.14, "anything": 0.08}
 
 # Category, SKU prefix, noun, typical price, and the categories that go with it.
@@ -52,8 +57,69 @@ CATEGORIES = (
     ("Quickdraws", "QDR", "Quickdraws", 80, ("Ropes", "Harnesses")),
     ("Chalk bags", "CHB", "Chalk Bag", 20, ("Climbing shoes", "Quickdraws")),
 )
-MAKERS = ("Norrfell", "Alpaca & Sons", "Kestrel", "Tundrine", "Basalt", "Ostrava", "Piko", "Windlass")
+BRANDS = ("Norrfell", "Alpaca & Sons", "Kestrel", "Tundrine", "Basalt", "Ostrava", "Piko", "Windlass")
 LINES = ("Ridge", "Fjord", "Summit", "Meadow", "Glacier", "Ember", "Drift", "Lynx", "Cirrus", "Moraine")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What can be said of the items, one category after the other."""
+
+    category: Ints
+    number: Ints
+    brand: Ints
+    line: Ints
+    price: Floats
+
+    @classmethod
+    def draw(cls, random: np.random.Generator) -> Range:
+        """Anew; numbers differ within a category."""
+        category = np.repeat(np.arange(len(CATEGORIES)), SHELF)
+        n = len(category)
+        numbers = [random.choice(np.arange(10_000, 100_000), SHELF, replace=False) for _ in CATEGORIES]
+        typical = np.array([price for *_, price, _ in CATEGORIES], np.float64)
+        return cls(
+            category,
+            np.concatenate(numbers),
+            random.integers(len(BRANDS), size=n),
+            random.integers(len(LINES), size=n),
+            np.round(typical[category] * random.lognormal(0, 0.4, n)) + 0.99,
+        )
+
+    def affinity(self, items: Ints, others: Ints) -> Floats:
+        """(items, others): how readily a visitor goes from the one to the other, in powers of e."""
+        # A tent is compared with tents of its price; a mat that is bought for it is as dear for a mat.
+        level = np.log2(self.price / np.array([price for *_, price, _ in CATEGORIES])[self.category])
+        of, to = items[:, None], others[None, :]
+        affinity: Floats = (
+            SAME_LINE * (self.line[of] == self.line[to])
+            + SAME_BRAND * (self.brand[of] == self.brand[to])
+            + TWICE_THE_PRICE * np.abs(level[of] - level[to])
+        )
+        return affinity
+
+    def catalogue(self) -> pa.Table:
+        """In the columns of `nextclick items import`."""
+        items = []
+        for category, number, brand, line, price in zip(
+            *(each.tolist() for each in (self.category, self.number, self.brand, self.line, self.price)),
+            strict=True,
+        ):
+            name, prefix, noun, *_ = CATEGORIES[category]
+            items.append(
+                {
+                    "item_id": f"{prefix}-{number}",
+                    "title": f"{BRANDS[brand]} {LINES[line]} {noun} {number // 100}",
+                    "categories": name,
+                    "brand": BRANDS[brand],
+                    "tags": LINES[line],
+                    "price": price,
+                    "currency": "EUR",
+                    "available": bool(number % OUT_OF_STOCK),
+                    "image_url": picture(name, brand, line, number),
+                }
+            )
+        return pa.Table.from_pylist(items)
 
 
 @dataclass(frozen=True)
@@ -79,12 +145,12 @@ def write_demo_store(clicks_file: Path, *, sessions: int, days: int, seed: int) 
 
 
 def _open_store(random: np.random.Generator, days: int) -> Store:
-    category = np.repeat(np.arange(len(CATEGORIES)), SHELF)  # of each item
-    n = len(category)
+    offered = Range.draw(random)
+    n = len(offered.category)
     # Popularity falls with the rank on the shelf; some shelves are visited more than others.
     rank = np.concatenate([random.permutation(SHELF) for _ in CATEGORIES])
     visits = random.permutation(1 / np.sqrt(np.arange(2, len(CATEGORIES) + 2)))
-    weight = visits[category] * (rank + 1.0) ** -0.9
+    weight = visits[offered.category] * (rank + 1.0) ** -0.9
     popularity = weight * np.exp(np.cumsum(random.normal(0, 0.12, (days, n)), axis=0))
     late = random.random(n) < 1 / 7
     popularity[np.arange(days)[:, None] < np.where(late, random.integers(0, days, n), 0)] = 0
@@ -93,48 +159,24 @@ def _open_store(random: np.random.Generator, days: int) -> Store:
     similar, complements = np.empty((n, 12), np.int64), np.empty((n, 6), np.int64)
     for shelf, (*_, companions) in enumerate(CATEGORIES):
         here = _on_shelf(shelf)
-        similar[here] = _choose(random, weight, here, here, 12)
         there = np.concatenate([_on_shelf(shelf_of[name]) for name in companions])
-        complements[here] = _choose(random, weight, here, there, 6)
-    return Store(_catalogue(random, category), popularity, similar, complements)
+        for found, choices in ((similar, here), (complements, there)):
+            pull = np.log(weight[choices]) + offered.affinity(here, choices)
+            found[here] = _choose(random, pull, here, choices, found.shape[1])
+    return Store(offered.catalogue(), popularity, similar, complements)
 
 
 def _on_shelf(shelf: int) -> Ints:
     return np.arange(shelf * SHELF, (shelf + 1) * SHELF)
 
 
-def _choose(random: np.random.Generator, weight: Floats, items: Ints, choices: Ints, k: int) -> Ints:
-    """For each of `items`, k different others among `choices`, drawn in proportion to their weight."""
-    # The k largest of log-weight plus Gumbel noise are a weighted draw without replacement.
-    keys = np.log(weight[choices]) + random.gumbel(size=(len(items), len(choices)))
+def _choose(random: np.random.Generator, pull: Floats, items: Ints, choices: Ints, k: int) -> Ints:
+    """For each of `items`, k different others among `choices`, drawn by their `pull`, in powers of e."""
+    # The k largest of pull plus Gumbel noise are a weighted draw without replacement.
+    keys = pull + random.gumbel(size=pull.shape)
     keys[items[:, None] == choices] = -np.inf
     drawn: Ints = choices[np.argsort(-keys, axis=1)[:, :k]]
     return drawn
-
-
-def _catalogue(random: np.random.Generator, category: Ints) -> pa.Table:
-    n = len(category)
-    numbers = np.concatenate(
-        [random.choice(np.arange(10_000, 100_000), SHELF, replace=False) for _ in CATEGORIES]
-    )
-    makers, lines = random.integers(len(MAKERS), size=n), random.integers(len(LINES), size=n)
-    factors = random.lognormal(0, 0.4, n)
-    items = []
-    for c, number, maker, line, factor in zip(category, numbers, makers, lines, factors, strict=True):
-        name, prefix, noun, price, _ = CATEGORIES[c]
-        title = f"{MAKERS[maker]} {LINES[line]} {noun} {number // 100}"
-        items.append(
-            {
-                "item_id": f"{prefix}-{number}",
-                "title": title,
-                "categories": name,
-                "brand": MAKERS[maker],
-                "price": round(price * factor) + 0.99,
-                "currency": "EUR",
-                "available": bool(number % OUT_OF_STOCK),
-            }
-        )
-    return pa.Table.from_pylist(items)
 
 
 def _visit(random: np.random.Generator, store: Store, sessions: int) -> pa.Table:

@@ -105,6 +105,16 @@ def read_items(
         raise ItemsFileError(f"{file}: {error}") from error
 
 
+def all_items(file: Path, schema: Schema) -> dict[str, Values]:
+    """What a file says of each item, the last row of each. Raises `ItemsFileError`, for a bad row as well."""
+    items: dict[str, Values] = {}
+    for row in read_items(file, schema):
+        if isinstance(row, BadRow):
+            raise ItemsFileError(f"{file}:{row.line}: {row.reason}")
+        items[row.item_id] = row.values
+    return items
+
+
 def _columns(names: Sequence[str], schema: Schema, renamed: Mapping[str, str], file: Path) -> Columns:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

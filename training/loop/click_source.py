@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
+from service.catalogue.attributes import Schema, Values
+from service.process.embedded_redis import EmbeddedRedisError, redis_at_hand
 from service.process.settings import Settings
+from service.state.items import ItemStore, Mark
+from service.state.link import StoreUnavailable
+from training.bundling.content import Attributes
 from training.data.clicks import COLLECTED, DIRECTORY, files_of_newest_days, read_commit
 from training.data.formats import LogFormat
-from training.loop.collect import collect
+from training.loop.collect import CollectError, collect
 
 
 class ClickSource(Protocol):
@@ -27,6 +33,10 @@ class ClickSource(Protocol):
 
     def files(self, days: int) -> list[Path]:
         """The files of the newest days; none when there are no clicks yet."""
+        ...
+
+    def attributes(self) -> Attributes | None:
+        """What the live catalogue says of items; None if it holds none."""
         ...
 
 
@@ -53,3 +63,32 @@ class CollectedClicks:
         """See `ClickSource`. Raises `ClicksError`."""
         clicks = self.settings.artifacts_dir / DIRECTORY
         return files_of_newest_days(clicks, days) if read_commit(clicks).files else []
+
+    def attributes(self) -> Attributes | None:
+        """See `ClickSource`. Raises `CollectError`, `CatalogueFileError`."""
+        schema = Schema.of(self.settings)
+        try:
+            with redis_at_hand(self.settings) as url:
+                items = asyncio.run(_all_items(self.settings, url))
+        except (EmbeddedRedisError, StoreUnavailable) as error:
+            raise CollectError(f"the catalogue cannot be read: {error}") from error
+        return Attributes(schema.kinds, items) if items else None
+
+
+async def _all_items(settings: Settings, url: str) -> dict[str, Values]:
+    store, mark, more = ItemStore(settings, url), Mark(), True
+    items: dict[str, Values] = {}
+    try:
+        while more:
+            changes = await store.changes(mark)
+            if changes.is_whole:
+                items.clear()
+            for item_id, values in changes.items:
+                if values is None:
+                    items.pop(item_id, None)
+                else:
+                    items[item_id] = values
+            mark, more = changes.mark, changes.more
+    finally:
+        await store.close()
+    return items

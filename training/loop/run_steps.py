@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from service.live.deployment import bundle_path, challenge, read_deployment, rep
 from service.live.deployment import publish as publish_version
 from service.process.settings import Settings
 from service.ranking.bundle import Bundle, read_manifest
+from training.bundling.content import Attributes
 from training.bundling.indexes import WantedIndex
 from training.data.dataset import Dataset
 from training.data.heldout import (
@@ -211,6 +213,7 @@ def train(run: Run) -> Trained:
             version=version,
             start=start,
             fabric=fabric,
+            attributes=_attributes(run) if recipe is not None else None,
         )
         fit(wanted.model, data, options, run.watcher, COMMAND)
     manifest = read_manifest(place)
@@ -225,6 +228,13 @@ def train(run: Run) -> Trained:
         start.fresh if start else (),
         manifest.metrics,
     )
+
+
+def _attributes(run: Run) -> Attributes | None:
+    """What the catalogue says of items now, if it shall become content."""
+    wanted = run.config.train
+    found = run.source.attributes() if wanted.content else None
+    return dataclasses.replace(found, cold_share=wanted.cold_share, optional=True) if found else None
 
 
 def _start(run: Run, data: Dataset) -> tuple[WarmStart | None, str | None]:

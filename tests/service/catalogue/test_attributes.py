@@ -175,3 +175,9 @@ def test_the_settings_name_the_file_and_the_working_directory_may_hold_it(
     assert "size" in Schema.of(Settings(catalogue_file=tmp_path / "other.toml")).kinds
     with pytest.raises(CatalogueFileError, match="missing"):
         Schema.of(Settings(catalogue_file=tmp_path / "missing.toml"))
+
+
+def test_numbers_keep_their_places_and_names_stand_once() -> None:
+    schema = Schema({"embedding": "numbers"})
+    checked = schema.checked({"embedding": [0.5, 0, 0, 0.5], "tags": ["a", "b", "a"]}, "item")
+    assert checked == {"embedding": [0.5, 0.0, 0.0, 0.5], "tags": ["a", "b"]}

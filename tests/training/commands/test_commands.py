@@ -380,3 +380,19 @@ def test_wrong_input_is_one_clear_line(arguments: list[str], message: str) -> No
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_attributes_that_come_to_nothing_are_refused_before_a_bundle_is_made(
+    place: Path, tmp_path: Path
+) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,brand\n" + "".join(f"item-{i},b\n" for i in range(1, 31)))
+    train = ("train", "--data", str(place / "data"), "--artifacts", str(tmp_path), "--items", str(items))
+    counted = run(*train, "--model", "vmis_knn")
+    assert (counted.exit_code, "vmis_knn is counted, it has no item vectors" in counted.stderr) == (2, True)
+    few = run(*train, "--model", "gru4rec", *QUICK, "--set", "epochs=1")
+    assert (few.exit_code, "of 30 of the 30 items" in few.stderr) == (2, True)
+    items.write_text("item_id,price\na,cheap\n")
+    wrong = run(*train, "--model", "gru4rec")
+    assert (wrong.exit_code, "items.csv:2: " in wrong.stderr) == (2, True)
+    assert not [*tmp_path.glob("bundles/*")]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +51,7 @@ def test_the_catalogue_describes_every_item(store: Path, clicks: pa.Table) -> No
     rows = list(read_items(store / "items.csv", Schema(), on_unknown=unknown.extend))
     assert unknown == []
     assert all(isinstance(row, Item) for row in rows), "each can be imported as it is"
-    attributes = {"title", "categories", "brand", "price", "currency", "available"}
+    attributes = {"title", "categories", "brand", "tags", "price", "currency", "available", "image_url"}
     assert all(row.values.keys() == attributes for row in rows if isinstance(row, Item))
     assert 0.9 < pc.mean(items["available"]).as_py() < 1
     ids = items["item_id"].to_pylist()
@@ -56,6 +59,42 @@ def test_the_catalogue_describes_every_item(store: Path, clicks: pa.Table) -> No
     assert not any(map(item_id_problem, ids))
     assert set(clicks["item_id"].to_pylist()) <= set(ids)
     assert pc.min(items["price"]).as_py() > 0
+
+
+def test_every_item_has_a_small_picture_of_its_category_in_the_colours_of_its_brand(store: Path) -> None:
+    items = csv.read_csv(store / "items.csv").to_pylist()
+    assert max(len(item["image_url"]) for item in items) < 3000
+    drawn: dict[str, set[str]] = {}
+    for item in items:
+        kind, _, encoded = item["image_url"].partition(",")
+        assert kind == "data:image/svg+xml"
+        assert not re.search(r"[\s\"'<>#]", encoded), "it stands in any attribute, and in a URL"
+        (svg, *_) = elements = list(ElementTree.fromstring(unquote(encoded)).iter())
+        assert {each.tag.partition("}")[0] for each in elements} == {"{http://www.w3.org/2000/svg"}
+        assert svg.attrib == {"viewBox": "0 0 100 100"}
+        shapes = "".join(each.get("d", each.tag) for each in elements)
+        drawn.setdefault(item["categories"], set()).add(shapes)
+    assert [len(shapes) for shapes in drawn.values()] == [1] * 24
+    assert len(set.union(*drawn.values())) == 24
+    same_brand_and_line = {(item["categories"], item["brand"], item["tags"]) for item in items}
+    pictures = {item["image_url"] for item in items}
+    assert len(same_brand_and_line) <= len(pictures) <= 2 * len(same_brand_and_line), "some are mirrored"
+
+
+def test_what_is_compared_is_alike(store: Path, clicks: pa.Table) -> None:
+    """Two clicks in a row on one shelf are of one line, and of one brand, more often than chance has it."""
+    items = csv.read_csv(store / "items.csv")
+    at = {item_id: row for row, item_id in enumerate(items["item_id"].to_pylist())}
+    order = clicks.sort_by([("session_id", "ascending"), ("timestamp", "ascending")])
+    rows = np.array([at[item_id] for item_id in order["item_id"].to_pylist()])
+    sessions = order["session_id"].to_numpy(zero_copy_only=False)
+    category, brand, line = (
+        items[name].to_numpy(zero_copy_only=False) for name in ("categories", "brand", "tags")
+    )
+    before, after = rows[:-1], rows[1:]
+    pair = (sessions[:-1] == sessions[1:]) & (before != after) & (category[before] == category[after])
+    assert (line[before] == line[after])[pair].mean() > 2 / 10
+    assert (brand[before] == brand[after])[pair].mean() > 1.5 / 8
 
 
 def test_the_log_is_in_time_order_with_pauses_below_half_an_hour(clicks: pa.Table) -> None:

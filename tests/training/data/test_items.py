@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.catalogue.attributes import InvalidItem, Item, Schema, Values
-from training.data.items import BadRow, ItemsFileError, read_items, write_items
+from training.data.items import BadRow, ItemsFileError, all_items, read_items, write_items
 
 SCHEMA = Schema({"colour": "string", "sizes": "numbers", "labels": "strings", "gone_at": "time"})
 
@@ -230,3 +230,12 @@ def test_a_schema_checks_what_a_file_has() -> None:
     with pytest.raises(InvalidItem) as caught:
         SCHEMA.item({"item_id": "a", "price": "1"}, "item")
     assert (caught.value.field, caught.value.item_id) == ("item.price", "a")
+
+
+def test_all_items_are_those_of_the_last_rows_and_none_is_bad(tmp_path: Path) -> None:
+    file = tmp_path / "items.jsonl"
+    file.write_text('{"item_id": "a", "price": 3}\n{"item_id": "b"}\n{"item_id": "a", "price": 4}\n')
+    assert all_items(file, Schema()) == {"a": {"price": 4.0}, "b": {}}
+    file.write_text('{"item_id": "a"}\n{"item_id": "b", "price": "cheap"}\n')
+    with pytest.raises(ItemsFileError, match=r"items\.jsonl:2: .*price"):
+        all_items(file, Schema())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,12 +15,16 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner, Result
 
+from service.catalogue.attributes import Values
 from service.live.deployment import read_deployment
+from service.process.settings import Settings
+from service.state.items import ItemStore
 from service.state.keys import Keys
 from tests.training.interrupts import heed_interrupts
 from tests.training.shop_clicks import DAYS, Files, read_clicks, write_shop
 from tests.waiting import DEADLINE_SECONDS, until
 from training.__main__ import app
+from training.loop.click_source import CollectedClicks
 from training.loop.run_record import read_record, run_lock
 
 keys = Keys()
@@ -219,3 +224,23 @@ def test_a_run_that_is_stopped_in_the_gate_publishes_nothing_and_goes_on(
     assert told["steps"]["evaluate"] == json.loads(records[0].model_dump_json())["steps"]["evaluate"]
     after = read_deployment(artifacts)
     assert (after.champion, after.previous) == (record.version, live)
+
+
+def test_attributes_are_those_of_the_live_catalogue(artifacts: Path, redis_url: str) -> None:
+    settings = Settings(artifacts_dir=artifacts, redis_url=redis_url, redis_timeout_seconds=10.0)
+    source = CollectedClicks(settings)
+    assert source.attributes() is None
+    items: list[tuple[str, Values]] = [(f"i{number}", {"price": float(number)}) for number in range(1500)]
+
+    async def put() -> None:
+        store = ItemStore(settings, redis_url)
+        for start in range(0, len(items), 1000):
+            await store.put(items[start : start + 1000])
+        await store.delete(["i7"])
+        await store.close()
+
+    asyncio.run(put())
+    found = source.attributes()
+    assert found is not None
+    assert dict(found.items) == {item_id: values for item_id, values in items if item_id != "i7"}
+    assert found.kinds["price"] == "number"

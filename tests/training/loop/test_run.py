@@ -107,6 +107,18 @@ def answers(artifacts: Path, data: Path) -> list[list[tuple[str, float]]]:
     return model.rank([Query(session, 20, ()) for session in known if session])
 
 
+def test_the_bundle_knows_what_to_make_of_items_that_nobody_has_clicked(
+    uninterrupted: tuple[Path, RunRecord],
+) -> None:
+    artifacts, record = uninterrupted
+    content = load_bundle(artifacts, record.version).content
+    assert content is not None
+    assert content.kinds.keys() == {"title", "categories", "brand", "tags", "price"}
+    assert content.measured["share of places"] == pytest.approx(
+        content.measured["share of next clicks"], abs=1
+    )
+
+
 def test_training_that_diverges_stops_the_run_and_is_not_repeated(artifacts: Path, clicks: Files) -> None:
     wanted = config("gru4rec", "dim=8", "epochs=2", "batch_size=128", "lr=1e38")
     stopped = make(artifacts, clicks, wanted)
