@@ -19,7 +19,12 @@ from service.catalogue.attributes import Kind
 from service.catalogue.columns import Columns
 from service.catalogue.rules import Rule, RuleError, Session, every, read
 from service.catalogue.steering import Boost, Bury, Cap, Matches, Pin, Promotion, Steering, Values
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH, VERSION_PATTERN, item_id_problem
+from service.ranking.bundle import (
+    MAX_ITEM_ID_LENGTH,
+    NO_CONTROL_CHARACTERS,
+    VERSION_PATTERN,
+    item_id_problem,
+)
 
 MAX_PLACEMENTS = 32
 MAX_VERSIONS = 20  # of each, that are kept
@@ -49,7 +54,11 @@ def _clean(text: str) -> str:
 
 
 Tree = Annotated[dict[str, Any], Field(description="a rule: see docs/filters.md")]
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH), AfterValidator(_clean)]
+ItemId = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH, json_schema_extra={"pattern": NO_CONTROL_CHARACTERS}),
+    AfterValidator(_clean),
+]
 RuleName = Annotated[
     str | None,
     Field(min_length=1, max_length=64, description="what an explanation calls it"),
@@ -102,7 +111,9 @@ class Placement(_Part):
     """What one place of a shop is answered; what is left out is as it is without a placement."""
 
     k: int | None = Field(default=None, ge=1, le=MAX_K)
-    fields: tuple[str, ...] | None = Field(default=None, max_length=64, strict=False)
+    fields: tuple[str, ...] | None = Field(
+        default=None, max_length=64, strict=False, json_schema_extra={"uniqueItems": True}
+    )
     filter: Tree | None = None
     boosts: tuple[BoostPart, ...] = Field(default=(), max_length=16, strict=False)
     bury: tuple[BuryPart, ...] = Field(default=(), max_length=16, strict=False)
@@ -113,7 +124,9 @@ class Placement(_Part):
     )
     pins: tuple[PinPart, ...] = Field(default=(), max_length=MAX_K, strict=False)
     exclude_seen: bool | None = None
-    stages: tuple[StageName, ...] | None = Field(default=None, min_length=1, strict=False)
+    stages: tuple[StageName, ...] | None = Field(
+        default=None, min_length=1, strict=False, json_schema_extra={"uniqueItems": True}
+    )
     model: str | None = Field(default=None, pattern=rf"^{VERSION_PATTERN.pattern}$")
 
     @model_validator(mode="after")

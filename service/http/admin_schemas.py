@@ -8,8 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, mod
 from pydantic_core import PydanticCustomError
 
 from service.catalogue.placements import Placement
-from service.http.schemas import NO_CONTROL_CHARACTERS
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH, item_id_problem
+from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS, item_id_problem
 
 MAX_CHANGES = 50_000  # of one call
 

@@ -71,7 +71,7 @@ class ShopApi:
         found = await self._recommender.recommend(query.session_id, options)
         return _recommendation(found, query.session_id, explain=query.explain)
 
-    @operation("POST", "/sessions/{session_id:path}/click", tag="clicks", problems=(503,))
+    @operation("POST", "/sessions/{session_id:path}/click", tag="clicks", problems=(404, 503))
     async def click(self, path: SessionPath, query: ClickQuery, body: ClickBody) -> ClickAnswer:
         """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
         session_id, clicked, named = path.session_id, self._click(body), body.recommendation_id

@@ -13,8 +13,8 @@ from msgspec import Meta, Raw, Struct
 from service.catalogue.attributes import InvalidItem, Item, Schema, Values
 from service.http.operations import operation
 from service.http.problems import Problem, invalid_input
-from service.http.schemas import NO_CONTROL_CHARACTERS, ItemPath
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH
+from service.http.schemas import ItemPath
+from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS
 from service.state.items import MAX_ITEMS_AT_ONCE, ItemStore, ItemTooLarge
 
 MAX_PAGE = 200

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH
+from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS
 from service.recommender import DEFAULT_K, MAX_K
 
 MAX_BATCH = 100
@@ -18,7 +18,6 @@ MAX_ITEMS = 200
 MAX_EXCLUDE = 500
 MAX_FIELDS = 128
 # Not `$`, which Python also finds before a last line feed, nor `\Z`, which JSON Schema does not know.
-NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*(?![\s\S])"
 CLICK_TYPE = r"^[A-Za-z0-9_-]{1,32}(?![\s\S])"
 PLACEMENT = r"^[a-z0-9_-]{1,32}(?![\s\S])"
 PATTERN_MEANINGS = {

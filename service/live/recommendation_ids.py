@@ -26,7 +26,7 @@ NO_VERSION = "none"  # for a version, before the first is published
 UNREAD = ("",)  # in the place of a session's items: Redis did not answer; no item has this id
 
 _BETWEEN = "\x1f"  # ids hold no control characters: the API refuses them
-_LEFT_OUT = 0x80
+_LEFT_OUT, _MOST = 0x80, 0x7F
 _SALT, _MOMENT, _ANSWER = 7, 5, 4  # bytes
 _BYTES = [bytes((value,)) for value in range(256)]
 _WHOLE = re.compile(rf"(.+){SEPARATOR}([0-9a-f]{{{2 * (_SALT + _MOMENT + _ANSWER)}}})")
@@ -62,8 +62,9 @@ class RecommendationId(NamedTuple):
 def new_id(
     version: str, session_id: str, seen: Sequence[str], k: int, exclude_seen: bool, item_ids: Sequence[str]
 ) -> str:
-    """An id for an answer; k lies below 128."""
-    salt = urandom(_SALT - 1) + _BYTES[k | _LEFT_OUT if exclude_seen else k]
+    """An id for an answer; of k no more is told than that it is 127 or above."""
+    told = min(k, _MOST)
+    salt = urandom(_SALT - 1) + _BYTES[told | _LEFT_OUT if exclude_seen else told]
     moment = _moment(salt, session_id, seen)
     return f"{version}{SEPARATOR}{salt.hex()}{moment.hexdigest()}{_answer(moment, item_ids)}"
 

@@ -40,6 +40,7 @@ class Limits:
     head_bytes: int
     head_seconds: float
     body_bytes: int
+    batch_bytes: int  # of a body that is PUT: only batches of items are so large
     body_seconds: float
     connections: int
 
@@ -48,7 +49,8 @@ class Limits:
         return cls(
             head_bytes=settings.max_head_bytes,
             head_seconds=settings.head_timeout_seconds,
-            body_bytes=max(settings.max_body_bytes, settings.catalogue_max_body_bytes),
+            body_bytes=settings.max_body_bytes,
+            batch_bytes=max(settings.max_body_bytes, settings.catalogue_max_body_bytes),
             body_seconds=settings.body_timeout_seconds,
             connections=settings.max_connections,
         )
@@ -125,7 +127,7 @@ class Connection(HttpToolsProtocol):
         self._refused = False  # nothing more is read
         self._unparsed = b""
         self._torn_bytes = 0  # so far, of a head or body that did not arrive whole
-        self._most_body_bytes = WIRE_BYTES_PER_BODY_BYTE * limits.body_bytes + limits.head_bytes
+        self._most_body_bytes = limits.body_bytes  # of this request, on the wire
         self._timer: asyncio.TimerHandle | None = None
         self._timed: tuple[object, Awaited] | None = None  # what the timer waits for
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -246,6 +248,9 @@ class Connection(HttpToolsProtocol):
             self._upgrade = True
             return
         self._awaited = Awaited.BODY
+        limits = self._limits
+        most = limits.batch_bytes if self.parser.get_method() == b"PUT" else limits.body_bytes
+        self._most_body_bytes = WIRE_BYTES_PER_BODY_BYTE * most + limits.head_bytes
         self._unset_keepalive_if_required()
         super().on_headers_complete()
 

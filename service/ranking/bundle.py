@@ -47,6 +47,8 @@ INDEX = "index.faiss"
 ITEMS = "items.txt"
 ENCODER_FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
 MAX_ITEM_ID_LENGTH = 256
+# Of an id, for documents. Not `$`, which Python also finds before a last line feed.
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*(?![\s\S])"
 MAX_MANIFEST_BYTES = 1_000_000  # they have about 2,000
 MAX_MANIFEST_DEPTH = 8  # they have 2
 PROVEN_AT_LOAD = 256  # items, of which a service looks at vectors and answers before it serves any

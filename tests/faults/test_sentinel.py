@@ -131,7 +131,8 @@ async def test_a_planned_failover(artifacts: Path, tmp_path: Path) -> None:
                 assert collector.items() == ["after", "and on", "before"]
                 await eventually(lambda: old.keys("collected:*"))  # it follows
         found = [entry["port"] for entry in logs if entry["event"] == "the primary was found"]
-        assert found == [redis.primary.port, redis.replica.port]
+        # The connection for items asks for itself.
+        assert list(dict.fromkeys(found)) == [redis.primary.port, redis.replica.port]
         assert PASSWORD not in str(logs)
         assert SENTINEL_PASSWORD not in str(logs)
 

@@ -36,7 +36,9 @@ expected-statuses = [401, 403, 404, 405, 409, 413, 422, 431]
 
 # What these are told in words only: `right_input_is_accepted` and `wrong_clicks_of_a_batch_are_refused`.
 [[operations]]
-include-operation-id = ["click", "clicks", "recommend", "recommend_items", "similar", "trending"]
+include-operation-id = [
+    "click", "clicks", "recommend", "recommend_items", "similar", "trending", "preview", "set_placement",
+]
 checks.positive_data_acceptance.enabled = false
 
 # An item whose id ends like that can be changed, and deleted.
@@ -67,6 +69,7 @@ def test_a_running_service_does_as_its_document_says(tmp_path: Path, keys: bool)
     variables = {f"NEXTCLICK_{name}": key for name, key in KEYS.items() if keys} | {
         "NEXTCLICK_ARTIFACTS_DIR": str(artifacts),
         "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "60",
+        "NEXTCLICK_WRONG_KEYS_PER_MINUTE": "1000",  # each operation is tried with some
     }
     with running(tmp_path, workers=2, **variables) as service:
         service.each("/health/ready")

@@ -7,6 +7,7 @@ it then trains a new model on training and validation sessions together, for the
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import dataclasses
 import time
@@ -303,9 +304,8 @@ def _close_epoch(
         record = fabric.broadcast(record)
         if record["mrr@20"] > max((earlier["mrr@20"] for earlier in state.history), default=-1.0):
             state.best_epoch = state.epoch
-            state.best_weights = {
-                name: weight.to("cpu", copy=True) for name, weight in model.state_dict().items()
-            }
+            # What is one tensor under two names stays one.
+            state.best_weights = copy.deepcopy({n: w.to("cpu") for n, w in model.state_dict().items()})
     state.history.append(record)
     state.epoch += 1
     state.step, state.loss_sum, state.epoch_seconds, state.carried = 0, 0.0, 0.0, None

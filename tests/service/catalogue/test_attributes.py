@@ -15,7 +15,6 @@ from service.catalogue.attributes import (
     InvalidItem,
     Schema,
 )
-from service.http import schemas
 from service.process.settings import Settings
 from service.ranking import bundle
 from service.state.documents import MAX_ITEM_BYTES
@@ -25,7 +24,7 @@ SCHEMA = Schema({"colour": "string", "sizes": "numbers", "class": "text", "sold_
 
 def test_ids_are_those_of_bundles() -> None:
     assert attributes.MAX_ITEM_ID_LENGTH == bundle.MAX_ITEM_ID_LENGTH
-    assert attributes.NO_CONTROL_CHARACTERS == schemas.NO_CONTROL_CHARACTERS
+    assert attributes.NO_CONTROL_CHARACTERS == bundle.NO_CONTROL_CHARACTERS
 
 
 def test_an_item_with_everything() -> None:

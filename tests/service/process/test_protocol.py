@@ -17,7 +17,9 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-LIMITS = Limits(head_bytes=1000, head_seconds=60, body_bytes=1000, body_seconds=60, connections=9)
+LIMITS = Limits(
+    head_bytes=1000, head_seconds=60, body_bytes=1000, batch_bytes=4000, body_seconds=60, connections=9
+)
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
@@ -71,6 +73,27 @@ async def connect() -> Connect:
 async def turns(count: int = 10) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await answer(scope, receive, send)
+
+
+@pytest.mark.parametrize(("method", "pieces"), [(b"POST", 9), (b"PUT", 33)])
+async def test_only_a_batch_may_be_large_on_the_wire(connect: Connect, method: bytes, pieces: int) -> None:
+    """Whatever its chunks are made of; a body of 1,000 bytes has 8,000 there, and a head of 1,000."""
+    protocol, wire = connect(reads_all)
+    protocol.data_received(method + b" / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    chunk = b"1;" + b"x" * 993 + b"\r\na\r\n"  # 1,000 bytes
+    for _ in range(pieces):
+        protocol.data_received(chunk)
+        await turns()
+        assert not wire.written
+    protocol.data_received(chunk)
+    await turns()
+    assert wire.written[0].startswith(b"HTTP/1.1 413 ")
 
 
 async def test_an_answer_leaves_in_one_piece(connect: Connect) -> None:

@@ -135,13 +135,13 @@ def test_evaluate_gives_the_same_figures(tried: Tried) -> None:
 
 
 def test_a_short_test_takes_more_days(tried: Tried) -> None:
-    """A day of this log has some 40 sessions: the last six, a quarter of it, and prepare is told the same."""
-    assert tried.told["test_days"] == 6
+    """A day of this log has some 40 sessions: the last seven, no more, and prepare is told the same."""
+    assert tried.told["test_days"] == 7
     commands = tried.told["commands"]
     assert isinstance(commands, list)
-    assert "--test-days 6" in commands[0]
-    assert "the last 6 day(s)" in tried.text
-    assert "the last 6 days" in tried.html
+    assert "--test-days 7" in commands[0]
+    assert "the last 7 day(s)" in tried.text
+    assert "the last 7 days" in tried.html
 
 
 def test_the_clock_stopped_what_was_trained(tried: Tried) -> None:
