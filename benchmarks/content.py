@@ -51,7 +51,7 @@ AT_ONCE = 256
 TEST_DAYS = 5
 LOG = LogFormat(session="session_id", item="item_id", time="timestamp")
 DAY = 86_400_000  # of the log's milliseconds
-LESS_BOLD = (0.5, 0.25, 0.1)  # shares of the places that the calibration gives the cold items
+SHARES = (1.0, 0.5, 0.25, 0.1)  # of the places, as multiples of the share of the clicks
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "model alone": _ranked(ServedBundle.of(bundle), cases),
         "model and content": _ranked(served, cases),
     }
-    for share in LESS_BOLD:
-        calibration = _less_bold(bundle, hidden, attributes, cases, share)
-        less = _with_cold(bundle, hidden, attributes, calibration)
-        ways[f"… at {share:g} of its places"] = _ranked(less, cases)
+    even = TOP * sum(case.target in set(hidden) for case in cases) / len(cases)
+    for share in SHARES:
+        calibration = _taking(share * even, bundle, hidden, attributes, cases)
+        ways[f"… in {share:g} of an even share"] = _ranked(
+            _with_cold(bundle, hidden, attributes, calibration), cases
+        )
     if wanted.reference:
         whole = _trained(work, "all", None, wanted, console)
         ways["a model that was trained with all"] = _ranked(ServedBundle.of(whole), cases)
@@ -205,10 +207,10 @@ def _with_cold(
     return ServedBundle.of(dataclasses.replace(bundle, ranker=ranker))
 
 
-def _less_bold(
-    bundle: Bundle, hidden: Sequence[str], attributes: Attributes, cases: Sequence[Case], share: float
+def _taking(
+    wanted: float, bundle: Bundle, hidden: Sequence[str], attributes: Attributes, cases: Sequence[Case]
 ) -> Calibration:
-    """The calibration under which hidden items take so much less of the places, on some of the cases."""
+    """The calibration under which hidden items take so many places of an answer, on some of the cases."""
     assert bundle.content is not None
     own = bundle.content.calibration
     some = cases[:: max(1, len(cases) // 2000)]
@@ -218,8 +220,7 @@ def _less_bold(
         taken = [sum(item_id not in bundle.index_of for item_id in each) for each in answers]
         return float(np.mean(taken))
 
-    wanted = share * places(own)
-    low, high = own.offset - 1, own.offset
+    low, high = own.offset - 1, own.offset + 1
     for _ in range(12):
         middle = (low + high) / 2
         low, high = (middle, high) if places(Calibration(own.scale, middle)) < wanted else (low, middle)

@@ -2,8 +2,9 @@
 
 A predicted vector is drawn to the mean, so its cosines say less than those of a learned one. How much less is
 measured: a tenth of the known items is held back, its vectors are predicted from those of all others, and
-real sessions are answered. The offset is chosen so that the items held back take as large a share of the
-places in the top 20 as they have of the next clicks: they neither flood the answers nor vanish from them.
+real sessions are answered. Scale and offset are those by which most of all next clicks are then found, with
+the items held back in at least a tenth, and at most all, of the share of the places in the top 20 that they
+have of the next clicks: they neither flood the answers nor vanish from them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ MIN_ITEMS = 50  # with attributes, to learn from
 MIN_SUPPORT = 2  # items that a feature needs
 ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0)
 SCALES = (0.7, 1.0, 1.4, 2.0)  # beyond, scores would no longer be like cosines
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # of the places, as multiples of the share of the next clicks
 CASES = 4096
 HELD_BACK = 0.1  # of the items, at a time
 MAX_HELD_BACK = 5000
@@ -56,12 +58,13 @@ class Attributes:
     """What is said of items, and of which kind each attribute is.
 
     `cold_share` is how large a share of the places items shall have that no model has seen, as a multiple of
-    their share of the next clicks. Where content is `optional`, there may be too little to learn it from.
+    their share of the next clicks; None: the one by which most of all clicks are found. Where content is
+    `optional`, there may be too little to learn it from.
     """
 
     kinds: Mapping[str, str]
     items: Mapping[str, Values]
-    cold_share: float = 1.0
+    cold_share: float | None = None
     optional: bool = False
 
 
@@ -211,7 +214,7 @@ def _calibrated(
     rows: Items,
     vectors: Vectors,
     cases: Cases,
-    cold_share: float,
+    cold_share: float | None,
     random: np.random.Generator,
 ) -> tuple[Calibration, dict[str, float]]:
     size = min(max(int(HELD_BACK * len(rows)), 1), MAX_HELD_BACK)
@@ -224,17 +227,19 @@ def _calibrated(
     wanted = float(np.mean([each.is_cold.mean() for each in rounds]))
     if not wanted:
         raise ContentError("none of the items that were held back is clicked next in any newest session")
-    tried = [Calibration(scale, _offset(rounds, scale, cold_share * wanted)) for scale in SCALES]
-    best = max(tried, key=lambda each: _recall_of_cold(rounds, each))
+    shares = SHARES if cold_share is None else (cold_share,)
+    tried = [
+        Calibration(scale, _offset(rounds, scale, share * wanted)) for scale in SCALES for share in shares
+    ]
+    best = max(tried, key=lambda each: _recalls(rounds, each)["all"])
+    found = _recalls(rounds, best)
     without = np.concatenate([each.warm_place[~each.is_cold] < TOP for each in rounds])
-    kept = [each.warm_place < TOP - each.places(best)[1] for each in rounds]
-    with_ = np.concatenate([own[~each.is_cold] for own, each in zip(kept, rounds, strict=True)])
     measured = {
         "share of next clicks": 100 * wanted,
         "share of places": 100 * _share(rounds, best),
-        "recall@20 of items held back": 100 * _recall_of_cold(rounds, best),
+        "recall@20 of items held back": 100 * found["cold"],
         "recall@20 of the others without them": 100 * float(without.mean()),
-        "recall@20 of the others beside them": 100 * float(with_.mean()),
+        "recall@20 of the others beside them": 100 * found["warm"],
     }
     return best, measured
 
@@ -279,9 +284,18 @@ def _share(rounds: Sequence[_Round], calibration: Calibration) -> float:
     return float(np.mean([each.places(calibration)[1].mean() / TOP for each in rounds]))
 
 
-def _recall_of_cold(rounds: Sequence[_Round], calibration: Calibration) -> float:
-    hits = [each.cold_place[each.is_cold] < each.places(calibration)[1][each.is_cold] for each in rounds]
-    return float(np.concatenate(hits).mean())
+def _recalls(rounds: Sequence[_Round], calibration: Calibration) -> dict[str, float]:
+    """Recall@20 of the merged answers: of items held back, of the others, and of all."""
+    hits = []
+    for each in rounds:
+        cold = each.places(calibration)[1]
+        hits.append(np.where(each.is_cold, each.cold_place < cold, each.warm_place < TOP - cold))
+    found, is_cold = np.concatenate(hits), np.concatenate([each.is_cold for each in rounds])
+    return {
+        "cold": float(found[is_cold].mean()),
+        "warm": float(found[~is_cold].mean()),
+        "all": float(found.mean()),
+    }
 
 
 def _offset(rounds: Sequence[_Round], scale: float, wanted: float) -> float:

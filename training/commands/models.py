@@ -73,12 +73,13 @@ ItemsOption = Annotated[
     ),
 ]
 ColdShareOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--cold-share",
         min=0.01,
         max=10,
         help="With --items: how much of the answers new items get, as a multiple of their share of clicks.",
+        show_default="as much as finds most clicks of all",
     ),
 ]
 CatalogueOption = Annotated[
@@ -124,7 +125,7 @@ def train(
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
     items: ItemsOption = None,
-    cold_share: ColdShareOption = 1.0,
+    cold_share: ColdShareOption = None,
     catalogue: CatalogueOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     results: Annotated[
@@ -417,7 +418,7 @@ def export(
     index: IndexOption = "auto",
     max_index_mb: MaxIndexOption = None,
     items: ItemsOption = None,
-    cold_share: ColdShareOption = 1.0,
+    cold_share: ColdShareOption = None,
     catalogue: CatalogueOption = None,
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
@@ -434,7 +435,7 @@ def export(
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
 
 
-def _attributes(items: Path | None, cold_share: float, catalogue: Path | None) -> Attributes | None:
+def _attributes(items: Path | None, cold_share: float | None, catalogue: Path | None) -> Attributes | None:
     from service.catalogue.attributes import FILE, Schema
     from training.bundling.content import Attributes
     from training.data.items import all_items

@@ -58,7 +58,7 @@ class TrainConfig(_Section):
     index: Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"] = "auto"
     max_index_mb: float | None = Field(default=None, gt=0)
     content: bool = True
-    cold_share: float = Field(default=1.0, ge=0.01, le=10)
+    cold_share: float | None = Field(default=None, ge=0.01, le=10)
 
     @field_validator("model")
     @classmethod

@@ -54,6 +54,9 @@ def planted(head: Head, noise: float = 0.02) -> Vectors:
     return units
 
 
+HELD_BACK_AND_OTHERS = ("items held back", "the others beside them")
+
+
 def cases_of(vectors: Vectors, head: Head, n: int = 600) -> Cases:
     """Each session looks in the direction of what it clicks next."""
     targets = RANDOM.integers(0, N, n)
@@ -87,7 +90,7 @@ def test_a_new_item_lies_where_its_attributes_say(head: Head, tmp_path: Path) ->
 
 @pytest.mark.parametrize("head", ["niser", "native"])
 def test_items_held_back_take_the_share_of_places_that_they_have_of_clicks(head: Head) -> None:
-    measured = learned(planted(head), head).measured
+    measured = learned(planted(head), head, Attributes(KINDS, SAID.items, cold_share=1.0)).measured
     assert 5 < measured["share of next clicks"] < 15
     assert measured["share of places"] == pytest.approx(measured["share of next clicks"], abs=0.5)
     assert measured["recall@20 of items held back"] > 50, "they are among the right ones"
@@ -99,6 +102,19 @@ def test_the_share_of_places_can_be_set() -> None:
     vectors = planted("niser")
     half = learned(vectors, "niser", Attributes(KINDS, SAID.items, cold_share=0.5)).measured
     assert half["share of places"] == pytest.approx(half["share of next clicks"] / 2, abs=0.5)
+
+
+def test_without_a_share_most_of_all_clicks_are_found() -> None:
+    vectors = planted("niser")
+
+    def found(share: float | None) -> float:
+        said = Attributes(KINDS, SAID.items, cold_share=share)
+        measured = learned(vectors, "niser", said).measured
+        cold = measured["share of next clicks"] / 100
+        held_back, others = (measured[f"recall@20 of {who}"] for who in HELD_BACK_AND_OTHERS)
+        return cold * held_back + (1 - cold) * others
+
+    assert found(None) >= max(found(0.1), found(0.35), found(1.0)) - 1e-6
 
 
 def test_few_attributes_are_too_few() -> None:
