@@ -148,7 +148,7 @@ def memory() -> dict[str, float]:
         numbers = range(start, start + AT_ONCE)
         items = [(f"sku-{number:08}", attributes(number, rng)) for number in numbers]
         # As they come from Redis: no two items share a string.
-        columns.apply(msgspec.convert(json.loads(json.dumps(items)), list[tuple[str, dict[str, object]]]))  # type: ignore[arg-type]
+        columns.apply(msgspec.convert(json.loads(json.dumps(items)), list[tuple[str, dict[str, object]]]))
         del items
     gc.collect()
     held = tracemalloc.get_traced_memory()[0] / 1e6
