@@ -24,6 +24,9 @@ BATCH = 250  # items; Redis serves clicks meanwhile, and takes a millisecond for
 TIMEOUT_SECONDS = 10.0  # for one answer of Redis
 PATIENCE_SECONDS = 30.0  # with a Redis that is restarted, or fails over
 PAUSE_SECONDS = 0.5
+REST = (
+    2  # times as long as a batch took, nothing is done: on a small machine, workers have to follow meanwhile
+)
 
 T = TypeVar("T")
 
@@ -63,8 +66,11 @@ def import_items(
     async def run(store: ItemStore) -> Imported:
         patient = _Patient(patience_seconds)
         done, batch, ids = Imported(), dict[str, Values](), set[str]()
+        clock = asyncio.get_running_loop().time
+        began = clock()
 
         async def flush() -> None:
+            nonlocal began
             if batch:
                 items = list(batch.items())
                 stored, unchanged = await patient(partial(store.put, items))
@@ -72,6 +78,8 @@ def import_items(
                 done.unchanged += unchanged
                 batch.clear()
             on_batch(done)
+            await asyncio.sleep(REST * (clock() - began))
+            began = clock()
 
         for row in rows:
             if isinstance(row, BadRow):
