@@ -114,9 +114,8 @@ def test_the_bundle_knows_what_to_make_of_items_that_nobody_has_clicked(
     content = load_bundle(artifacts, record.version).content
     assert content is not None
     assert content.kinds.keys() == {"title", "categories", "brand", "tags", "price"}
-    assert content.measured["share of places"] == pytest.approx(
-        content.measured["share of next clicks"], abs=1
-    )
+    even = content.measured["share of next clicks"]
+    assert 0.05 * even < content.measured["share of places"] < 1.1 * even, "neither vanish nor flood"
 
 
 def test_training_that_diverges_stops_the_run_and_is_not_repeated(artifacts: Path, clicks: Files) -> None:
