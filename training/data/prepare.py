@@ -123,7 +123,7 @@ def prepare(
                 log = read_any(con, files, log_format, directory)
             else:
                 log = read_sessions(con, files, directory)
-            accepted = _accepted(con, log)
+            accepted, log = _accepted(con, log)
             if log_format:
                 log = _within_time_range(con, log, accepted, rules, is_split=bool(tests), tell=words.append)
             con.create_table("rejected", log.rejected)
@@ -206,10 +206,14 @@ class _Steps:
         }
 
 
-def _accepted(con: Backend, log: Log) -> Table:
-    """Make the table `accepted` of the clicks."""
+def _accepted(con: Backend, log: Log) -> tuple[Table, Log]:
+    """Make the table `accepted` of the clicks; the log then knows whether there are other rows at all."""
     clicks = log.rows.filter(log.rows.reason.isnull())
-    return con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
+    accepted = con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
+    both = accepted.count().as_scalar() == log.rows.count().as_scalar()
+    if both.to_pyarrow().as_py():  # to look for a reason again would take as long as the first time
+        log = replace(log, rows=log.rows.mutate(reason=ibis.null("string")))
+    return accepted, log
 
 
 def _source(con: Backend, log: Log) -> list[SourceFile]:
@@ -221,9 +225,7 @@ def _source(con: Backend, log: Log) -> list[SourceFile]:
         last=accepted.time.max(),
         # Written otherwise, with zeros before or as 1e3, it is text.
         **{
-            f"whole_{name}": (accepted[name].try_cast("int64").cast("string") == accepted[name])
-            .fill_null(False)
-            .all()
+            f"whole_{name}": accepted[name].re_search(r"^(?:0|-?[1-9]\d{0,17})$").all()
             for name in ("session", "item")
         },
     )
