@@ -7,6 +7,7 @@ is there already gets no new number, so that an import that is begun again goes 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +25,9 @@ BATCH = 250  # items; Redis serves clicks meanwhile, and takes a millisecond for
 TIMEOUT_SECONDS = 10.0  # for one answer of Redis
 PATIENCE_SECONDS = 30.0  # with a Redis that is restarted, or fails over
 PAUSE_SECONDS = 0.5
-REST = (
-    2  # times as long as a batch took, nothing is done: on a small machine, workers have to follow meanwhile
-)
+# Times as long as a batch took, nothing is done: on a small machine, workers have to follow meanwhile.
+REST = 5
+NICE = 10  # whoever answers shoppers goes first
 
 T = TypeVar("T")
 
@@ -60,8 +61,10 @@ def import_items(
 ) -> Imported:
     """Store every item of a file; `replace`: and delete all others, if no row was refused.
 
-    `on_batch` is told of what Redis has acknowledged. Raises `ImportStoppedError`.
+    `on_batch` is told of what Redis has acknowledged. The process gives way to others from now on. Raises
+    `ImportStoppedError`.
     """
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
     async def run(store: ItemStore) -> Imported:
         patient = _Patient(patience_seconds)
