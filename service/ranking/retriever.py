@@ -25,9 +25,18 @@ OVER_FETCH = 256  # up to this many exclusions of one query are searched past an
 OVER_FETCH_STEP = 8  # depths are rounded up to it, so that queries of a batch share their search
 UNIT_TOLERANCE = 1e-2  # of lengths: enough for any rounding
 PROVEN_AT_ONCE = 16_384
-MIN_WALK_ALLOWED = 0.5  # share of items; below it, an approximate search is left for an exact one
+# Where some items are hidden, an approximate search finds so many times the items of which the wanted ones
+# would be left on average, looks at so much of the index for it, and those that are visible are kept. One
+# that is told what it may find loses recall instead, without a word, where the hidden items lie close to
+# each other, as those of a category do: it looks at what is near, and little of that is visible.
+SIFT_MARGIN = 1.5
+SIFT_BREADTH = 0.6  # times what it finds
+MIN_SIFTED = 0.4  # share of items that are visible; below it, an approximate search is left for an exact one
+DEEPER = 4  # times as deep a search follows one that found too few
+DEEPEST = 500  # visible items for each that such a search wants: with fewer, an exact one is hardly dearer
 FEW = 2048  # visible items, or one in FEW_SHARE: only these are looked at, one after the other
 FEW_SHARE = 5
+BY_ONE_SHARE = 0.5  # of items that are looked at one by one where a search is exact
 FEW_DECODED = 1024  # where a search decodes vectors, theirs are kept: at 128 dimensions half a megabyte
 
 Kind = Literal["flat", "hnsw", "ivf-sq", "ivf-pq"]
@@ -51,7 +60,8 @@ class Retriever:
 
     `dim` is that of the vectors: an index of codes pads them with zeros. `breadth` is how much of an
     approximate index one search looks at: HNSW's efSearch, or the lists that IVF reads. Only `visible` items
-    are answered, though the index holds them all; where these are few, they alone are looked at.
+    are answered, though the index holds them all: they are sifted out of what an approximate search finds;
+    where they are few, they alone are looked at.
     """
 
     def __init__(
@@ -77,11 +87,16 @@ class Retriever:
         is_approximate = (self._hnsw or self._ivf) and not exact
         self._few = visible is not None and self._n_visible <= self._most_to_look_at(exact=not is_approximate)
         self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for
-        # What `search` asks, and how: a walk that may keep few of the nodes it meets loses recall.
-        exact = exact or self._few or self._n_visible < MIN_WALK_ALLOWED * self.n_items
+        many = not self._few and self._n_visible >= MIN_SIFTED * self.n_items
+        self._sifted = visible if is_approximate and many else None
+        # What else `search` asks, and how.
+        exact = not is_approximate or not many
         self._searched = self._storage() if exact else index
-        selector = None if visible is None else self._selector(self._visible)
-        self._parameters = self._search_parameters(selector, exact=exact)
+        selector = None if visible is None or self._sifted is not None else self._selector(self._visible)
+        self._parameters = self._search_parameters(self._breadth, selector, exact=exact)
+        self._sieves: dict[
+            tuple[int, int], faiss.SearchParameters | None
+        ] = {}  # by depth, and how much further
 
     @classmethod
     def build(cls, vectors: Vectors, kind: Kind, codes: Codes = "fp16") -> Retriever:
@@ -154,6 +169,8 @@ class Retriever:
         """
         if self._few and self._ivf:
             return self._search_decoded(vectors, min(k, self._n_visible), self._decode())
+        if self._sifted is not None:
+            return self._sift(vectors, min(k, self._n_visible), self._sifted)
         return self._search(self._searched, vectors, min(k, self._n_visible), self._parameters)
 
     def search_each(
@@ -259,7 +276,7 @@ class Retriever:
     def _best(
         self, query: Scores, scores: Scores, items: Items, k: int, excluded: Collection[int]
     ) -> tuple[Scores, Items]:
-        """The first k of one query's answer that are not excluded, or the exact answer if they are fewer."""
+        """The first k of one query's answer that are not excluded, or a better answer if they are fewer."""
         if excluded:
             out = excluded if isinstance(excluded, Set) else set(excluded)
             kept = [row for row, item in enumerate(items.tolist()) if item and item not in out][:k]
@@ -268,7 +285,18 @@ class Retriever:
         else:
             scores, items = scores[:k], items[:k]
             complete = not len(items) or items[-1] > 0  # an answer that ends early ends in zeros
-        return (scores, items) if complete else self._search_exact(query, k, excluded)
+        return (scores, items) if complete else self._search_further(query, k, excluded)
+
+    def _search_further(self, query: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
+        """Of one query that found too few: deeper and deeper, as long as an exact search would cost more."""
+        wanted, times = k + len(excluded), DEEPER
+        while self._sifted is not None and wanted * times * DEEPEST <= self._n_visible:
+            scores, items = (found[0] for found in self._sift(query[None, :], wanted, self._sifted, times))
+            kept = np.flatnonzero((items > 0) & ~np.isin(items, _rows(excluded) + 1))[:k]
+            if len(kept) == k:
+                return scores[kept], items[kept]
+            times *= DEEPER
+        return self._search_exact(query, k, excluded)
 
     def _search_exact(self, query: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
         rows = _rows(excluded)
@@ -280,7 +308,7 @@ class Retriever:
         else:
             allowed = self._visible.copy()
             allowed[rows] = False
-            parameters = self._search_parameters(self._selector(allowed), exact=True)
+            parameters = self._search_parameters(self._breadth, self._selector(allowed), exact=True)
             storage, k = self._storage(), min(k, int(allowed.sum()))
             scores, items = self._search(storage, query[None, :], k, parameters)
         found = items[0] > 0  # all, unless the query is no number
@@ -316,11 +344,26 @@ class Retriever:
         rows += 1
         return scores, rows
 
+    def _sift(self, vectors: Vectors, k: int, visible: Mask, times: int = 1) -> tuple[Scores, Items]:
+        """The k nearest that are visible of what an approximate search finds, 0 where these are fewer.
+
+        `times`: it looks so much further than would be enough, were hidden items spread evenly.
+        """
+        share = self._n_visible / self.n_items
+        depth = min(math.ceil(SIFT_MARGIN * k * times / share), self.n_items)
+        parameters = self._sieves.get((depth, times))
+        if parameters is None:
+            breadth = math.ceil(self._breadth * max(1.0, SIFT_BREADTH * SIFT_MARGIN / share) * times)
+            parameters = self._search_parameters(breadth, None, exact=False)
+            self._sieves[depth, times] = parameters
+        scores, items = self._search(self._index, vectors, depth, parameters)
+        items[~visible[items]] = 0
+        rows, kept = np.arange(len(items))[:, None], np.argsort(items == 0, axis=1, kind="stable")[:, :k]
+        return scores[rows, kept], items[rows, kept]
+
     def _search_parameters(
-        self, selector: faiss.IDSelector | None, *, exact: bool
+        self, breadth: int, selector: faiss.IDSelector | None, *, exact: bool
     ) -> faiss.SearchParameters | None:
-        # As many visible items shall be met as without hidden ones.
-        breadth = math.ceil(self._breadth * self.n_items / max(self._n_visible, 1))
         if self._ivf:
             return faiss.SearchParametersIVF(
                 sel=selector, nprobe=int(self._index.nlist) if exact else breadth
@@ -337,7 +380,7 @@ class Retriever:
 
     def _selector(self, allowed: npt.NDArray[np.bool_]) -> faiss.IDSelector:
         """By one of them, an exact search asks of every item; by the other, only these are looked at."""
-        if self._few and not self._ivf:
+        if not self._ivf and self._n_visible <= BY_ONE_SHARE * self.n_items:
             return faiss.IDSelectorArray(np.flatnonzero(allowed))
         return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 

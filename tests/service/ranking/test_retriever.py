@@ -133,6 +133,35 @@ def test_the_best_are_found_however_much_is_hidden(index: Index, share: float) -
 
 
 @each_index
+@pytest.mark.parametrize("share", [0.15, 0.5, 0.7])
+def test_nothing_is_missed_where_hidden_items_are_all_alike(index: Index, share: float) -> None:
+    """As those of a category are: then what is nearest to a session may all be hidden."""
+    rng, n, n_centres = np.random.default_rng(11), 6000, 60
+    centres, of = random_vectors(n_centres, seed=12, dim=16), rng.integers(n_centres, size=n)
+    vectors = normalised((centres[of] + 0.15 * rng.normal(size=(n, 16))).astype(np.float32))
+    queries = normalised((centres + 0.1 * rng.normal(size=(n_centres, 16))).astype(np.float32))
+    hidden = set((np.flatnonzero(of < n_centres * share) + 1).tolist())
+    built, visible = index.build(vectors).searching(32 if index.kind == "hnsw" else 4), all_but(n, hidden)
+    restricted, exact = built.only(visible), built.exact().only(visible)
+    assert _recall(restricted, exact, queries) >= _recall(built, built.exact(), queries) - 0.01
+    for _, items in restricted.search_each(queries, [20] * n_centres, [()] * n_centres):
+        assert len(items) == 20
+        assert not hidden & set(items.tolist())
+
+
+def _recall(retriever: Retriever, exact: Retriever, queries: Vectors) -> float:
+    """Of the 20 best of each query, as it is answered."""
+    answers = [
+        each.search_each(queries, [20] * len(queries), [()] * len(queries)) for each in (retriever, exact)
+    ]
+    found = [
+        len(set(items.tolist()) & set(right.tolist())) / 20
+        for (_, items), (_, right) in zip(*answers, strict=True)
+    ]
+    return float(np.mean(found))
+
+
+@each_index
 def test_each_query_of_a_batch_has_its_own_answer(index: Index) -> None:
     retriever, queries = index.build(random_vectors(SOME, seed=6)), random_vectors(5, seed=7)
     vectors = retriever.vectors()
