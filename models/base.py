@@ -84,6 +84,7 @@ class Recipe(Objective):
     momentum: float = 0.0  # of adagrad
     lr_step: int = 3  # epochs between two decays of the learning rate
     lr_gamma: float = 0.1
+    time_order: bool = False  # once the rate has decayed, epochs go through the sessions oldest first
     weight_decay: float = 0.0  # L2, added to the gradient
     patience: int = 3  # epochs without a better validation MRR@20 before training stops
 

@@ -60,14 +60,20 @@ class Examples:
         """Batches of about `batch_size` targets, shortest first: for evaluation."""
         return self._cut(np.argsort(self.length, kind="stable"), batch_size)
 
-    def plan(self, batch_size: int, seed: int, epoch: int) -> list[Indices]:
-        """The training batches of one epoch, of about `batch_size` targets each."""
+    def plan(self, batch_size: int, seed: int, epoch: int, *, in_order: bool = False) -> list[Indices]:
+        """The training batches of one epoch, of about `batch_size` targets each.
+
+        `in_order`: as the sessions come, oldest first, but for the pools within which lengths are sorted.
+        """
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(self))
+        order = np.arange(len(self)) if in_order else rng.permutation(len(self))
         pool = (np.cumsum(self._targets(order)) - 1) // (POOL * batch_size)
         order = order[np.lexsort((self.length[order], pool))]
         batches = self._cut(order, batch_size)
-        return [batches[i] for i in rng.permutation(len(batches))]
+        mixed = rng.permutation(len(batches))
+        if in_order:
+            mixed = mixed[np.argsort(mixed // POOL, kind="stable")]
+        return [batches[i] for i in mixed]
 
     def batch(self, examples: Indices) -> Batch:
         """Gather examples into right-padded tensors."""

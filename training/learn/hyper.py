@@ -40,6 +40,9 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
         raise HyperError(f"--set: {error}") from error
     if recipe.horizon > 1 and hyper.get("batching", model.batching) != "positions":
         raise HyperError(f"--set horizon={recipe.horizon}: {model.__name__} has one target an example")
+    batching = hyper.get("batching", model.batching)
+    if recipe.time_order and batching not in ("prefixes", "positions"):
+        raise HyperError(f"--set time_order=true: batches of {batching} have an order of their own")
     return recipe, hyper
 
 

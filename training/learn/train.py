@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 
@@ -164,7 +166,7 @@ def _train(
         rate = recipe.lr * recipe.lr_gamma ** (state.epoch // recipe.lr_step)
         for group in bare_optimizer.param_groups:
             group["lr"] = rate
-        plan = examples.plan(recipe.batch_size, config.seed, state.epoch)
+        plan = _plan(examples, recipe, config.seed, state.epoch)
         model.train()
         pending: list[torch.Tensor] = []
         steps = range(state.step, len(plan))
@@ -221,6 +223,15 @@ def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lane
     if model.batching == "session-parallel":
         return Lanes.of(train, model.recipe.batch_size)
     return Examples.of(train, model.batching, model.max_length)
+
+
+def _plan(
+    examples: Examples | Lanes | Interactions, recipe: Recipe, seed: int, epoch: int
+) -> list[npt.NDArray[np.int64]]:
+    if recipe.time_order and epoch >= recipe.lr_step:
+        assert isinstance(examples, Examples), "the recipe was resolved for this batching"
+        return examples.plan(recipe.batch_size, seed, epoch, in_order=True)
+    return examples.plan(recipe.batch_size, seed, epoch)
 
 
 def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimizer:

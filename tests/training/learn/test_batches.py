@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import PAD, Batching, Sessions
-from training.learn.batches import Examples
+from training.learn.batches import POOL, Examples
 
 session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)
 
@@ -82,3 +82,18 @@ def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
     assert plan(1, 1) == plan(1, 1)
     assert plan(1, 1) != plan(1, 2)
     assert plan(1, 1) != plan(2, 1)
+
+
+@pytest.mark.parametrize("batching", ["prefixes", "positions"])
+def test_an_epoch_in_order_goes_from_the_oldest_session_to_the_newest(batching: Batching) -> None:
+    rng = np.random.default_rng(0)
+    sessions = flat([rng.integers(1, 10, n).tolist() for n in rng.integers(2, 12, 3000)])
+    examples = Examples.of(sessions, batching, 50)
+    plan = examples.plan(16, seed=1, epoch=2, in_order=True)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(examples)))
+    means = np.array([batch.mean() for batch in plan])
+    pools = np.array([means[start : start + POOL].mean() for start in range(0, len(means) - POOL, POOL)])
+    assert len(pools) > 10
+    assert (np.diff(pools) > 0).all()
+    # Within a pool they are mixed, or all its short sessions would come first.
+    assert (np.diff([examples.length[batch].mean() for batch in plan[:POOL]]) < 0).sum() > POOL / 4

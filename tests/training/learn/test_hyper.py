@@ -42,3 +42,9 @@ def test_values_of_the_wrong_kind(assignment: str, message: str) -> None:
 def test_unknown_model_names_the_nearest() -> None:
     with pytest.raises(UnknownModelError, match=r"did you mean gru4rec\?.*niser"):
         find_model("gru4rce")
+
+
+def test_time_order_is_refused_where_batches_have_their_own() -> None:
+    assert resolve(GRU4Rec, ["time_order=true"])[0].time_order
+    with pytest.raises(HyperError, match="time_order=true: batches of session-parallel have an order"):
+        resolve(GRU4Rec, ["time_order=true", "batching=session-parallel", "loss=bpr-max", "negatives=8"])

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from models.gru4rec import GRU4Rec
 from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training.learn import checkpoint
+from training.learn.batches import Examples
 from training.learn.checkpoint import CheckpointError, Phase, RunConfig, run_name
 from training.learn.hyper import resolve
 from training.learn.train import (
@@ -26,6 +28,7 @@ from training.learn.train import (
     Progress,
     Trained,
     Validate,
+    _plan,
     train_phase,
     training_examples,
 )
@@ -272,3 +275,14 @@ def test_a_full_disk_leaves_the_checkpoint_that_was(tmp_path: Path) -> None:
         checkpoint.save(file, {"weights": torch.zeros(100_000)})
     assert checkpoint.load(file) == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_epochs_are_in_time_order_once_the_rate_has_decayed() -> None:
+    """And only then: from the first epoch on it would unlearn what is old."""
+    examples = training_examples(GRU4Rec(TRAIN.n_items, dim=8), TRAIN)
+    assert isinstance(examples, Examples)
+    recipe = dataclasses.replace(RECIPE, lr_step=2, time_order=True)
+    for epoch in range(4):
+        planned = np.concatenate(_plan(examples, recipe, seed=5, epoch=epoch)).tolist()
+        ordered = examples.plan(recipe.batch_size, 5, epoch, in_order=epoch >= 2)
+        assert planned == np.concatenate(ordered).tolist()
