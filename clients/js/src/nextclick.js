@@ -69,7 +69,8 @@ export function nextclick(
     }
     try {
       const found = { ...nothing(), ...JSON.parse(text) };
-      if ([found.items, found.queue, found.answers].every(Array.isArray)) return found;
+      found.queue = found.queue.filter((each) => each?.body);
+      if ([found.items, found.answers].every(Array.isArray)) return found;
     } catch {
       // written by somebody else
     }
@@ -405,7 +406,7 @@ export function nextclick(
       return () => listeners[event].delete(listener);
     },
   };
-  send();
+  Promise.resolve().then(send); // once the shop listens
   return tag;
 }
 
