@@ -27,7 +27,7 @@ from service.http.admin_schemas import (
     PreviewAnswer,
     PreviewBody,
 )
-from service.http.api_keys import ADMIN_KEY, SHOPPER_KEY
+from service.http.guards.api_keys import ADMIN_KEY, SHOPPER_KEY
 from service.http.operations import read_body
 from service.http.problems import NOT_JSON, described, invalid_input
 from service.live.deployment import history_of

@@ -20,10 +20,10 @@ from service.catalogue.follower import CatalogueFollower
 from service.catalogue.unseen import UnseenItems
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
-from service.http.api_keys import Key, WrongKeys, no_admin_key
+from service.http.guards.api_keys import Key, WrongKeys, no_admin_key
+from service.http.guards.rate_limit import InFlight, RateLimit
 from service.http.items import ItemsApi
 from service.http.operations import Caller, Guard, Guards, operations_of
-from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log

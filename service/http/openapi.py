@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.security import APIKeyHeader
 from starlette.responses import Response
 
-from service.http.api_keys import SERVER_KEY, SHOPPER_KEY
+from service.http.guards.api_keys import SERVER_KEY, SHOPPER_KEY
 from service.http.operations import Caller, Operation
 from service.http.problems import SOMETIMES_RETRY_AFTER, described
 from service.http.schemas import BatchClickBody, ProblemDocument

@@ -23,8 +23,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.catalogue.places import located
+from service.http.guards.rate_limit import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
-from service.http.rate_limit import InFlight
 from service.http.request_log import ANSWER, ASKED
 from service.http.schemas import PATTERN_MEANINGS
 from service.process.metrics import REFUSED

@@ -12,7 +12,7 @@ from redis import Redis
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.rate_limit import RateLimit, address_of
+from service.http.guards.rate_limit import RateLimit, address_of
 from service.http.request_log import RequestLog
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis

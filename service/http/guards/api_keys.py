@@ -10,8 +10,8 @@ from fastapi import Request
 from fastapi.security import APIKeyHeader
 from pydantic import SecretStr
 
+from service.http.guards.rate_limit import address_of, too_many
 from service.http.problems import Problem
-from service.http.rate_limit import address_of, too_many
 from service.process.metrics import REDIS_ERRORS, REFUSED
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
