@@ -259,7 +259,7 @@ def shoppers_calls() -> dict[str, bool]:
         for path, methods in document["paths"].items()
     }
     return {
-        path: path != "/models" and all({"ShopperKey": []} in each.get("security", []) for each in operations)
+        path: path != "/models" and all({"PublicKey": []} in each.get("security", []) for each in operations)
         for path, operations in asked.items()
     }
 
