@@ -28,6 +28,7 @@ describe("a click", () => {
     assert.equal(a.path, `/sessions/${nc.session.id}/click`);
     assert.equal(b.path, a.path);
     assert.deepEqual([a.method, a.keepalive], ["POST", true]);
+    assert.deepEqual([a.headers, a.searchParams.get("key")], [{}, "k&y"], "no preflight");
     assert.match(a.body.event_id, /^[A-Za-z0-9_-]{22}$/);
     assert.notEqual(a.body.event_id, b.body.event_id);
     assert.deepEqual({ ...a.body, event_id: 0 }, { item_id: "a", event_id: 0, type: "click", timestamp: NOON / 1000 });
@@ -236,6 +237,20 @@ describe("the next page", () => {
     assert.deepEqual(page.localStorage.kept.queue, []);
   });
 
+  test("drops what a beacon may have brought, and no beacon brings what is too old", async () => {
+    const page = new Page({ answers: [nothing(), nothing()] });
+    page.navigator.onLine = false;
+    open({}, page).nc.click("a");
+    await page.pass();
+    page.hide();
+    assert.equal(page.beacons.length, 1);
+    const next = new Page({ storage: page.localStorage, at: NOON + 31 * MINUTE });
+    const { errors } = open({}, next);
+    next.hide();
+    await next.pass();
+    assert.deepEqual([next.requests, next.beacons, errors.length], [[], [], 1]);
+  });
+
   test("sends what was made offline, within a day", async () => {
     for (const [hours, expected] of [[23, ["a"]], [25, []]]) {
       const page = new Page({ answers: [nothing()] });
@@ -267,6 +282,16 @@ describe("the next page", () => {
   });
 });
 
+test("a click comes from the newest of the last five answers that had it", async () => {
+  const { nc, page } = open();
+  const items = [["a", "b"], ["b"], ["c"], ["c"], ["c"], ["c"]];
+  page.answers = items.map((ids, i) => answer(200, { recommendation_id: `r${i}`, items: ids.map((item_id) => ({ item_id })) }));
+  for (const _ of items) await nc.recommend();
+  for (const item of ["a", "b", "c"]) await nc.click(item);
+  assert.deepEqual(page.clicks.map(({ body }) => body.recommendation_id), [undefined, "r1", "r5"]);
+  assert.equal(page.localStorage.kept.answers.length, 5);
+});
+
 describe("a page that is left", () => {
   test("sends what has no answer by beacon, once, and keeps it until there is one", async () => {
     for (const leave of [(page) => page.hide(), (page) => page.dispatch("pagehide")]) {
@@ -295,6 +320,23 @@ describe("a page that is left", () => {
     page.hide();
     assert.deepEqual(ids(page.beacons), ["b"]);
     assert.equal(new URL(page.beacons[0].url).search, "");
+  });
+
+  test("repeats what is under way in a browser that ends it with the page", async () => {
+    const page = new Page({ answers: [never()] });
+    page.Request = class {};
+    open({}, page).nc.click("a");
+    await page.pass();
+    page.hide();
+    assert.deepEqual(ids(page.beacons), ["a"]);
+  });
+
+  test("sends no beacon of what the service may have stored too long ago to know it again", async () => {
+    const page = new Page({ answers: [problem(503, "x", {}, { "Retry-After": "3600" })] });
+    open({}, page).nc.click("a");
+    await page.pass(31 * MINUTE);
+    page.hide();
+    assert.deepEqual(page.beacons, []);
   });
 
   test("leaves it to the next one where beacons are refused or broken", async () => {
@@ -360,6 +402,21 @@ describe("without consent", () => {
     assert.equal(page.clicks[0].body.timestamp, NOON / 1000, "when it was made");
     assert.deepEqual(page.clicks.map(({ body }) => body.recommendation_id), [undefined, "r"]);
     assert.equal(page.clicks[0].path, `/sessions/${nc.session.id}/click`);
+    assert.equal(storage.kept.at, NOON, "the session's last click, too, was made then");
+    await nc.click("b");
+    assert.equal(page.clicks[2].body.recommendation_id, "r", "what was answered before is known");
+  });
+
+  test("given later, no more wait than may", async () => {
+    const storage = new Storage();
+    const earlier = open({}, new Page({ storage, answers: [never()] })).nc;
+    for (let i = 0; i < 150; i++) earlier.click(`x${i}`);
+    const page = new Page({ storage, answers: [never()] });
+    const { nc } = open({ consent: false }, page);
+    for (let i = 0; i < 150; i++) nc.click(`y${i}`);
+    nc.consent(true);
+    assert.equal(storage.kept.queue.length, 200);
+    assert.equal(storage.kept.queue[199].body.item_id, "y149");
   });
 
   test("given by a function's word, it counts from the next use on, each click once", async () => {
@@ -376,18 +433,19 @@ describe("without consent", () => {
 
   test("withdrawn, everything is erased and what is under way ends", async () => {
     const page = new Page({ answers: [never()] });
-    const { nc } = open({}, page);
+    const { nc, errors } = open({}, page);
     const outcomes = [nc.click("a"), nc.click("b")];
     await page.pass();
     const before = nc.session.id;
     nc.consent(false);
+    assert.equal(page.requests[0].signal.aborted, true);
     assert.deepEqual(await Promise.all(outcomes), [{ queued: false }, { queued: false }]);
     assert.equal(page.localStorage.content.size, 0);
     assert.deepEqual(nc.session, { id: null, items: [] });
     page.hide();
     page.hide(false);
     await page.pass(10 * MINUTE);
-    assert.deepEqual([ids(page.requests), page.beacons], [["a"], []]);
+    assert.deepEqual([ids(page.requests), page.beacons, errors], [["a"], [], []]);
     assert.equal(page.localStorage.content.size, 0);
     nc.consent(true);
     await nc.click("c");
@@ -399,10 +457,10 @@ describe("without consent", () => {
     const { nc } = open({}, page);
     await nc.click("a");
     nc.consent(false);
-    await page.pass(10 * MINUTE);
-    assert.equal(page.requests.length, 1);
     nc.consent(true);
-    assert.equal((await nc.click("b")).length, 2, "and what is said later is heard at once");
+    assert.equal((await nc.click("b")).length, 2, "what is said later is heard at once");
+    await page.pass(10 * MINUTE);
+    assert.deepEqual(ids(page.requests), ["a", "b"]);
   });
 
   test("refused, what earlier pages left is erased too", async () => {
@@ -415,6 +473,9 @@ describe("without consent", () => {
   test("withdrawn in another tab, it is withdrawn here", async () => {
     const { nc, page } = open();
     await nc.click("a");
+    page.dispatch("storage", { key: "another", newValue: null });
+    page.dispatch("storage", { key: "nextclick", newValue: "{}" });
+    assert.notEqual(nc.session.id, null);
     page.localStorage.content.clear();
     page.dispatch("storage", { key: "nextclick", newValue: null });
     await nc.click("b");
@@ -437,6 +498,24 @@ describe("a session", () => {
       assert.notEqual(nc.session.id, first);
       assert.deepEqual(nc.session.items, ["c"]);
     }
+  });
+
+  test("ends when the visitor's clock is set back by more than that", async () => {
+    const { nc, page } = open();
+    await nc.click("a");
+    page.at -= 31 * MINUTE;
+    assert.equal(nc.session.id, null);
+  });
+
+  test("of an earlier page is not told again once the storage is full", async () => {
+    const storage = new Storage();
+    await open({}, new Page({ storage })).nc.click("a");
+    storage.setItem = () => {
+      throw new Error("QuotaExceededError");
+    };
+    const { nc } = open({}, new Page({ storage }));
+    await nc.click("b");
+    assert.deepEqual([nc.session.items, storage.content.size], [["a", "b"], 0]);
   });
 
   test("is one in all tabs, whose clicks do not get lost among them", async () => {
@@ -552,6 +631,7 @@ describe("asking", () => {
     await nc.similar("a/b", { k: 2, fields: ["title"] });
     await nc.trending();
     assert.deepEqual(page.requests.map(({ path }) => path), ["/items/a/b/similar", "/trending"]);
+    assert.match(page.requests[0].url, /a%2Fb/);
     assert.equal(page.requests[0].searchParams.get("fields"), "title");
   });
 
@@ -571,6 +651,8 @@ describe("asking", () => {
     await page.pass();
     ending.abort();
     await assert.rejects(asked, { name: "AbortError" });
+    page.answers = [never()];
+    await assert.rejects(nc.recommend({ signal: ending.signal }), { name: "AbortError" });
     assert.deepEqual(errors, []);
   });
 });

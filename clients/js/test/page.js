@@ -50,6 +50,7 @@ export const problem = (status, kind, more = {}, headers = {}) =>
 /** `answers`: what fetch gives, in turn, then `stored()`: an answer, an error, or a promise of one. */
 export class Page extends Target {
   crypto = webcrypto;
+  Request = Request;
   navigator = { onLine: true, sendBeacon: (url, body) => this.beacons.push({ url, body: JSON.parse(body) }) > 0 };
   document = Object.assign(new Target(), { hidden: false });
   Math = { random: () => 1 };
@@ -77,7 +78,7 @@ export class Page extends Target {
   fetch(url, { signal, method, headers, body, keepalive }) {
     const { pathname, searchParams } = new URL(url, "https://clicks.example");
     const path = decodeURIComponent(pathname);
-    this.requests.push({ at: this.at, url, method, path, searchParams, headers, keepalive, body: body && JSON.parse(body) });
+    this.requests.push({ at: this.at, url, method, path, searchParams, headers, keepalive, signal, body: body && JSON.parse(body) });
     const next = this.answers.length ? this.answers.shift() : stored(this.requests.length);
     return new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => reject(new Error("aborted")));
