@@ -17,7 +17,7 @@ TAG = ROOT / "clients" / "js"
 SOURCE = TAG / "src" / "nextclick.js"
 TYPES = (TAG / "nextclick.d.ts").read_text()
 MOST_BYTES = 4096  # gzip, minified: what every visitor loads
-MOST_SOURCE_BYTES = 24_000  # what a service from a checkout sends
+MOST_SOURCE_BYTES = 6500  # gzip, as written: what a service sends that is run from a checkout
 NODE = shutil.which("node")
 NPM = shutil.which("npm")
 OWN_ESBUILD = TAG / "node_modules" / ".bin" / "esbuild"
@@ -65,7 +65,7 @@ def test_it_needs_nothing_and_evaluates_nothing() -> None:
         r"\bimport\b|\beval\b|\bFunction\(|innerHTML|outerHTML|insertAdjacent|\.style\b", source
     )
     assert not re.search(r"\bconsole\b|document\.write|document\.cookie|sessionStorage|indexedDB", source)
-    assert len(source.encode()) < MOST_SOURCE_BYTES
+    assert len(gzip.compress(source.encode(), 9)) <= MOST_SOURCE_BYTES
 
 
 @needs_esbuild

@@ -72,7 +72,7 @@ export function nextclick(
     try {
       const found = { ...nothing(), ...JSON.parse(text) };
       found.queue = found.queue.filter((each) => each?.body);
-      if ([found.items, found.answers].every(Array.isArray)) return found;
+      if (Array.isArray(found.items) && found.answers.every(([, , ids]) => Array.isArray(ids))) return found;
     } catch {
       // written by somebody else
     }
@@ -155,7 +155,7 @@ export function nextclick(
 
   // Calls.
 
-  async function call(path, body, { signal, isClick } = {}) {
+  async function call(path, body, isClick, signal) {
     const ending = new AbortController();
     const end = () => ending.abort();
     const timer = page.setTimeout(end, PATIENCE);
@@ -201,7 +201,7 @@ export function nextclick(
 
   async function answered(what, path, body, signal) {
     const started = now();
-    const answer = await call(path, body, { signal });
+    const answer = await call(path, body, false, signal);
     if (signal?.aborted) throw signal.reason;
     if (!answer.ok) throw failed(what, answer);
     tell("answer", { call: what, answer: answer.data, milliseconds: now() - started });
@@ -272,7 +272,7 @@ export function nextclick(
     const { session_id, body } = entry;
     if (!isTimely(entry)) return drop(entry, lost("waited too long"));
     const started = now();
-    const answer = await call(clickPath(session_id), body, { isClick: true });
+    const answer = await call(clickPath(session_id), body, true);
     if (!allowed) return;
     const { ok, status, data, retryAfter } = answer;
     if (ok) {

@@ -564,7 +564,7 @@ describe("a session", () => {
     });
   }
 
-  for (const garbage of ["", "{", "null", "7", '"text"', "[]", '{"queue": 3}', '{"queue": [null, {}, 7]}']) {
+  for (const garbage of ["", "{", "null", "7", '"text"', "[]", '{"queue": 3}', '{"queue": [null, {}, 7]}', '{"answers": [null]}', '{"answers": [[1, 2]], "at": 1}', '{"items": {}}']) {
     test(`begins anew where somebody has stored ${garbage || "nothing"}`, async () => {
       const storage = new Storage();
       storage.setItem("nextclick", garbage);
