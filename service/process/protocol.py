@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -81,7 +81,7 @@ class Refusal:
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             self._headers.append((b"retry-after", b"1"))
 
-    def told_to(self, origins: Origins) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    def told_to(self, origins: Origins) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         """As an application: the answer to a request whose turn comes later."""
         return partial(self._answer, origins)
 

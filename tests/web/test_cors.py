@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.types import Message
 
 from service.live.deployment import publish
+from service.process.origins import Origins
+from service.process.protocol import LONG_BODY
 from tests.service.bundles import Shop
 from tests.service.processes import Service, running
 from tests.web.wire import Answer, Wire, request
@@ -166,6 +170,25 @@ def test_a_page_reads_that_it_was_too_slow(tmp_path: Path) -> None:
             wire.send(request("GET", "/health/live") + torn)
             answers = [wire.answer(), wire.answer()]
             assert [(each.status, may_read(each, SHOP)) for each in answers] == [(200, False), (408, True)]
+
+
+def test_a_page_reads_what_its_connection_says_in_its_turn() -> None:
+    """Of a request that waits for the answer to another one: as an application in its place."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing more is read")
+
+    for origin, may in ((SHOP, True), (EVIL, False)):
+        scope = {"type": "http", "headers": [(b"origin", origin.encode()), (b"x-request-id", b"mine")]}
+        sent.clear()
+        asyncio.run(LONG_BODY.told_to(Origins([SHOP]))(scope, receive, send))
+        headers = dict(sent[0]["headers"])
+        assert (sent[0]["status"], headers[b"x-request-id"]) == (413, b"mine")
+        assert headers.get(b"access-control-allow-origin") == (SHOP.encode() if may else None)
 
 
 def test_who_sends_no_origin_is_told_nothing(service: Service) -> None:
