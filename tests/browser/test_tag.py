@@ -141,8 +141,12 @@ def test_a_page_of_another_origin_shows_and_counts(
     new_page: NewPage, service: Service, elsewhere: Elsewhere
 ) -> None:
     page = new_page(width=NARROW)
+    page.set_viewport_size({"width": NARROW, "height": 150})
     page.goto(f"{elsewhere.origin}/?consent&mount")
     expect(page.locator("#next li")).to_have_count(5)
+    page.locator("#next li").first.scroll_into_view_if_needed()
+    assert "i5" not in [each["item_id"] for each in wait_for(page, "impression")], "it is below the fold"
+    page.set_viewport_size({"width": NARROW, "height": 900})
     assert shown(page) == POPULAR
     links = page.locator("#next a").evaluate_all("links => links.map(({ href }) => href)")
     assert links == [f"{elsewhere.origin}/things/{each}" for each in POPULAR if each != "i3"]
@@ -313,5 +317,8 @@ def test_the_page_of_the_readme_works_as_it_is_printed(
     page.goto(elsewhere.origin)
     expect(page.locator("#recommended li")).to_have_count(6)
     expect(page.get_by_role("list", name="You may like")).to_be_visible()
-    session_id = json.loads(page.evaluate("localStorage.nextclick"))["id"]
-    assert clicked(service, session_id) == ["i7"]
+    page.evaluate("document.addEventListener('click', (event) => event.preventDefault())")
+    page.locator("#recommended a").first.click()
+    kept = json.loads(page.evaluate("localStorage.nextclick"))
+    assert kept["items"] == ["i7"], "the page behind the link counts it"
+    assert clicked(service, kept["id"]) == ["i7"]

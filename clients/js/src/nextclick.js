@@ -481,7 +481,6 @@ function mount(nc, tell, page, element, wanted = {}) {
     const { signal } = (ending = new AbortController());
     try {
       const next = await nc.recommend({ ...asked, fields, signal });
-      if (signal.aborted) return null;
       render(next);
       return next;
     } catch {
