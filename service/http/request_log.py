@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.guards.keyring import KEY
 from service.process.metrics import REQUEST_SECONDS
 from service.process.request_ids import HEADER, SCOPE_KEY, request_id
 from service.state.link import PATIENCE, Patience
@@ -24,6 +25,9 @@ from service.state.link import PATIENCE, Patience
 # Where an operation leaves in the scope what it was asked (by place: path, query, body), and its answer.
 ASKED = "nextclick.asked"
 ANSWER = "nextclick.answer"
+# Where a file leaves in the scope how long it may be kept; an answer is of its moment, and of one visitor.
+CACHE_CONTROL = "nextclick.cache_control"
+NO_STORE = b"no-store"
 HASH_LENGTH = 12
 
 _seconds_of = cache(REQUEST_SECONDS.labels)
@@ -60,7 +64,8 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, known_as)]
+                kept = (b"cache-control", scope.get(CACHE_CONTROL, NO_STORE))
+                message["headers"] = [*message.get("headers", ()), (HEADER, known_as), kept]
             await send(message)
 
         patience = PATIENCE.set(Patience())
@@ -92,6 +97,9 @@ def _tell(scope: Scope, route: str, status: int, seconds: float) -> None:
         "ms": round(seconds * 1000, 3),
         "request_id": scope[SCOPE_KEY].decode(),
     }
+    key = scope.get(KEY)
+    if key is not None:
+        facts["key"] = key.label
     for asked in scope.get(ASKED, {}).values():
         session_id = getattr(asked, "session_id", None)
         if session_id is not None:

@@ -9,7 +9,15 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from tests.waiting import DEADLINE_SECONDS
 
@@ -22,14 +30,15 @@ NOWHERE, HERE = "http://127.0.0.1:9", "127.0.0.1,localhost,[::1]"
 NewPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """One browser for all tests of a process."""
+    """One browser for all of these tests, and no longer: no other event loop runs beside playwright's."""
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get(REQUIRED) == "required":
             pytest.fail(INSTALL)
         pytest.skip(INSTALL)
+    expect.set_options(timeout=DEADLINE_SECONDS * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox"], proxy={"server": NOWHERE, "bypass": HERE}
