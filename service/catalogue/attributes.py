@@ -267,7 +267,7 @@ def _declared(file: Path) -> tuple[dict[str, Kind], list[str]]:
     if not isinstance(private, list):
         raise CatalogueFileError(f"{_at(file, text, 'private')}: must be a list of names")
     for name in private:
-        if name not in KNOWN and name not in attributes:
+        if not isinstance(name, str) or (name not in KNOWN and name not in attributes):
             raise CatalogueFileError(f"{_at(file, text, 'private')}: there is no attribute {name!r}")
     return attributes, private
 

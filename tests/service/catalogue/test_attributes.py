@@ -14,8 +14,9 @@ from service.catalogue.attributes import (
     CatalogueFileError,
     InvalidItem,
     Schema,
+    Values,
 )
-from service.process.settings import Settings
+from service.process.settings import Caller, Settings
 from service.ranking import bundle
 from service.state.documents import MAX_ITEM_BYTES
 
@@ -140,6 +141,20 @@ def test_a_file_declares_more(tmp_path: Path) -> None:
     assert "colour" not in Schema.read(None).kinds
 
 
+def test_what_is_private_is_not_there_for_pages(tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.toml"
+    file.write_text('private = ["margin", "price"]\n[attributes]\nmargin = "number"\n')
+    schema = Schema.read(file)
+    values: Values = {"title": "x", "price": 1.0, "margin": 0.5}
+    assert schema.kinds_for("public").keys() == schema.kinds.keys() - {"margin", "price"}
+    assert schema.shown_to("public", values) == {"title": "x"}
+    callers: tuple[Caller, ...] = ("server", "admin")
+    for caller in callers:
+        assert schema.kinds_for(caller) == schema.kinds
+        assert schema.shown_to(caller, values) == values
+    assert Schema().shown_to("public", values) == values
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -150,6 +165,10 @@ def test_a_file_declares_more(tmp_path: Path) -> None:
         ('[attributes]\n"Größe" = "string"\n', "catalogue.toml:2: Größe: a name is of a-z"),
         ('[attribute]\ncolour = "string"\n', "catalogue.toml:1: attribute: unknown"),
         ("attributes = 3\n", "catalogue.toml:1: attributes: must be a table"),
+        ('[attributes]\nprivate = ["price"]\n', "catalogue.toml:2: private: must be one of"),
+        ('private = "price"\n', "catalogue.toml:1: private: must be a list of names"),
+        ('\nprivate = ["price", "margin"]\n', "catalogue.toml:2: private: there is no attribute 'margin'"),
+        ("private = [[3]]\n", "catalogue.toml:1: private: there is no attribute [3]"),
         ("[attributes\n", "line 1"),
         ("[attributes]\n" + "".join(f'a{n} = "bool"\n' for n in range(65)), "at most 64"),
     ],

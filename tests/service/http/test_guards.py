@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Tracer, TracerProvider
 from pydantic import SecretStr
 from redis import Redis
+from starlette.responses import Response
 
 from service.http.app import create_app
 from service.http.guards.api_keys import hide_query_key
@@ -224,6 +225,51 @@ class TestOrigins:
         if status == 403:
             assert problem(answer) == "origin-not-allowed"
         assert (await ask(service, "public", WEB, **headers)).status_code == 200, "this one is not bound"
+
+    async def test_a_browser_that_asks_first_is_not_counted(self, published: Path, redis_url: str) -> None:
+        settings = {"keys": KEYS, "rate_limit_per_minute": 1}
+        asks = {"Origin": SHOP_PAGE, "Access-Control-Request-Method": "POST"}
+        async with serving(published, redis_url, **settings) as service:
+            for _ in range(5):
+                answer = await service.client.options("/recommend", headers=asks)
+                assert (answer.status_code, bool(answer.headers["X-Request-ID"])) == (204, True)
+            assert (await ask(service, "public", WEB)).status_code == 200
+            assert (await ask(service, "public", WEB)).status_code == 429
+
+    async def test_an_error_of_ours_can_be_read_too(self, published: Path, redis_url: str) -> None:
+        """It is answered outside of all middleware."""
+        settings = {"artifacts_dir": published, "redis_url": redis_url, "cors_origins": (SHOP_PAGE,)}
+        app = create_app(Settings.model_validate(settings | {"redis_timeout_seconds": PATIENT}))
+
+        @app.get("/fail")
+        async def fail() -> None:
+            raise RuntimeError("it failed")
+
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            for origin, allowed in ((SHOP_PAGE, SHOP_PAGE), (OTHER_PAGE, None)):
+                answer = await client.get("/fail", headers={"Origin": origin})
+                assert (answer.status_code, bool(answer.headers["X-Request-ID"])) == (500, True)
+                assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+    async def test_what_says_itself_who_may_read_it_is_left_alone(
+        self, published: Path, redis_url: str
+    ) -> None:
+        settings = {"artifacts_dir": published, "redis_url": redis_url, "cors_origins": (SHOP_PAGE,)}
+        app = create_app(Settings.model_validate(settings | {"redis_timeout_seconds": PATIENT}))
+
+        @app.get("/anybodys")
+        async def anybodys() -> Response:
+            return Response("", headers={"Access-Control-Allow-Origin": "*"})
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            for origin in (SHOP_PAGE, OTHER_PAGE):
+                answer = await client.get("/anybodys", headers={"Origin": origin})
+                assert answer.headers.get_list("Access-Control-Allow-Origin") == ["*"]
 
 
 class TestBeacon:
