@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from console.alarms import OF_THE_CONSOLE, Alarm, Alarms
 from console.rates import History, parse
 from console.service import Json, Service, ServiceError
 
+log = logging.getLogger("console")
 LOOK_SECONDS = 5.0
 
 
@@ -54,13 +56,18 @@ class Watch:
         self.no_answer: str | None = None  # why the service does not answer
         self.not_ready: str | None = None  # what it says is missing
         self.since: float | None = None  # when one of these began
-        self._models: tuple[int, Json] | None = None  # after which look it was asked for
+        self._models: tuple[int, Json | ServiceError] | None = None  # after which look it was asked for
         self._asks = asyncio.Lock()
 
     async def follow(self) -> None:
         """Look for good."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except (
+                Exception
+            ):  # whatever it was: the next look may go well, and pages would show old figures for good
+                log.exception("a look at the service failed")
             await asyncio.sleep(self._every_seconds)
 
     async def look(self) -> None:
@@ -113,6 +120,14 @@ class Watch:
         """What GET /models answers, or has since the newest look to another page. Raises `ServiceError`."""
         async with self._asks:
             if self._models is None or self._models[0] != self.looked:
-                self._models = None
-                self._models = (self.looked, await service.get("/models"))
-            return self._models[1]
+                looked = self.looked
+                try:
+                    self._models = looked, await service.get("/models")
+                except (
+                    ServiceError
+                ) as error:  # one page waits for a service that hangs, not each after another
+                    self._models = looked, error
+        found = self._models[1]
+        if isinstance(found, ServiceError):
+            raise found
+        return found

@@ -9,6 +9,7 @@ import pytest
 
 from console.service import Service, ServiceError, connection
 from console.watch import Watch
+from tests.waiting import eventually
 
 METRICS = 'nextclick_click_log_fill_ratio {fill}\nnextclick_clicks_total{{outcome="accepted"}} 5\n'
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,13 @@ class Shop:
         if request.url.path == "/health/ready" and not self.ready:
             return httpx.Response(503, json={"detail": "no model is published yet"})
         return httpx.Response(200, json={"loaded": []})
+
+    def stumbles_once(self, request: httpx.Request) -> httpx.Response:
+        """As nobody has foreseen."""
+        if not self.asked:
+            self.asked.append("stumbled")
+            raise RuntimeError("something else")
+        return self(request)
 
     def clock(self) -> float:
         return self.now
@@ -85,6 +93,15 @@ async def test_without_metrics_nothing_is_claimed(shop: Shop) -> None:
     assert [(alarm.name, alarm.since) for alarm in watch.wrong()] == [("NextclickClickLogFills", 1010)]
 
 
+async def test_it_looks_again_whatever_happens(shop: Shop) -> None:
+    http = connection(httpx.MockTransport(shop.stumbles_once))
+    watch = Watch(http, "http://service", "http://metrics/metrics", 0.001)
+    task = asyncio.create_task(watch.follow())
+    await eventually(lambda: watch.looked)
+    task.cancel()
+    assert shop.asked[0] == "stumbled"
+
+
 async def test_pages_share_what_is_asked(shop: Shop) -> None:
     watch, http = shop.watch()
     services = [Service(http, "http://service", "key") for _ in range(5)]
@@ -97,12 +114,16 @@ async def test_pages_share_what_is_asked(shop: Shop) -> None:
     assert shop.asked.count("/models") == 2
 
 
-async def test_models_that_were_not_told_are_asked_for_again(shop: Shop) -> None:
+async def test_models_that_were_not_told_are_asked_for_after_the_next_look(shop: Shop) -> None:
     watch, http = shop.watch()
     service = Service(http, "http://service", "key")
     await watch.look()
     shop.answers = False
-    with pytest.raises(ServiceError):
-        await watch.models(service)
+    shop.asked.clear()
+    for _ in range(3):
+        with pytest.raises(ServiceError):
+            await watch.models(service)
+    assert shop.asked == ["/models"], "the others do not wait for it as well"
     shop.answers = True
+    await watch.look()
     assert await watch.models(service) == {"loaded": []}
