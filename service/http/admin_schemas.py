@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, mod
 from pydantic_core import PydanticCustomError
 
 from service.catalogue.placements import Placement
+from service.live.history import Change
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS, item_id_problem
 
 MAX_CHANGES = 50_000  # of one call
@@ -38,6 +39,15 @@ class ActivateBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     version: Version
+
+
+class TrialBody(BaseModel):
+    """Which version is to be tried out, and on how many sessions."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    version: Version
+    share: Annotated[float, Field(gt=0, le=1, description="of the sessions")] = 0.1
 
 
 class HiddenBody(BaseModel):
@@ -99,6 +109,37 @@ class ModelsAnswer(BaseModel):
     hidden: int = Field(description="how many items are hidden")
     error: str | None = Field(description="why what was deployed last is not what is served")
     refused: dict[str, str] = Field(description="versions that cannot be served, and why")
+
+
+class BundleAnswer(BaseModel):
+    """A bundle that lies in artifacts/bundles; what its manifest says is null where that cannot be read."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    version: str
+    roles: list[Literal["champion", "previous", "challenger", "shadow"]]
+    problem: str | None = Field(
+        description="why it cannot be served, as far as manifest and file names tell; files are not read"
+    )
+    size_bytes: int
+    kind: Literal["encoder", "neighbours"] | None
+    model: str | None
+    created_at: str | None
+    n_items: int | None
+    metrics: dict[str, float] | None = Field(description="of the test before it was published, in percent")
+
+
+class BundlesAnswer(BaseModel):
+    """All bundles, the newest first, those whose manifest cannot be read last."""
+
+    bundles: list[BundleAnswer]
+
+
+class ChangesAnswer(BaseModel):
+    """Who answered when: the newest changes, the newest first."""
+
+    changes: list[Change]
+    unreadable: int = Field(description="lines of deployments.jsonl that tell of no change")
 
 
 class PlacementQualityAnswer(BaseModel):
