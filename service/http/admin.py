@@ -38,6 +38,7 @@ from service.live.bundles import BundleFound, find_bundles
 from service.live.deployment import Deployment, history_of
 from service.live.follower import DeploymentFollower
 from service.live.history import read_history
+from service.live.intervals import hit_rate_interval, mrr_interval
 from service.process.settings import Settings
 from service.recommender import Recommendation, Recommender
 from service.state.link import StoreUnavailable
@@ -354,10 +355,12 @@ async def _models(request: Request) -> Response:
     )
 
 
-def _quality(found: Quality) -> dict[str, float | int | None]:
+def _quality(found: Quality) -> dict[str, object]:
     return {
         "judged": found.judged,
         "hit_rate@20": found.hits / found.judged if found.judged else None,
+        "hit_rate_interval": hit_rate_interval(found),
         "mrr@20": found.reciprocal_ranks / found.judged if found.judged else None,
+        "mrr_interval": mrr_interval(found),
         "feedback": found.feedback,
     }

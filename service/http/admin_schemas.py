@@ -33,6 +33,12 @@ Version = Annotated[str, Field(min_length=1, max_length=128, json_schema_extra=S
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 
 
+Interval = Annotated[
+    tuple[float, float] | None,
+    Field(description="low and high, at 95 %, over sessions; null while too few were judged to tell"),
+]
+
+
 class ActivateBody(BaseModel):
     """Which version is to go live."""
 
@@ -73,7 +79,9 @@ class QualityAnswer(BaseModel):
 
     judged: int = Field(description="next clicks that an answer was judged by")
     hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
+    hit_rate_interval: Interval
     mrr_at_20: float | None = Field(serialization_alias="mrr@20")
+    mrr_interval: Interval
     feedback: int = Field(description="clicks that named one of its recommendations, of all sessions")
 
 
@@ -147,7 +155,9 @@ class PlacementQualityAnswer(BaseModel):
 
     judged: int = Field(description="next clicks that it was judged by")
     hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
+    hit_rate_interval: Interval
     mrr_at_20: float | None = Field(serialization_alias="mrr@20")
+    mrr_interval: Interval
 
 
 class PlacementVersionAnswer(BaseModel):
