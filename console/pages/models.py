@@ -146,7 +146,7 @@ class _View:
                 value="challenger",
                 label="As",
             ).props("outlined dense")
-            share = ui.number("Share of sessions in %", value=10, min=0.1, max=100)
+            share = ui.number("Share of sessions in %", value=10)
             share.props("outlined dense").classes("share-field")
 
             async def start() -> None:
