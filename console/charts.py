@@ -30,7 +30,8 @@ def chart(
         middle = f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no figures yet</text>'
         return f"{head}{middle}</svg>"
     first, last = min(x for x, _ in known), max(x for x, _ in known)
-    top = max(y for _, y in known) or 1.0
+    most = max(y for _, y in known)
+    top = most or 1.0
     floor = HEIGHT - BOTTOM
 
     def place(x: float, y: float) -> str:
@@ -42,7 +43,7 @@ def chart(
         for piece in _pieces(line.points):
             points = " ".join(place(x, y) for x, y in piece)
             drawn.append(f'<polyline class="line line-{number}" points="{points}"/>')
-    drawn.append(f'<text x="2" y="10">{escape(said(top))}</text>')
+    drawn.append(f'<text x="2" y="10">{escape(said(most))}</text>')
     drawn.append(f'<text x="2" y="{HEIGHT - 3}">{escape(begin)}</text>')
     drawn.append(f'<text x="{WIDTH - 2}" y="{HEIGHT - 3}" text-anchor="end">{escape(end)}</text>')
     return head + "".join(drawn) + "</svg>"

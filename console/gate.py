@@ -9,11 +9,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -122,12 +122,8 @@ class Gate:
 
 def token_of(headers: Headers) -> str | None:
     """The token that a request's cookie holds."""
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load(headers.get("cookie", ""))
-    except CookieError:
-        return None
-    return cookies[COOKIE].value if COOKIE in cookies else None
+    # Not by http.cookies, which reads none behind one that it cannot: another program may have set that.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 def _same_origin(scope: Scope, headers: Headers) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,8 +13,8 @@ from console.alarms import OF_THE_CONSOLE, Alarm, Alarms
 from console.rates import History, parse
 from console.service import Json, Service, ServiceError
 
+log = logging.getLogger("console")
 LOOK_SECONDS = 5.0
-MODELS_SECONDS = 5.0  # an answer of /models is shown for so long
 
 
 OWN = {  # why, and what to do
@@ -40,11 +41,13 @@ class Watch:
         http: httpx.AsyncClient,
         service_url: str,
         metrics_url: str,
+        every_seconds: float = LOOK_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._http = http
         self._service = Service(http, service_url)
         self.metrics_url = metrics_url
+        self._every_seconds = every_seconds
         self._clock = clock
         self.history = History()
         self.alarms = Alarms()
@@ -53,14 +56,19 @@ class Watch:
         self.no_answer: str | None = None  # why the service does not answer
         self.not_ready: str | None = None  # what it says is missing
         self.since: float | None = None  # when one of these began
-        self._models: tuple[float, Json] | None = None
+        self._models: tuple[int, Json | ServiceError] | None = None  # after which look it was asked for
         self._asks = asyncio.Lock()
 
     async def follow(self) -> None:
         """Look for good."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self.look()
+            except (
+                Exception
+            ):  # whatever it was: the next look may go well, and pages would show old figures for good
+                log.exception("a look at the service failed")
+            await asyncio.sleep(self._every_seconds)
 
     async def look(self) -> None:
         """Look once; whatever is not there is something seen as well."""
@@ -109,10 +117,17 @@ class Watch:
         return self._clock()
 
     async def models(self, service: Service) -> Json:
-        """What GET /models answers, or answered a moment ago to another page. Raises `ServiceError`."""
+        """What GET /models answers, or has since the newest look to another page. Raises `ServiceError`."""
         async with self._asks:
-            if self._models is None or self._clock() >= self._models[0] + MODELS_SECONDS:
-                self._models = None
-                answer = await service.get("/models")
-                self._models = (self._clock(), answer)
-            return self._models[1]
+            if self._models is None or self._models[0] != self.looked:
+                looked = self.looked
+                try:
+                    self._models = looked, await service.get("/models")
+                except (
+                    ServiceError
+                ) as error:  # one page waits for a service that hangs, not each after another
+                    self._models = looked, error
+        found = self._models[1]
+        if isinstance(found, ServiceError):
+            raise found
+        return found

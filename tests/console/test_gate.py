@@ -126,6 +126,13 @@ async def test_the_limit_of_wrong_keys_is_passed_on(browser: httpx.AsyncClient) 
     assert "more than 10 wrong keys per minute (try again in 42 s)" in answer.text
 
 
+async def test_what_other_programs_set_is_no_hindrance(browser: httpx.AsyncClient) -> None:
+    await log_in(browser)
+    mixed = f"odd[name]=1; a b=c; {COOKIE}={browser.cookies[COOKIE]}; z"
+    browser.cookies.clear()
+    assert (await browser.get("/", headers={"Cookie": mixed})).text == "a page"
+
+
 async def test_logout_ends_it_everywhere(browser: httpx.AsyncClient, logins: Logins) -> None:
     await log_in(browser)
     token = browser.cookies[COOKIE]
