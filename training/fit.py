@@ -46,6 +46,8 @@ from training.learn.registry import find_baseline, find_model
 from training.learn.train import USUAL_PACE, Pace, Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
 from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
+from training.measure.progress import FILE as PROGRESS
+from training.measure.progress import recorded
 from training.measure.results import Fitted, headline, measurements
 from training.measure.validation import validation_on
 
@@ -239,7 +241,12 @@ def _train(
         )
         if options.refit:  # on what would be the same sessions
             epochs = recipe.epochs
-    with _first_alone_in(checkpoints, fabric):
+    with _first_alone_in(checkpoints, fabric), ExitStack() as watched:
+        if fabric.global_rank == 0:
+            file = checkpoints / PROGRESS
+            watcher = watched.enter_context(
+                recorded(watcher, file, model, data.info.name, resume=options.resume)
+            )
         if epochs is None:
             last = run_phase("select", config, data.train, validate)
             epochs = last.epochs

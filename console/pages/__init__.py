@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from console.pages import overview
+from console.pages import data, models, overview, training
 from console.shell import Console
 
 
@@ -21,4 +21,7 @@ class Page:
 
 PAGES = [
     Page("Overview", "/", "speed", overview.page),
+    Page("Models", "/models", "compare_arrows", models.page),
+    Page("Training", "/training", "show_chart", training.page),
+    Page("Data", "/data", "storage", data.page),
 ]

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path as FilePath
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Security
@@ -15,6 +16,8 @@ from starlette.responses import JSONResponse, Response
 from service.catalogue.placements import Placement
 from service.http.admin_schemas import (
     ActivateBody,
+    BundlesAnswer,
+    ChangesAnswer,
     HiddenAnswer,
     HiddenBody,
     HiddenCountAnswer,
@@ -26,13 +29,17 @@ from service.http.admin_schemas import (
     PlacementsAnswer,
     PreviewAnswer,
     PreviewBody,
+    TrialBody,
 )
 from service.http.guards.api_keys import ADMIN_KEY, PUBLIC_KEY
 from service.http.guards.keyring import KEY, Key
 from service.http.operations import read_body
 from service.http.problems import NOT_JSON, described, invalid_input
-from service.live.deployment import history_of
+from service.live.bundles import BundleFound, find_bundles
+from service.live.deployment import Deployment, history_of
 from service.live.follower import DeploymentFollower
+from service.live.history import read_history
+from service.live.intervals import hit_rate_interval, mrr_interval
 from service.process.settings import Settings
 from service.recommender import Recommendation, Recommender
 from service.state.link import StoreUnavailable
@@ -67,15 +74,65 @@ async def models(request: Request) -> Response:
 @router.post("/activate", response_model=ModelsAnswer, responses=described(413))
 async def activate(request: Request, body: ActivateBody) -> Response:
     """Make a version live in every worker; a bad bundle is refused with 409 and changes nothing."""
-    await _follower(request).activate(body.version)
+    await _follower(request).activate(body.version, _by(request))
     return await _models(request)
 
 
 @router.post("/rollback", response_model=ModelsAnswer)
 async def rollback(request: Request) -> Response:
     """Swap the live version and the one before it, in every worker."""
-    await _follower(request).rollback()
+    await _follower(request).rollback(_by(request))
     return await _models(request)
+
+
+@router.put("/challenger", response_model=ModelsAnswer, responses=described(413))
+async def start_challenger(request: Request, body: TrialBody) -> Response:
+    """Let a version answer a share of the sessions, in every worker, in place of the challenger there was.
+
+    A bad bundle, and the champion or the shadow, are refused with 409, which changes nothing.
+    """
+    await _follower(request).try_out("challenger", body.version, body.share, _by(request))
+    return await _models(request)
+
+
+@router.delete("/challenger", response_model=ModelsAnswer)
+async def withdraw_challenger(request: Request) -> Response:
+    """Let the champion answer the challenger's sessions again, in every worker."""
+    await _follower(request).withdraw("challenger", _by(request))
+    return await _models(request)
+
+
+@router.put("/shadow", response_model=ModelsAnswer, responses=described(413))
+async def start_shadow(request: Request, body: TrialBody) -> Response:
+    """Ask a version beside the one that answers, in every worker, on a share of the sessions, unseen.
+
+    A bad bundle, and the champion or the challenger, are refused with 409, which changes nothing.
+    """
+    await _follower(request).try_out("shadow", body.version, body.share, _by(request))
+    return await _models(request)
+
+
+@router.delete("/shadow", response_model=ModelsAnswer)
+async def withdraw_shadow(request: Request) -> Response:
+    """Ask the shadow no more, in any worker."""
+    await _follower(request).withdraw("shadow", _by(request))
+    return await _models(request)
+
+
+@router.get("/history", response_model=ChangesAnswer)
+async def history(request: Request) -> Response:
+    """Which version was given which role, when and by whom."""
+    changes, unreadable = await asyncio.to_thread(read_history, _artifacts(request))
+    told = [change.model_dump(mode="json") for change in changes]
+    return JSONResponse({"changes": told, "unreadable": unreadable})
+
+
+@router.get("/bundles", response_model=BundlesAnswer)
+async def bundles(request: Request) -> Response:
+    """What could be made live; one that cannot is there with its reason."""
+    found = await asyncio.to_thread(find_bundles, _artifacts(request))
+    deployed = _follower(request).current.deployment
+    return JSONResponse({"bundles": [_listed(bundle, deployed) for bundle in found]})
 
 
 @router.post("/reload", response_model=ModelsAnswer)
@@ -205,6 +262,11 @@ def _by(request: Request) -> str:
     return key.label
 
 
+def _artifacts(request: Request) -> FilePath:
+    settings: Settings = request.app.state.settings
+    return settings.artifacts_dir
+
+
 def _store(request: Request) -> SessionStore:
     store: SessionStore = request.app.state.store
     return store
@@ -262,6 +324,19 @@ def _previewed(found: Recommendation) -> dict[str, object]:
     }
 
 
+def _listed(bundle: BundleFound, deployed: Deployment) -> dict[str, object]:
+    roles = ("champion", "previous", "challenger", "shadow")
+    shown = ("kind", "model", "created_at", "n_items", "metrics")
+    manifest = bundle.manifest.model_dump(mode="json") if bundle.manifest else {}
+    return {
+        "version": bundle.version,
+        "roles": [role for role in roles if getattr(deployed, role) == bundle.version],
+        "problem": bundle.problem,
+        "size_bytes": bundle.size_bytes,
+        **{name: manifest.get(name) for name in shown},
+    }
+
+
 async def _models(request: Request) -> Response:
     follower = _follower(request)
     # Of one moment: Redis takes another.
@@ -285,10 +360,12 @@ async def _models(request: Request) -> Response:
     )
 
 
-def _quality(found: Quality) -> dict[str, float | int | None]:
+def _quality(found: Quality) -> dict[str, object]:
     return {
         "judged": found.judged,
         "hit_rate@20": found.hits / found.judged if found.judged else None,
+        "hit_rate_interval": hit_rate_interval(found),
         "mrr@20": found.reciprocal_ranks / found.judged if found.judged else None,
+        "mrr_interval": mrr_interval(found),
         "feedback": found.feedback,
     }

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, mod
 from pydantic_core import PydanticCustomError
 
 from service.catalogue.placements import Placement
+from service.live.history import Change
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS, item_id_problem
 
 MAX_CHANGES = 50_000  # of one call
@@ -32,12 +33,27 @@ Version = Annotated[str, Field(min_length=1, max_length=128, json_schema_extra=S
 PlacementName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
 
 
+Interval = Annotated[
+    tuple[float, float] | None,
+    Field(description="low and high, at 95 %, over sessions; null while too few were judged to tell"),
+]
+
+
 class ActivateBody(BaseModel):
     """Which version is to go live."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     version: Version
+
+
+class TrialBody(BaseModel):
+    """Which version is to be tried out, and on how many sessions."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    version: Version
+    share: Annotated[float, Field(gt=0, le=1, description="of the sessions")] = 0.1
 
 
 class HiddenBody(BaseModel):
@@ -63,7 +79,9 @@ class QualityAnswer(BaseModel):
 
     judged: int = Field(description="next clicks that an answer was judged by")
     hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
+    hit_rate_interval: Interval
     mrr_at_20: float | None = Field(serialization_alias="mrr@20")
+    mrr_interval: Interval
     feedback: int = Field(description="clicks that named one of its recommendations, of all sessions")
 
 
@@ -101,12 +119,45 @@ class ModelsAnswer(BaseModel):
     refused: dict[str, str] = Field(description="versions that cannot be served, and why")
 
 
+class BundleAnswer(BaseModel):
+    """A bundle that lies in artifacts/bundles; what its manifest says is null where that cannot be read."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    version: str
+    roles: list[Literal["champion", "previous", "challenger", "shadow"]]
+    problem: str | None = Field(
+        description="why it cannot be served, as far as manifest and file names tell; files are not read"
+    )
+    size_bytes: int
+    kind: Literal["encoder", "neighbours"] | None
+    model: str | None
+    created_at: str | None
+    n_items: int | None
+    metrics: dict[str, float] | None = Field(description="of the test before it was published, in percent")
+
+
+class BundlesAnswer(BaseModel):
+    """All bundles, the newest first, those whose manifest cannot be read last."""
+
+    bundles: list[BundleAnswer]
+
+
+class ChangesAnswer(BaseModel):
+    """Who answered when: the newest changes, the newest first."""
+
+    changes: list[Change]
+    unreadable: int = Field(description="lines of deployments.jsonl that tell of no change")
+
+
 class PlacementQualityAnswer(BaseModel):
     """How what was shown in a placement did, over all workers, in the sampled sessions."""
 
     judged: int = Field(description="next clicks that it was judged by")
     hit_rate_at_20: float | None = Field(serialization_alias="hit_rate@20")
+    hit_rate_interval: Interval
     mrr_at_20: float | None = Field(serialization_alias="mrr@20")
+    mrr_interval: Interval
 
 
 class PlacementVersionAnswer(BaseModel):

@@ -20,6 +20,7 @@ from starlette.routing import Match, Route
 from service.catalogue.placements import PlacementError
 from service.catalogue.rules import RuleError
 from service.live.deployment import DeploymentError, UnknownPlacement
+from service.live.history import HistoryError
 from service.process import request_ids
 from service.process.origins import Origins
 from service.ranking.bundle import BundleError
@@ -135,7 +136,8 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route], origins: Origins
 
     @app.exception_handler(BundleError)
     @app.exception_handler(DeploymentError)
-    async def deployment_problem(_: Request, error: BundleError | DeploymentError) -> Response:
+    @app.exception_handler(HistoryError)
+    async def deployment_problem(_: Request, error: BundleError | DeploymentError | HistoryError) -> Response:
         return render(Problem(HTTPStatus.CONFLICT, "not-deployed", str(error)))
 
     @app.exception_handler(RequestValidationError)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.catalogue.placements import (
@@ -25,8 +26,15 @@ from service.catalogue.placements import (
     Placement,
     PlacementVersion,
 )
+from service.live import history
+from service.live.history import Action, Change, HistoryError
 
 FILE = "deployment.json"
+COMMAND = "command"  # whose change it was, unless another is named
+
+Role = Literal["challenger", "shadow"]
+
+log = structlog.get_logger()
 
 
 class DeploymentError(ValueError):
@@ -93,29 +101,38 @@ def read_deployment(artifacts: Path) -> Deployment:
 
 
 def update_deployment(
-    artifacts: Path, change: Callable[[Deployment], Deployment], needs: str | None = None
+    artifacts: Path,
+    change: Callable[[Deployment], Deployment],
+    needs: str | None = None,
+    told: Callable[[Deployment, Deployment], Change] | None = None,
 ) -> Deployment:
     """Read, change and replace deployment.json; concurrent publishers wait for each other.
 
-    Raises `DeploymentError` when it cannot be read or written, or when the bundle of the version `needs` was
-    deleted; the old one then stands.
+    What was changed, as `told` makes it of before and after, goes into the history. Raises `DeploymentError`
+    when the file cannot be read or written, or when the bundle of the version `needs` was deleted; the old
+    one then stands.
     """
     try:
         artifacts.mkdir(parents=True, exist_ok=True)
         with _publisher_lock(artifacts):
-            new = change(read_deployment(artifacts))
+            old = read_deployment(artifacts)
+            new = change(old)
             if needs is not None and not bundle_path(artifacts, needs).is_dir():
                 raise DeploymentError(f"{bundle_path(artifacts, needs)}: there is no such bundle")
             # A service of before there were placements still reads a file that has none.
             unused = None if new.placements else {"placements"}
             content = new.model_dump_json(indent=2, exclude=unused).encode()
             replace_file(artifacts / FILE, content + b"\n")
+            if told is not None and new != old:
+                _remember(artifacts, told(old, new))
     except OSError as error:
         raise DeploymentError(f"{artifacts / FILE}: cannot be written: {error.strerror}") from error
     return new
 
 
-def publish(artifacts: Path, version: str, *, exclude_seen: bool | None = None) -> Deployment:
+def publish(
+    artifacts: Path, version: str, *, exclude_seen: bool | None = None, by: str = COMMAND
+) -> Deployment:
     """Make `version` the champion; the old champion becomes `previous`, and an experiment with it ends.
 
     `exclude_seen` says whether answers leave out what the session clicked; None keeps what was said before.
@@ -130,20 +147,20 @@ def publish(artifacts: Path, version: str, *, exclude_seen: bool | None = None) 
             }
         )
 
-    return update_deployment(artifacts, change, needs=version)
+    return update_deployment(artifacts, change, version, lambda _, __: _change("publish", version, by))
 
 
-def challenge(artifacts: Path, version: str, share: float) -> Deployment:
+def challenge(artifacts: Path, version: str, share: float, by: str = COMMAND) -> Deployment:
     """Let `version` answer a share of the sessions, beside the champion. Raises `DeploymentError`."""
-    return _experiment(artifacts, "challenger", version, share)
+    return _experiment(artifacts, "challenger", version, share, by)
 
 
-def shadow(artifacts: Path, version: str, share: float) -> Deployment:
+def shadow(artifacts: Path, version: str, share: float, by: str = COMMAND) -> Deployment:
     """Score `version` on a share of the sessions, never answering. Raises `DeploymentError`."""
-    return _experiment(artifacts, "shadow", version, share)
+    return _experiment(artifacts, "shadow", version, share, by)
 
 
-def withdraw(artifacts: Path, role: Literal["challenger", "shadow"]) -> Deployment:
+def withdraw(artifacts: Path, role: Role, by: str = COMMAND) -> Deployment:
     """End the experiment with the challenger or the shadow. Raises `DeploymentError` if there is none."""
 
     def change(old: Deployment) -> Deployment:
@@ -151,10 +168,14 @@ def withdraw(artifacts: Path, role: Literal["challenger", "shadow"]) -> Deployme
             raise DeploymentError(f"{artifacts / FILE}: there is no {role}")
         return old.model_copy(update={role: None, f"{role}_share": 0.0})
 
-    return update_deployment(artifacts, change)
+    def told(old: Deployment, _: Deployment) -> Change:
+        action: Action = "withdraw challenger" if role == "challenger" else "withdraw shadow"
+        return _change(action, getattr(old, role), by)
+
+    return update_deployment(artifacts, change, told=told)
 
 
-def rollback(artifacts: Path) -> Deployment:
+def rollback(artifacts: Path, by: str = COMMAND) -> Deployment:
     """Swap champion and previous. Raises `DeploymentError` when there is no previous version."""
 
     def change(old: Deployment) -> Deployment:
@@ -164,7 +185,11 @@ def rollback(artifacts: Path) -> Deployment:
             update={"champion": old.previous, "previous": old.champion}
         )
 
-    return update_deployment(artifacts, change)
+    def told(_: Deployment, new: Deployment) -> Change:
+        assert new.champion is not None, "there was a previous version"
+        return _change("rollback", new.champion, by)
+
+    return update_deployment(artifacts, change, told=told)
 
 
 def prune(artifacts: Path, keep: int, also: Collection[str] = ()) -> list[str]:
@@ -281,18 +306,34 @@ def _with_placement(old: Deployment, name: str, placement: Placement, by: str) -
     )
 
 
-def _experiment(
-    artifacts: Path, role: Literal["challenger", "shadow"], version: str, share: float
-) -> Deployment:
+def check_experiment(deployed: Deployment, role: Role, version: str, share: float) -> None:
+    """Refuse what makes no sense as an experiment. Raises `DeploymentError`."""
     if not 0 < share <= 1:
         raise DeploymentError(f"the share of the {role} is {share:g}: it must lie above 0, up to 1")
+    others = {"champion": deployed.champion, "challenger": deployed.challenger, "shadow": deployed.shadow}
+    for other, named in others.items():
+        if other != role and named == version:
+            raise DeploymentError(f"{version} is the {other}: it cannot be the {role} as well")
 
+
+def _experiment(artifacts: Path, role: Role, version: str, share: float, by: str) -> Deployment:
     def change(old: Deployment) -> Deployment:
-        if version in (old.champion, old.challenger if role == "shadow" else old.shadow):
-            raise DeploymentError(f"{version} is deployed in another role: it cannot be the {role} as well")
+        check_experiment(old, role, version, share)
         return old.model_copy(update={role: version, f"{role}_share": share})
 
-    return update_deployment(artifacts, change, needs=version)
+    return update_deployment(artifacts, change, version, lambda _, __: _change(role, version, by, share))
+
+
+def _change(action: Action, version: str, by: str, share: float | None = None) -> Change:
+    return Change(at=time.time(), by=by, action=action, version=version, share=share)
+
+
+def _remember(artifacts: Path, change: Change) -> None:
+    """The change itself is made: what cannot be written of it undoes nothing."""
+    try:
+        replace_file(artifacts / history.FILE, history.with_change(artifacts, change))
+    except (HistoryError, OSError) as error:
+        log.warning("history not written", error=str(error), **change.model_dump())
 
 
 def _without_experiments(old: Deployment, version: str) -> Deployment:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,11 +29,15 @@ from service.catalogue.attributes import KNOWN, Kind
 from service.catalogue.filters import Alignment, Filters
 from service.catalogue.placements import Placement, Prepared, prepare, prepare_all
 from service.live.deployment import (
+    COMMAND,
     FILE,
     Deployment,
     DeploymentError,
+    Role,
     bundle_path,
+    challenge,
     change_hidden,
+    check_experiment,
     delete_placement,
     placements_of,
     publish,
@@ -40,6 +45,8 @@ from service.live.deployment import (
     rollback,
     rollback_placement,
     set_placement,
+    shadow,
+    withdraw,
 )
 from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
@@ -139,18 +146,32 @@ class DeploymentFollower:
         await self.look()
         await self.settle()
 
-    async def activate(self, version: str) -> None:
+    async def activate(self, version: str, by: str = COMMAND) -> None:
         """Make `version` the champion of every worker. Raises `BundleError` and then changes nothing."""
         await asyncio.to_thread(self._load_in_time, version)
-        await self._change(publish, version)
+        await self._change(partial(publish, by=by), version)
         await self.settle()
 
-    async def rollback(self) -> None:
+    async def try_out(self, role: Role, version: str, share: float, by: str) -> None:
+        """Give `version` a share of the sessions of every worker, seen or unseen.
+
+        Raises `BundleError` or `DeploymentError` and then changes nothing.
+        """
+        check_experiment(read_deployment(self._artifacts), role, version, share)
+        await asyncio.to_thread(self._load_in_time, version)
+        await self._change(challenge if role == "challenger" else shadow, version, share, by)
+        await self.settle()
+
+    async def withdraw(self, role: Role, by: str) -> None:
+        """End an experiment in every worker. Raises `DeploymentError` when there is none."""
+        await self._change(withdraw, role, by)
+
+    async def rollback(self, by: str = COMMAND) -> None:
         """Swap champion and previous. Raises `DeploymentError` or `BundleError` and then changes nothing."""
         previous = read_deployment(self._artifacts).previous
         if previous is not None:
             await asyncio.to_thread(self._load_in_time, previous)
-        await self._change(rollback)
+        await self._change(rollback, by)
         await self.settle()
 
     async def change_hidden(self, hide: Iterable[str] = (), unhide: Iterable[str] = ()) -> None:

@@ -142,9 +142,7 @@ class Bundle:
         Raises `BundleError` for anything missing, altered, truncated, newer, inconsistent or not finite.
         """
         manifest = read_manifest(path)
-        for name in manifest.required:
-            if name not in manifest.files:
-                raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
+        check_files(path, manifest)
         for name, sha256 in manifest.files.items():
             if name != MANIFEST and file_sha256(file_within(path, name)) != sha256:
                 raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
@@ -316,6 +314,18 @@ def read_manifest(path: Path) -> Manifest:
     elif manifest.files[MANIFEST] != manifest_sha256(raw):
         raise BundleError(f"{file}: sha256 differs from its own: altered")
     return manifest
+
+
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Whether every file that a bundle must have, or says it has, is there; none is read.
+
+    Raises `BundleError`.
+    """
+    for name in manifest.required:
+        if name not in manifest.files:
+            raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
+    for name in manifest.files:
+        file_within(path, name)
 
 
 def _manifest_text(path: Path) -> str:

@@ -14,8 +14,10 @@ trending_t0:{17}       '<origin> <half-life>' that these counts refer to, in sec
 shown:{17}:<session>   hash of what the session was shown last: items by version, at ':id' the answer's id and
                        the item that it was given on, at ':placement' where and by which version, if in one;
                        lives until a click judges it, or for quality_window_seconds
-quality:{17}:<version> hash of how a version's answers did: judged, hits, reciprocal_ranks, feedback; under
-                       @<placement> of how those did that were shown in a placement
+judged:{17}:<session>  hash of what the session's clicks said so far: '<clicks> <hits> <reciprocal ranks>' by
+                       version and @<placement>; lives as long as it is judged
+quality:{17}:<version> hash of how a version's answers did: judged, hits, reciprocal_ranks, feedback, spread
+                       (see judge.lua); under @<placement> of how those did that were shown in a placement
 cold:{17}              sorted set of clicked items that no bundle knows, by their last click
 co:{17}:<item>         sorted set of what sessions clicked beside such an item
 items:{items}          hash of the catalogue: item id -> its JSON document
@@ -75,6 +77,9 @@ class Keys:
 
     def shown(self, shard: int, session_id: str) -> str:
         return f"{self._prefix}shown:{{{shard}}}:{session_id}"
+
+    def judged(self, shard: int, session_id: str) -> str:
+        return f"{self._prefix}judged:{{{shard}}}:{session_id}"
 
     def quality(self, shard: int, version: str = "") -> str:
         """Without a version, what such keys begin with."""

@@ -80,14 +80,38 @@ class Wait(NamedTuple):
     bucket: Bucket
 
 
+class Spread(NamedTuple):
+    """How what was judged differs from session to session: sums over sessions.
+
+    n, h and r are a session's clicks that judged, its hits among them and their reciprocal ranks.
+    """
+
+    sessions: float = 0.0
+    clicks: float = 0.0
+    hits: float = 0.0
+    reciprocal_ranks: float = 0.0
+    nn: float = 0.0
+    hn: float = 0.0
+    hh: float = 0.0
+    rn: float = 0.0
+    rr: float = 0.0
+
+
+NO_SPREAD = Spread()
+
+
 @dataclass(frozen=True)
 class Quality:
-    """How a version's answers did, over all workers and restarts."""
+    """How a version's answers did, over all workers and restarts.
+
+    `spread` is of fewer clicks where some were judged by an earlier version of this program.
+    """
 
     judged: int = 0
     hits: int = 0
     reciprocal_ranks: float = 0.0
     feedback: int = 0
+    spread: Spread = NO_SPREAD
 
 
 @dataclass(frozen=True)
@@ -193,10 +217,11 @@ class SessionStore:
 
         A tombstone goes to the click log either way: clicks of an expired session may still be there.
         """
+        shard = self._shard(session_id)
         (reply,) = await self._link.run(
             lambda: [
                 ERASE.call(
-                    [*self._session_keys(session_id), self._keys.shown(self._shard(session_id), session_id)],
+                    [*self._session_keys(session_id), *self._judging_keys(shard, session_id)],
                     session_id,
                     self._settings.click_log_max_entries_per_shard,
                 )
@@ -204,7 +229,7 @@ class SessionStore:
             kept=True,
         )
         deleted, number = value(reply)
-        self._tail.acknowledged(self._shard(session_id), number)
+        self._tail.acknowledged(shard, number)
         return bool(deleted > 0)
 
     async def trending(self, limit: int) -> list[tuple[str, float]]:
@@ -289,6 +314,7 @@ class SessionStore:
                     "hits",
                     "reciprocal_ranks",
                     "feedback",
+                    "spread",
                 )
                 for version in versions
                 for shard in range(self._link.shards)
@@ -298,10 +324,11 @@ class SessionStore:
         shards = self._link.shards
         for place, version in enumerate(versions):
             of_version = [value(reply) for reply in replies[place * shards : (place + 1) * shards]]
-            judged, hits, ranks, feedback = (
-                sum(float(number or 0) for number in each) for each in zip(*of_version, strict=True)
-            )
-            found[version] = Quality(int(judged), int(hits), ranks, int(feedback))
+            *counts, spreads = zip(*of_version, strict=True)
+            judged, hits, ranks, feedback = (sum(float(number or 0) for number in each) for each in counts)
+            sums = zip(*(map(float, each.split()) for each in spreads if each), strict=True)
+            spread = Spread(*map(sum, sums))
+            found[version] = Quality(int(judged), int(hits), ranks, int(feedback), spread)
         return found
 
     async def click_log(self) -> LogState:
@@ -374,7 +401,7 @@ class SessionStore:
             [
                 *self._session_keys(session_id),
                 *self._keys.trending(shard),
-                self._keys.shown(shard, session_id),
+                *self._judging_keys(shard, session_id),
                 self._keys.quality(shard),
                 self._keys.cold(shard),
                 self._keys.co_clicks(shard),
@@ -418,6 +445,9 @@ class SessionStore:
         shard = self._shard(session_id)
         names = (self._keys.session(shard, session_id), self._keys.marks(shard, session_id))
         return [*names, self._keys.click_log(shard), self._keys.sequence(shard)]
+
+    def _judging_keys(self, shard: int, session_id: str) -> list[str]:
+        return [self._keys.shown(shard, session_id), self._keys.judged(shard, session_id)]
 
 
 def of_placement(name: str) -> str:

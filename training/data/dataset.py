@@ -101,15 +101,7 @@ class Dataset:
     @classmethod
     def load(cls, path: Path) -> Dataset:
         """Open `path`. Raises `DatasetError`."""
-        file = path / MANIFEST
-        try:
-            info = DatasetInfo.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            raise DatasetError(f"{file}: missing: run `nextclick prepare` first") from None
-        except ValidationError as error:
-            raise DatasetError(f"{file}: {error.errors()[0]['msg']}") from error
-        if info.schema_version != SCHEMA_VERSION:
-            raise DatasetError(f"{file}: schema_version {info.schema_version}, expected {SCHEMA_VERSION}")
+        info = read_info(path)
         splits = {}
         for split in ("train", "test"):
             items, offsets = (
@@ -117,6 +109,22 @@ class Dataset:
             )
             splits[split] = Sessions(items, offsets, info.n_items)
         return cls(path, info, read_items(path / ITEMS), splits["train"], splits["test"])
+
+
+def read_info(path: Path) -> DatasetInfo:
+    """Read dataset.json alone. Raises `DatasetError`."""
+    file = path / MANIFEST
+    try:
+        info = DatasetInfo.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(f"{file}: missing: run `nextclick prepare` first") from None
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise DatasetError(f"{file}: {error.errors()[0]['msg']}") from error
+    if info.schema_version != SCHEMA_VERSION:
+        raise DatasetError(f"{file}: schema_version {info.schema_version}, expected {SCHEMA_VERSION}")
+    return info
 
 
 def write_info(

@@ -4,7 +4,7 @@ artifacts/runs/run-20261124T030000/
     run.json         replaced atomically at every change; the rest goes when there are ten newer runs
     data/            the prepared data set
     day/             its newest day as it was clicked: see `training.data.heldout`
-    checkpoints/     select.pt, refit.pt; those of deployed versions stay
+    checkpoints/     select.pt, refit.pt, and progress.json with their curves; of deployed versions they stay
     evaluation.npz   the rank of every held-out case
 """
 

@@ -353,9 +353,9 @@ def publish(run: Run) -> Published:
     if now.champion not in (champion.version if champion else None, version):
         raise StoppedError(f"the champion is {now.champion} now, which {version} was not compared with")
     if wanted.as_ == "champion":
-        deployed = publish_version(run.artifacts, version)
+        deployed = publish_version(run.artifacts, version, by=run.record.id)
     else:
-        deployed = challenge(run.artifacts, version, wanted.share)
+        deployed = challenge(run.artifacts, version, wanted.share, run.record.id)
     share = deployed.challenger_share if wanted.as_ == "challenger" else 1.0
     return Published(wanted.as_, share, deployed.previous)
 

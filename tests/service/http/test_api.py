@@ -207,7 +207,8 @@ async def test_models(shop: Serving) -> None:
     answer = (await shop.client.get("/models")).json()
     (loaded,) = answer.pop("loaded")
     assert (loaded["version"], loaded["n_items"], loaded["metrics"]) == ("v1", 60, {"recall@20": 0.5})
-    unjudged = {"judged": 0, "hit_rate@20": None, "mrr@20": None, "feedback": 0}
+    unsure = {"hit_rate_interval": None, "mrr_interval": None}
+    unjudged = {"judged": 0, "hit_rate@20": None, "mrr@20": None, "feedback": 0, **unsure}
     assert (loaded["role"], loaded["live_quality"]) == ("champion", unjudged)
     assert answer == {
         "champion": "v1",
@@ -365,6 +366,12 @@ async def test_openapi_describes_every_call(shop: Serving) -> None:
         "POST /admin/activate",
         "POST /admin/rollback",
         "POST /admin/reload",
+        "PUT /admin/challenger",
+        "DELETE /admin/challenger",
+        "PUT /admin/shadow",
+        "DELETE /admin/shadow",
+        "GET /admin/bundles",
+        "GET /admin/history",
         "GET /admin/hidden",
         "POST /admin/hidden",
         "PUT /admin/hidden/{item_id}",

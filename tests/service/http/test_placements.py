@@ -19,6 +19,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 SHOP, OTHER = Shop.make(seed=1), Shop.make(seed=2)
+UNSURE = {"hit_rate_interval": None, "mrr_interval": None}
 EVEN = {"attribute": "tags", "contains": "even"}
 
 
@@ -204,7 +205,7 @@ class TestAdmin:
             "by": "admin",
             "placement": Placement(k=5).model_dump(mode="json"),
             "problem": None,
-            "live_quality": {"judged": 0, "hit_rate@20": None, "mrr@20": None},
+            "live_quality": {"judged": 0, "hit_rate@20": None, "mrr@20": None, **UNSURE},
         }
         assert await put(shop, "home", k=5) == first, "the same again is no version"
         second = await put(shop, "home", k=6)
@@ -366,7 +367,12 @@ class TestQuality:
         await shop.recommend("c")
         await shop.click("c", SHOP.nearest(["i5"])[1])
         home = (await shop.client.get("/admin/placements/home", headers=ADMIN)).json()
-        assert home["live_quality"] == {"judged": 2, "hit_rate@20": 0.5, "mrr@20": pytest.approx(1 / 6)}
+        assert home["live_quality"] == {
+            "judged": 2,
+            "hit_rate@20": 0.5,
+            "mrr@20": pytest.approx(1 / 6),
+            **UNSURE,
+        }
         models = (await shop.client.get("/models")).json()["loaded"]
         assert models[0]["live_quality"]["judged"] == 3
         assert {line: await shop.metric(line) - before[line] for line in lines} == lines

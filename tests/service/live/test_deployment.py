@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import structlog
 
 from service.catalogue.placements import Placement
+from service.live import history
 from service.live.deployment import (
     FILE,
     Deployment,
@@ -29,6 +31,7 @@ from service.live.deployment import (
     unhide,
     withdraw,
 )
+from service.live.history import Change, HistoryError, read_history
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +102,8 @@ def test_an_experiment_needs_a_share(artifacts: Path, share: float) -> None:
 def test_one_version_has_one_role(artifacts: Path) -> None:
     publish(artifacts, "v1")
     challenge(artifacts, "v2", 0.1)
-    for version in ("v1", "v2"):
-        with pytest.raises(DeploymentError, match=f"{version} is deployed in another role"):
+    for version, role in (("v1", "champion"), ("v2", "challenger")):
+        with pytest.raises(DeploymentError, match=f"{version} is the {role}: it cannot be the shadow"):
             shadow(artifacts, version, 0.1)
     with pytest.raises(DeploymentError, match="there is no shadow"):
         withdraw(artifacts, "shadow")
@@ -241,3 +244,50 @@ class TestPlacements:
         (artifacts / FILE).write_text(text.replace('"k": 5', '"k": 500'))
         with pytest.raises(DeploymentError, match=r"placements\.home\.0\.placement\.k"):
             read_deployment(artifacts)
+
+
+def test_the_history_says_who_gave_which_version_which_role(artifacts: Path) -> None:
+    assert read_history(artifacts) == ([], 0)
+    publish(artifacts, "v1")
+    publish(artifacts, "v2", by="web-2026")
+    publish(artifacts, "v2")  # it is live
+    challenge(artifacts, "v3", 0.25, "run-1")
+    shadow(artifacts, "v4", 0.5)
+    hide(artifacts, "a")  # is no change of who answers
+    withdraw(artifacts, "challenger")
+    withdraw(artifacts, "shadow")
+    rollback(artifacts)
+    changes, unreadable = read_history(artifacts)
+    assert unreadable == 0
+    assert [(each.action, each.version, each.by, each.share) for each in changes] == [
+        ("rollback", "v1", "command", None),
+        ("withdraw shadow", "v4", "command", None),
+        ("withdraw challenger", "v3", "command", None),
+        ("shadow", "v4", "command", 0.5),
+        ("challenger", "v3", "run-1", 0.25),
+        ("publish", "v2", "web-2026", None),
+        ("publish", "v1", "command", None),
+    ]
+    assert [each.at for each in changes] == sorted((each.at for each in changes), reverse=True)
+
+
+def test_the_history_forgets_the_oldest_and_tells_of_what_is_damaged(artifacts: Path) -> None:
+    lines = [Change(at=n, by="b", action="publish", version=f"v{n}").model_dump_json() for n in range(600)]
+    file = artifacts / history.FILE
+    file.write_text("\n".join([*lines, '{"at": 3']))  # half written
+    publish(artifacts, "v1")
+    changes, unreadable = read_history(artifacts)
+    assert (len(changes), unreadable, changes[-1].version) == (history.KEPT - 1, 1, "v102")
+    assert changes[0].version == "v1"
+    file.write_bytes(b"\xff\n")
+    assert read_history(artifacts) == ([], 1)
+
+
+def test_a_history_that_cannot_be_written_stops_nobody(artifacts: Path) -> None:
+    (artifacts / history.FILE).mkdir(parents=True)
+    with structlog.testing.capture_logs() as logs:
+        assert publish(artifacts, "v1").champion == "v1"
+    assert [(each["event"], each["version"]) for each in logs] == [("history not written", "v1")]
+    assert read_deployment(artifacts).champion == "v1"
+    with pytest.raises(HistoryError, match="cannot be read"):
+        read_history(artifacts)

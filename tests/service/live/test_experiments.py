@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 OLD, NEW = Shop.make(seed=1), Shop.make(seed=2)
 SESSIONS = [f"s{number}" for number in range(400)]
 ALL = {"quality_share": 1.0}
+UNSURE = {"hit_rate_interval": None, "mrr_interval": None}
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def loaded(service: Serving, *versions: str) -> None:
     await eventually(lambda: {m.version for m in service.follower.current.bundles.values()} == set(versions))
 
 
-async def live_quality(service: Serving) -> dict[str, dict[str, float | None]]:
+async def live_quality(service: Serving) -> dict[str, dict[str, Any]]:
     answer = (await service.client.get("/models")).json()
     return {model["version"]: model["live_quality"] for model in answer["loaded"]}
 
@@ -159,7 +160,7 @@ async def test_the_next_click_judges_what_was_shown_once(published: Path, redis_
         await service.click("s", shown[3], event_id="e")  # the same click, sent again
         await service.click("s", shown[0])  # nothing was shown since
         assert await live_quality(service) == {
-            "v1": {"judged": 1, "hit_rate@20": 1.0, "mrr@20": 0.25, "feedback": 0}
+            "v1": {"judged": 1, "hit_rate@20": 1.0, "mrr@20": 0.25, "feedback": 0, **UNSURE}
         }
         shown = item_ids(await service.recommend("s"))
         await service.click("s", next(item for item in OLD.items if item not in shown))
@@ -169,6 +170,7 @@ async def test_the_next_click_judges_what_was_shown_once(published: Path, redis_
             "hit_rate@20": 0.5,
             "mrr@20": 0.125,
             "feedback": 0,
+            **UNSURE,
         }
         after = [await service.metric(line) for line in lines]
         # Other tests of this process have counted thirds.
@@ -193,6 +195,7 @@ async def test_only_a_choice_of_another_item_judges(published: Path, redis_url: 
                 "hit_rate@20": 1.0,
                 "mrr@20": pytest.approx(1 / (1 + shown.index(other))),
                 "feedback": 0,
+                **UNSURE,
             }
         }
 
@@ -276,7 +279,13 @@ async def test_a_recommendation_id_ties_a_click_to_the_answer(
         )
         await service.click("s", "i5", recommendation_id="made-up~1")
         quality = await live_quality(service)
-        assert quality["v1"] == {"judged": 0, "hit_rate@20": None, "mrr@20": None, "feedback": 2}
+        assert quality["v1"] == {
+            "judged": 0,
+            "hit_rate@20": None,
+            "mrr@20": None,
+            "feedback": 2,
+            **UNSURE,
+        }
         assert await service.metric(line) - before == 2
         told = [fields["rec"] for _, fields in logged(redis_client)]
         assert told == ["", answer["recommendation_id"], answer["recommendation_id"], "made-up~1"]
@@ -291,9 +300,12 @@ async def test_an_erased_session_is_judged_no_more(
     async with serving(published, redis_url, **ALL) as service:
         await service.click("s", "i5")
         await service.recommend("s")
-        assert list(redis_client.scan_iter("shown:*"))
+        await service.click("s", "i6")
+        await service.recommend("s")
+        kept = ("shown:*", "judged:*")
+        assert all(list(redis_client.scan_iter(pattern)) for pattern in kept)
         await service.client.delete("/sessions/s")
-        assert list(redis_client.scan_iter("shown:*")) == []
+        assert [list(redis_client.scan_iter(pattern)) for pattern in kept] == [[], []]
 
 
 async def test_a_change_by_one_worker_is_followed_by_the_others(published: Path, redis_url: str) -> None:

@@ -22,7 +22,7 @@ from training.data.clicks import Totals
 
 KINDS = {
     *("s", "m", "clicks", "seq", "collected", "trending", "trending_t0", "shown"),
-    *("quality", "cold", "co", "shards", "rate", "resumed"),
+    *("quality", "cold", "co", "shards", "rate", "resumed", "judged"),
 }
 
 
@@ -32,12 +32,12 @@ def test_without_a_prefix_they_are_what_they_always_were() -> None:
         *(keys.session(17, "a"), keys.marks(17, "a"), keys.shown(17, "a")),
         *(keys.click_log(17), keys.sequence(17), keys.collected(17), *keys.trending(17), keys.cold(17)),
         *(keys.quality(17, "v"), keys.co_clicks(17, "i"), keys.shards, keys.rate("me")),
-        keys.resumed(17),
+        *(keys.resumed(17), keys.judged(17, "a")),
     ] == [
         *("s:{17}:a", "m:{17}:a", "shown:{17}:a"),
         *("clicks:{17}", "seq:{17}", "collected:{17}", "trending:{17}", "trending_t0:{17}", "cold:{17}"),
         *("quality:{17}:v", "co:{17}:i", "shards", "rate:{rate}:me"),
-        "resumed:{17}",
+        *("resumed:{17}", "judged:{17}:a"),
     ]
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import uvloop
 from hypothesis import given
@@ -36,6 +37,7 @@ from service.state.store import (
     Judged,
     Quality,
     SessionStore,
+    Spread,
     of_placement,
 )
 from tests.service.state.clock import StillClock
@@ -405,11 +407,35 @@ async def test_what_is_shown_in_a_placement_is_judged_as_its_own_too(
     assert (await store.append("s", Click("f", 4.0))).judged == (("v1", 1),), "in no placement"
 
     home = of_placement("home")
-    assert (await store.quality([home]))[home] == Quality(judged=2, hits=1, reciprocal_ranks=0.5)
+    of_home = Spread(1, 2, 1, 0.5, nn=4, hn=2, hh=1, rn=1, rr=0.25)
+    assert (await store.quality([home]))[home] == Quality(2, 1, 0.5, spread=of_home)
     assert redis_client.ttl("quality:{0}:@home") > 0
     await store.forget_quality([home])
-    assert (await store.quality([home, "v1"])) == {home: Quality(), "v1": Quality(3, 2, 1.5)}
+    of_v1 = Spread(1, 3, 2, 1.5, nn=9, hn=6, hh=4, rn=4.5, rr=2.25)
+    assert await store.quality([home, "v1"]) == {home: Quality(), "v1": Quality(3, 2, 1.5, spread=of_v1)}
     assert list(redis_client.scan_iter("*@home*")) == []
+
+
+async def test_the_spread_is_summed_over_sessions_and_shards(
+    store: SessionStore, redis_client: Redis
+) -> None:
+    random = np.random.default_rng(7)
+    redis_client.hset("quality:{3}:v1", mapping={"judged": 5, "hits": 2, "reciprocal_ranks": 1.5})  # before
+    sessions = [f"s{number}" for number in range(40)]
+    sums = {session: np.zeros(3) for session in sessions}  # clicks, hits, reciprocal ranks
+    for session in map(str, random.choice(sessions, 200)):
+        shown = [str(item) for item in range(10)]
+        rank = int(random.integers(1, 15))
+        await store.remember(session, "v1~1", "v1", shown)
+        await store.append(session, Click(str(rank - 1), time.time()))
+        hit = rank <= len(shown)
+        sums[session] += (1, hit, 1 / rank if hit else 0)
+    n, h, r = np.stack([each for each in sums.values() if each[0]]).T
+    found = (await store.quality(["v1"]))["v1"]
+    assert (found.judged, found.hits) == (205, 2 + h.sum())
+    assert found.spread == pytest.approx(
+        [len(n), n.sum(), h.sum(), r.sum(), n @ n, h @ n, h @ h, r @ n, r @ r], rel=1e-12
+    )
 
 
 async def test_trending_halves_with_every_half_life(make_store: MakeStore) -> None:

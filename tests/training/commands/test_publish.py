@@ -48,7 +48,7 @@ def test_a_trial_begins_and_ends(bundles: Path) -> None:
         (["publish", "--bundle", "v2", "--share", "0.5"], "--share is for --challenger and --shadow"),
         (["publish", "--bundle", "v2", "--shadow", "--exclude-seen"], "are for all sessions"),
         (["publish", "--bundle", "v2", "--challenger", "--share", "1.5"], "up to 1"),
-        (["publish", "--bundle", "v1", "--challenger"], "v1 is deployed in another role"),
+        (["publish", "--bundle", "v1", "--challenger"], "v1 is the champion: it cannot be the challenger"),
         (["publish", "--bundle", "v9", "--challenger"], "v9/manifest.json: missing"),
         (["withdraw"], "--challenger or --shadow"),
         (["withdraw", "--shadow"], "there is no shadow"),

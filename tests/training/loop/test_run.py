@@ -20,10 +20,12 @@ from tests.service.bundles import Shop
 from tests.training.shop_clicks import DAYS, GRU4REC, Files, Silent, config, settings, shuffled, write_shop
 from training.data.dataset import Dataset
 from training.learn import checkpoint
+from training.learn.checkpoint import load
 from training.loop.retrain import RetrainConfig
 from training.loop.run import run
 from training.loop.run_record import RunError, RunRecord, read_record, run_paths
 from training.loop.run_steps import STEPS
+from training.measure.progress import read_progress
 
 # Makes the run in one forked process after another, each killed at another moment but the last.
 KILLED = """
@@ -116,6 +118,16 @@ def test_the_bundle_knows_what_to_make_of_items_that_nobody_has_clicked(
     assert content.kinds.keys() == {"title", "categories", "brand", "tags", "price"}
     even = content.measured["share of next clicks"]
     assert 0.05 * even < content.measured["share of places"] < 1.1 * even, "neither vanish nor flood"
+
+
+def test_its_curves_can_be_read_without_its_checkpoints(uninterrupted: tuple[Path, RunRecord]) -> None:
+    artifacts, record = uninterrupted
+    checkpoints = run_paths(artifacts, record.id).checkpoints
+    found = read_progress(checkpoints / "progress.json")
+    assert (found.status, found.model, found.dataset) == ("done", "gru4rec", record.id)
+    saved = {file.stem: load(file)["state"]["history"] for file in checkpoints.glob("*.pt")}
+    assert found.history == saved
+    assert {"loss", "mrr@20", "recall@20"} <= found.history["select"][0].keys()
 
 
 def test_training_that_diverges_stops_the_run_and_is_not_repeated(artifacts: Path, clicks: Files) -> None:

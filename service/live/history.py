@@ -1,0 +1,62 @@
+"""deployments.jsonl: which version was given which role, when and by whom; the newest changes, one a line.
+
+It lies beside deployment.json, not in it: an earlier version of this program still reads that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FILE = "deployments.jsonl"
+KEPT = 500
+
+Action = Literal["publish", "rollback", "challenger", "shadow", "withdraw challenger", "withdraw shadow"]
+
+
+class HistoryError(ValueError):
+    """The history cannot be read; the message says why."""
+
+
+class Change(BaseModel):
+    """One change of who answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float = Field(description="in epoch seconds")
+    by: str
+    action: Action
+    version: str = Field(description="that it is about; of a rollback, the one that is live since")
+    share: float | None = Field(default=None, description="of the sessions; null: of all")
+
+
+def read_history(artifacts: Path) -> tuple[list[Change], int]:
+    """The changes, the newest first, and how many lines cannot be read. Raises `HistoryError`."""
+    changes, unreadable = [], 0
+    for line in _lines(artifacts):
+        try:
+            changes.append(Change.model_validate_json(line))
+        except ValidationError:
+            unreadable += 1
+    return changes[::-1], unreadable
+
+
+def with_change(artifacts: Path, change: Change) -> bytes:
+    """What the file holds once a change is added; of all others the newest `KEPT` - 1 stay.
+
+    Raises `HistoryError`.
+    """
+    lines = [*_lines(artifacts)[1 - KEPT :], change.model_dump_json().encode()]
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _lines(artifacts: Path) -> list[bytes]:
+    file = artifacts / FILE
+    try:
+        return [line for line in file.read_bytes().split(b"\n") if line]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise HistoryError(f"{file}: cannot be read: {error.strerror}") from error
