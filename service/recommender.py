@@ -72,7 +72,9 @@ class Options(NamedTuple):
     model: str | None = None  # a version; None: the live one
     fields: tuple[str, ...] = ()  # attributes to answer with each item
     filter: Rule | None = None  # only what it lets through
-    placement: Prepared | None = None  # whose filter, fields and k are in these options: see `placed`
+    placement: Prepared | None = (
+        None  # whose filter, fields and k are in these options: see `placed`, `steered`
+    )
 
 
 class Recommendation(NamedTuple):
@@ -391,7 +393,7 @@ class Recommender:
             items=items,
             parts=parts,
             steered=steered,
-            placement=prepared.name if prepared is not None else None,
+            placement=(prepared.name or None) if prepared is not None else None,
         )
 
     async def _steered(self, pool: _Pooled, options: Options, prepared: Prepared) -> list[Steered]:
@@ -542,6 +544,12 @@ def placed(options: Options, prepared: Prepared) -> Options:
         filter=options.filter if own is None else prepared.both(options.filter, own),
         placement=prepared,
     )
+
+
+def steered(options: Options, own: Prepared) -> Options:
+    """What a request itself says of steering goes before what its placement says of the same."""
+    placement = options.placement
+    return options._replace(placement=own if placement is None else placement.steered_by(own))
 
 
 def _found(
