@@ -56,7 +56,7 @@ class UnknownModel(LookupError):  # noqa: N818
 
 
 class UnknownItem(LookupError):  # noqa: N818
-    """The item is not one of the live bundle's."""
+    """The live bundle neither knows the item nor has made itself a picture of it."""
 
 
 class NoModel(LookupError):  # noqa: N818
@@ -234,7 +234,7 @@ class Recommender:
         served = self._follower.current.champion
         if served is None:
             raise NoModel("no model is published yet")
-        if item_id not in served.bundle.index_of:
+        if not served.knows(item_id):
             raise UnknownItem(f"not an item of version {served.version}")
         filtered = self._filters.asked(options.filter, (item_id,))
         if filtered is not None:
@@ -428,7 +428,7 @@ class Recommender:
         rows = np.array(columns.rows(whole.item_ids), dtype=np.int64)
         vectors = None
         if steering.mmr is not None and pool.served is not None:
-            vectors = pool.served.bundle.vectors_of(whole.item_ids)
+            vectors = pool.served.vectors_of(whole.item_ids)
         return steer(whole, steering, options.k, rows, vectors)
 
     async def _more(self, pool: _Pooled, rule: Rule, k: int, present: Collection[str]) -> list[Found]:
