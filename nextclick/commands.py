@@ -1,4 +1,4 @@
-"""One tree of commands: `serve`, and all of training where its extra is installed."""
+"""One tree of commands: `serve`, `console`, and all of training where its extra is installed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nextclick import __version__
 
 # The package, which the service's image lacks, and two libraries that only its extra brings.
 TRAINING = ("training", "ibis", "torch")
+OF_SERVICE = ("serve", "console")  # what goes without
 SERVICE_ALONE = "only the service is installed here; all other commands (prepare, train, publish, …) need:"
 INSTALL = "pip install 'nextclick[train]'"
 EXIT_CODES = "Exit codes: 0 done; 1 stopped by a check, the message says by which; 2 wrong input or options."
@@ -22,7 +23,7 @@ def run() -> None:
     """What was typed: `nextclick ...`."""
     complete = all(find_spec(name) is not None for name in TRAINING)
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "serve")
-    if not complete and command != "serve":
+    if not complete and command not in OF_SERVICE:
         typer.secho(f"error: {command}: {SERVICE_ALONE} {INSTALL}", fg="red", err=True)
         sys.exit(2)
     tree(complete=complete)(prog_name="nextclick")
@@ -40,6 +41,10 @@ def tree(*, complete: bool) -> typer.Typer:
     )
     app.callback()(_options)
     app.command(rich_help_panel="Service")(serve)
+    if find_spec("console") is not None:  # the service's image lacks it
+        from console.__main__ import console
+
+        app.command(rich_help_panel="Service")(console)
     if complete:
         from training.__main__ import app as training
 

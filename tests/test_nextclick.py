@@ -71,7 +71,7 @@ def test_help_lists_every_command() -> None:
     told = run("nextclick", "--help")
     assert (told.returncode, told.stderr) == (0, "")
     commands = listed(told.stdout)
-    assert sorted(commands) == sorted(["serve", *COMMANDS])
+    assert sorted(commands) == sorted(["serve", "console", *COMMANDS])
     assert sorted(listed(run("training", "--help").stdout)) == sorted(COMMANDS)
     assert "╭─ Commands" not in told.stdout, "one that belongs nowhere"
 
@@ -140,7 +140,7 @@ def test_without_training_it_serves_and_says_what_is_missing(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SERVICE_ALONE.replace("{missing}", repr(missing)))
     told = run("nextclick", "--help", before=tmp_path)
-    assert (told.returncode, listed(told.stdout)) == (0, ["serve"])
+    assert (told.returncode, listed(told.stdout)) == (0, ["serve", "console"])
     assert "pip install 'nextclick[train]'" in told.stdout
     for arguments in (["train"], ["train", "--help"], ["srve"]):
         refused = run("nextclick", *arguments, before=tmp_path)
@@ -152,7 +152,15 @@ def test_without_training_it_serves_and_says_what_is_missing(
     assert (served.returncode, variable("workers") in served.stdout) == (0, True)
 
 
+def test_without_its_extra_the_console_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SERVICE_ALONE.replace("{missing}", "('nicegui', 'httpx')"))
+    refused = run("nextclick", "console", before=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    [line] = refused.stderr.splitlines()
+    assert line.endswith("pip install 'nextclick[console]'")
+
+
 def test_what_never_ends_is_not_scheduled() -> None:
-    for command in ("serve", "demo"):
+    for command in ("serve", "console", "demo"):
         refused = run("nextclick", "schedule", "--cron", "0 3 * * *", "--", command)
         assert (refused.returncode, f"'{command}' runs until it is stopped" in refused.stderr) == (2, True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 TERMINATED = 143
-ENDLESS = ("demo", "serve")
+ENDLESS = ("console", "demo", "serve")
 
 
 @app.command(rich_help_panel="Data")

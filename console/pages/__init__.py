@@ -1,0 +1,24 @@
+"""Every page, in the order of the navigation. Imports `console.shell` and what computes the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from console.pages import overview
+from console.shell import Console
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, and how the navigation shows it; `icon` is a name of Material Icons."""
+
+    title: str
+    path: str
+    icon: str
+    build: Callable[[Console], Awaitable[None]]
+
+
+PAGES = [
+    Page("Overview", "/", "speed", overview.page),
+]
