@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from console.pages import overview
+from console.pages import items, overview, placements, sessions
 from console.shell import Console
 
 
@@ -21,4 +21,7 @@ class Page:
 
 PAGES = [
     Page("Overview", "/", "speed", overview.page),
+    Page("Sessions", "/sessions", "person_search", sessions.page),
+    Page("Items", "/items", "inventory_2", items.page),
+    Page("Placements", "/placements", "view_carousel", placements.page),
 ]

@@ -1,0 +1,1 @@
+"""The console without a browser: what its pages compute, and who gets in."""
