@@ -69,7 +69,7 @@ async def _all(console: Console) -> None:
         "What each place of the shop is answered. The live figures are of the sampled sessions."
     ).classes("muted")
     with ui.element("section").classes("card part"):
-        heading("All of them")
+        heading("All placements")
         if found:
             table(
                 "Placements",
@@ -97,7 +97,7 @@ async def _all(console: Console) -> None:
                     ui.navigate.to(f"/placements?name={name.value}")
 
             name.on("keydown.enter", begin)
-            ui.button("Begin", on_click=begin).props("outline no-caps")
+            ui.button("New placement", on_click=begin).props("outline no-caps")
 
 
 class _One:
@@ -133,8 +133,10 @@ class _One:
                     ui.button("Save", on_click=self._save).props("unelevated no-caps")
                     if self._live is not None:
                         ui.button("Delete", on_click=self._delete).props("outline no-caps color=negative")
-            with ui.element("section").classes("card part"):
+            with ui.element("section").classes("card part stays"):
                 self._preview_head()
+                self._old = ui.label("What is wrong in the form comes first: this is the answer before it.")
+                self._old.classes("warn").set_visibility(False)
                 self._beside = ui.element("div").classes("part").props('aria-live="polite"')
         if self._live is not None:
             await self._history()
@@ -180,7 +182,7 @@ class _One:
             for name in names:
                 label = f"{LABELS[name]} of {ONE[part]} {number + 1}"
                 self._field(row, (part, str(number), name), label, "", is_long=name == "rule")
-            gone = ui.button(icon="close", on_click=remove).props("flat round dense")
+            gone = ui.button("Take away", on_click=remove).props("flat dense no-caps").classes("start")
             gone.props["aria-label"] = f"Take away {ONE[part]} {number + 1}"
 
     def _adds(self, part: str) -> Callable[[], object]:
@@ -236,7 +238,6 @@ class _One:
         """What stands in the form, tried; errors go to where they belong."""
         self._asked += 1
         asked = self._asked
-        self._tell({})
         try:
             body: Json = {"placement": self._form.placement()}
         except FormError as error:
@@ -260,6 +261,7 @@ class _One:
         )
         if asked != self._asked:
             return
+        self._tell({})
         self._beside.clear()
         with self._beside:
             ui.label(f"{answer.summary}.".capitalize())
@@ -280,6 +282,7 @@ class _One:
         other = [message for place, message in errors.items() if place not in self._fields]
         self._problem.text = "; ".join(other)
         self._problem.set_visibility(bool(other))
+        self._old.set_visibility(bool(errors))
 
     async def _save(self) -> None:
         try:

@@ -112,7 +112,7 @@ class _Session:
                     ("Stage", now["stage"]),
                     ("Version", now["version"] or "none"),
                     ("Why", now["reason"]),
-                    ("Not known to it", ", ".join(now["ignored"]) or "none"),
+                    ("Unknown items", ", ".join(now["ignored"]) or "none"),
                 ):
                     with ui.element("div"):
                         ui.label(caption).classes("caption")

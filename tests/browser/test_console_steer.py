@@ -274,7 +274,7 @@ def test_nobody_is_shut_out(
         ("/sessions?id=visitor-7", "What if"),
         ("/items", "Hidden now (0)"),
         ("/items?id=i5", "Similar items"),
-        ("/placements", "All of them"),
+        ("/placements", "All placements"),
         ("/placements?name=home", "History"),
     ):
         page.goto(f"{address}{path}")
