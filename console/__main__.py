@@ -23,6 +23,9 @@ def console(
     artifacts: Annotated[
         Path, typer.Option(metavar="DIR", help="What service and trainer share; may be missing.")
     ] = Path("artifacts"),
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look at the metrics.")
+    ] = 5.0,
 ) -> None:
     """Show the operator's pages to a browser, until Ctrl-C or SIGTERM.
 
@@ -37,7 +40,7 @@ def console(
         from console.app import Options, run
 
         found = artifacts if artifacts.is_dir() else None
-        raise typer.Exit(run(Options(host, port, service.rstrip("/"), metrics, found)))
+        raise typer.Exit(run(Options(host, port, service.rstrip("/"), metrics, found, every)))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -36,13 +37,14 @@ class Options:
     service: str
     metrics: str
     artifacts: Path | None
+    every_seconds: float
 
 
 def create(options: Options) -> FastAPI:
     """The application; one in a process, since NiceGUI keeps its pages for all of it."""
     logins = Logins()
     http = connection()
-    watch = Watch(http, options.service, options.metrics)
+    watch = Watch(http, options.service, options.metrics, options.every_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +56,7 @@ def create(options: Options) -> FastAPI:
             logins.end_all()
             await http.aclose()
 
+    logging.getLogger("nicegui").addFilter(_is_no_answer_of_the_service)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(login_routes(http, options.service, logins))
     for page in PAGES:
@@ -77,6 +80,12 @@ def _add(page: Page, watch: Watch, artifacts: Path | None) -> None:
             await page.build(console)
         except ServiceError as error:
             notice(said(error), retry=True)
+
+
+def _is_no_answer_of_the_service(record: logging.LogRecord) -> bool:
+    """Those are told to whoever asked; they are no defect, and no traceback is of use."""
+    error = record.exc_info[1] if record.exc_info else record.msg
+    return not isinstance(error, ServiceError)
 
 
 def _forget(login: Login, call: object) -> None:
@@ -134,6 +143,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen()  # at once: whoever comes by the address that is printed now waits
     except OSError:
         listener.close()
         raise

@@ -53,7 +53,7 @@ def parse(text: str) -> Values:
     values: Values = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name.startswith("nextclick_"):
+            if sample.name.startswith("nextclick_") and _is_looked_at(sample.name, sample.labels):
                 labels = tuple(sorted(sample.labels.items()))
                 values.setdefault(sample.name, {})[labels] = sample.value
     if not values:
@@ -67,9 +67,14 @@ class History:
     def __init__(self) -> None:
         self.looks: deque[Look] = deque()
         self._long: deque[Look] = deque()
+        self._labels: dict[Labels, Labels] = {}  # the same object in every look
 
     def add(self, values: Values, at: float) -> None:
         before = self.looks[-1] if self.looks else None
+        values = {
+            name: {self._labels.setdefault(labels, labels): value for labels, value in series.items()}
+            for name, series in values.items()
+        }
         look = Look(at, values, _grown(values, before))
         self.looks.append(look)
         while self.looks[0].at < at - SHORT_SECONDS:
@@ -95,7 +100,7 @@ class History:
 
     def earlier(self, name: str, seconds: float, where: Where = everything) -> dict[Labels, float] | None:
         """The values so long ago; None when nobody looked then."""
-        look = self._look(seconds, at_least=True)
+        look = self._look(name, seconds, at_least=True)
         return None if look is None else _matching(look.values.get(name, {}), where)
 
     def increase(
@@ -112,15 +117,17 @@ class History:
         self, name: str, seconds: float, where: Where = everything, *, offset: float = 0.0
     ) -> dict[Labels, float] | None:
         """The same, for each series."""
-        newest = self._look(offset, at_least=True) if offset else (self.looks[-1] if self.looks else None)
-        oldest = self._look(offset + seconds, at_least=offset > 0)
+        newest = (
+            self._look(name, offset, at_least=True) if offset else (self.looks[-1] if self.looks else None)
+        )
+        oldest = self._look(name, offset + seconds, at_least=offset > 0)
         if newest is None or oldest is None or oldest.at >= newest.at:
             return None
         return between(oldest, newest, name, where)
 
     def rate(self, name: str, seconds: float, where: Where = everything) -> float | None:
         """Growth a second."""
-        oldest = self._look(seconds)
+        oldest = self._look(name, seconds)
         grown = self.increase(name, seconds, where)
         return None if grown is None or oldest is None else grown / (self.looks[-1].at - oldest.at)
 
@@ -129,17 +136,18 @@ class History:
         found = self.increases(f"{histogram}_bucket", seconds, where)
         return None if found is None else quantile(q, found)
 
-    def _look(self, seconds: float, *, at_least: bool = False) -> Look | None:
+    def _look(self, name: str, seconds: float, *, at_least: bool = False) -> Look | None:
         """The newest that is so old; without `at_least` the oldest there is, if none is."""
         if not self.looks:
             return None
         wanted = self.looks[-1].at - seconds
-        for kept in (self.looks, self._long):
+        kept_of_it = (self.looks, self._long) if name in LONG else (self.looks,)
+        for kept in kept_of_it:
             if kept and kept[0].at <= wanted:
                 return next(look for look in reversed(kept) if look.at <= wanted)
         if at_least:
             return None
-        return min((kept[0] for kept in (self.looks, self._long) if kept), key=lambda look: look.at)
+        return min((kept[0] for kept in kept_of_it if kept), key=lambda look: look.at)
 
 
 def between(older: Look, newer: Look, name: str, where: Where = everything) -> dict[Labels, float]:
@@ -176,21 +184,22 @@ def quantile(q: float, buckets: Mapping[Labels, float]) -> float | None:
     return lower
 
 
+def _is_looked_at(name: str, labels: Mapping[str, str]) -> bool:
+    """Half an hour of every bucket of every route would be a lot."""
+    if name.endswith("_bucket"):
+        return name == "nextclick_request_seconds_bucket" and labels.get("route") == "/recommend"
+    return not name.endswith(("_sum", "_created"))
+
+
 def _grown(values: Values, before: Look | None) -> Values:
-    grown: Values = {}
-    for name, series in values.items():
-        if not name.endswith(COUNTED):
-            continue
-        if before is None:
-            grown[name] = dict.fromkeys(series, 0.0)
-            continue
-        told, had = before.values.get(name, {}), before.grown.get(name, {})
-        grown[name] = {
-            labels: had.get(labels, 0.0) + _growth(told.get(labels, 0.0), value)
-            for labels, value in series.items()
-        }
-        for labels, value in had.items():  # a series may go with the service's restart
-            grown[name].setdefault(labels, value)
+    counted = {name: series for name, series in values.items() if name.endswith(COUNTED)}
+    if before is None:
+        return {name: dict.fromkeys(series, 0.0) for name, series in counted.items()}
+    grown = {name: dict(series) for name, series in before.grown.items()}  # some may go with a restart
+    for name, series in counted.items():
+        told, sums = before.values.get(name, {}), grown.setdefault(name, {})
+        for labels, value in series.items():
+            sums[labels] = sums.get(labels, 0.0) + _growth(told.get(labels, 0.0), value)
     return grown
 
 

@@ -21,6 +21,16 @@ TOGGLE = """(event) => {
   const open = document.body.classList.toggle("drawer-open");
   event.currentTarget.setAttribute("aria-expanded", String(open));
 }"""
+# A page is refused its socket once its login has ended, or the console has started anew: ask for the key.
+AGAIN = """<script>
+addEventListener("load", function watch() {
+  if (!window.socket) return setTimeout(watch, 100);
+  window.socket.on("connect_error", async () => {
+    const answer = await fetch("/", { method: "HEAD", redirect: "manual" }).catch(() => null);
+    if (answer && answer.type === "opaqueredirect") location.assign("/login");
+  });
+});
+</script>"""
 STYLE = '<link rel="stylesheet" href="/console.css">'
 
 
@@ -57,6 +67,7 @@ class Console:
     async def confirm(self, title: str, what_will_happen: str, action: str) -> bool:
         """Ask before a change; `action` is the button's word. False: do nothing."""
         with ui.dialog() as dialog, ui.card().classes("card"):
+            dialog.props('transition-duration="0"')
             dialog.props["aria-label"] = title
             ui.label(title).classes("dialog-title")
             ui.label(what_will_happen).classes("dialog-text")
@@ -85,7 +96,7 @@ def notice(text: str, kind: str = "bad", *, retry: bool = False) -> None:
 
 def shell(entries: Sequence[Entry], here: Entry, console: Console) -> None:
     """Put everything but the page itself there."""
-    ui.add_head_html(STYLE)
+    ui.add_head_html(STYLE + AGAIN)
     ui.colors(primary="#1a56b0", positive="#1b6e3c", negative="#b3261e", warning="#7a4f00", info="#1a56b0")
     ui.page_title(f"{here.title} · Nextclick")
     ui.on_exception(console.notify_error)
