@@ -13,13 +13,13 @@ from playwright.sync_api import Locator, Page, expect
 from service.live.deployment import publish
 from tests.browser.axe import grave_violations
 from tests.browser.conftest import NARROW, WIDE, NewPage
-from tests.browser.operators import ADMIN_KEY, log_in, running_console
+from tests.browser.test_console import Console, console_of, log_in
 from tests.service.bundles import Shop
 from tests.service.processes import Service, running
+from tests.service.serving import ADMIN
 from tests.waiting import until
 
 SHOP = Shop.make()
-KEY = {"X-API-Key": ADMIN_KEY}
 CLICKS = ["i5", "i9", "i5", "i20"]
 TENTS = {"attribute": "categories", "contains": "Tents"}
 PICTURE = (
@@ -30,12 +30,12 @@ PICTURE = (
 
 
 @contextmanager
-def shop_of(directory: Path) -> Iterator[tuple[Service, str]]:
+def shop_of(directory: Path) -> Iterator[tuple[Service, Console]]:
     """A service with a bundle, items that have titles, a placement and a session; and a console."""
     artifacts = directory / "artifacts"
     SHOP.write(artifacts, "v1")
     publish(artifacts, "v1")
-    settings = {"NEXTCLICK_ARTIFACTS_DIR": str(artifacts), "NEXTCLICK_ADMIN_API_KEY": ADMIN_KEY}
+    settings = {"NEXTCLICK_ARTIFACTS_DIR": str(artifacts), "NEXTCLICK_ADMIN_API_KEY": ADMIN["X-API-Key"]}
     settings |= {"NEXTCLICK_REDIS_TIMEOUT_SECONDS": "60", "NEXTCLICK_DEPLOYMENT_POLL_SECONDS": "0.05"}
     with running(directory, workers=1, **settings) as service:
         until(lambda: service.ask("GET", "/health/ready").status == 200)
@@ -58,10 +58,12 @@ def shop_of(directory: Path) -> Iterator[tuple[Service, str]]:
         for item_id in CLICKS:
             assert service.ask("POST", "/sessions/visitor-7/click", {"item_id": item_id}).status == 200
         for k in (6, 8):
-            assert service.ask("PUT", "/admin/placements/home", {"k": k}, **KEY).status == 200
+            assert service.ask("PUT", "/admin/placements/home", {"k": k}, **ADMIN).status == 200
         until(lambda: answered(service, "fields=title")[0][1] == "Stove 5")  # the worker has all of them
-        with running_console(directory, service) as address:
-            yield service, address
+        place = directory / "console"
+        place.mkdir()
+        with console_of(service.url, service.metrics_host, place) as console:
+            yield service, console
 
 
 def answered(service: Service, query: str) -> list[tuple[str, object]]:
@@ -76,18 +78,18 @@ def ids(service: Service, query: str = "") -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, str]]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Console]]:
     with shop_of(tmp_path_factory.mktemp("steer")) as made:
         yield made
 
 
 @pytest.fixture
-def service(shop: tuple[Service, str]) -> Service:
+def service(shop: tuple[Service, Console]) -> Service:
     return shop[0]
 
 
 @pytest.fixture
-def address(shop: tuple[Service, str]) -> str:
+def console(shop: tuple[Service, Console]) -> Console:
     return shop[1]
 
 
@@ -114,10 +116,10 @@ def confirm(page: Page, action: str) -> str:
 
 
 def test_a_placement_is_edited_with_a_preview_and_the_shop_follows(
-    page: Page, service: Service, address: str
+    page: Page, service: Service, console: Console
 ) -> None:
-    log_in(page, address)
-    page.goto(f"{address}/placements")
+    log_in(page, console)
+    page.goto(f"{console.url}/placements")
     expect(table_of(page, "Placements")).to_contain_text("home")
     page.get_by_role("link", name="home", exact=True).click()
     page.get_by_label("Session id").fill("visitor-7")
@@ -167,10 +169,10 @@ def test_a_placement_is_edited_with_a_preview_and_the_shop_follows(
     expect(page.get_by_label("Items (k)")).to_have_value("6")
 
 
-def test_an_item_is_hidden_and_vanishes_from_answers(page: Page, service: Service, address: str) -> None:
+def test_an_item_is_hidden_and_vanishes_from_answers(page: Page, service: Service, console: Console) -> None:
     first = ids(service)[0]
-    log_in(page, address)
-    page.goto(f"{address}/items")
+    log_in(page, console)
+    page.goto(f"{console.url}/items")
     title = dict(answered(service, "fields=title"))[first]
     assert title == "Stove 5"
     page.get_by_label("In id or title").fill("STOVE 5")
@@ -190,14 +192,14 @@ def test_an_item_is_hidden_and_vanishes_from_answers(page: Page, service: Servic
     assert "It is answered no more" in confirm(page, "Hide")
     expect(page.get_by_text("Hidden: it is never answered.")).to_be_visible()
     until(lambda: first not in ids(service))
-    page.goto(f"{address}/items")
+    page.goto(f"{console.url}/items")
     expect(page.get_by_role("heading", name="Hidden now (1)")).to_be_visible()
     page.get_by_role("button", name=f"Show {first} again").click()
     confirm(page, "Show again")
     expect(page.get_by_text("Nothing is hidden.")).to_be_visible()
     until(lambda: first in ids(service))
 
-    page.goto(f"{address}/items?id={first}")
+    page.goto(f"{console.url}/items?id={first}")
     page.get_by_role("button", name="Out of stock").click()
     confirm(page, "Out of stock")
     expect(page.get_by_role("button", name="Back in stock")).to_be_visible()
@@ -208,10 +210,12 @@ def test_an_item_is_hidden_and_vanishes_from_answers(page: Page, service: Servic
     until(lambda: first in ids(service))
 
 
-def test_a_what_if_by_the_keyboard_alone_stores_nothing(page: Page, service: Service, address: str) -> None:
+def test_a_what_if_by_the_keyboard_alone_stores_nothing(
+    page: Page, service: Service, console: Console
+) -> None:
     metrics = [line for line in service.metrics().splitlines() if "recommendations_total" in line]
-    log_in(page, address)
-    page.goto(f"{address}/sessions")
+    log_in(page, console)
+    page.goto(f"{console.url}/sessions")
     page.get_by_label("Session id").focus()
     page.keyboard.type("visitor-7")
     page.keyboard.press("Enter")
@@ -249,27 +253,29 @@ def test_a_what_if_by_the_keyboard_alone_stores_nothing(page: Page, service: Ser
     assert now == metrics, "nothing of it is counted"
 
 
-def test_a_session_is_erased_and_an_unknown_one_is_told(page: Page, service: Service, address: str) -> None:
+def test_a_session_is_erased_and_an_unknown_one_is_told(
+    page: Page, service: Service, console: Console
+) -> None:
     assert service.ask("POST", "/sessions/a%2Fb%20c/click", {"item_id": "i3"}).status == 200
-    log_in(page, address)
-    page.goto(f"{address}/sessions")
+    log_in(page, console)
+    page.goto(f"{console.url}/sessions")
     page.get_by_label("Session id").fill("a/b c")
     page.get_by_role("button", name="Look up").click()
     expect(page.get_by_role("heading", name="Clicks (1)")).to_be_visible()
     page.get_by_role("button", name="Erase this session").click()
     assert "That cannot be undone" in confirm(page, "Erase")
-    page.wait_for_url(f"{address}/sessions")
+    page.wait_for_url(f"{console.url}/sessions")
     assert service.ask("GET", "/sessions/a%2Fb%20c").status == 404
-    page.goto(f"{address}/sessions?id=a%2Fb%20c")
+    page.goto(f"{console.url}/sessions?id=a%2Fb%20c")
     expect(page.get_by_text("There is no such session, or it has expired.")).to_be_visible()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(NARROW, True), (WIDE, False)])
 def test_nobody_is_shut_out(
-    new_page: NewPage, service: Service, address: str, width: int, dark: bool
+    new_page: NewPage, service: Service, console: Console, width: int, dark: bool
 ) -> None:
     page = new_page(width=width, dark=dark)
-    log_in(page, address)
+    log_in(page, console)
     for path, last in (
         ("/sessions?id=visitor-7", "What if"),
         ("/items", "Hidden now (0)"),
@@ -277,7 +283,7 @@ def test_nobody_is_shut_out(
         ("/placements", "All placements"),
         ("/placements?name=home", "History"),
     ):
-        page.goto(f"{address}{path}")
+        page.goto(f"{console.url}{path}")
         expect(page.get_by_role("heading", name=last, exact=True)).to_be_visible()
         if "name=home" in path:
             page.get_by_role("button", name="Add a boost").click()
