@@ -25,6 +25,7 @@ from console.shell import Console, notice, said, shell
 from console.watch import Watch
 
 PAGE_SECONDS = 30.0  # to build a page; the service's own answers take at most `TIMEOUT_SECONDS` each
+RECONNECT_SECONDS = 30.0  # a browser that is away or busy for less keeps its page, and what was typed there
 LEAVE_SECONDS = 3  # for requests under way at the end
 
 
@@ -62,7 +63,15 @@ def create(options: Options) -> FastAPI:
     for page in PAGES:
         _add(page, watch, options.artifacts)
     # No storage secret: NiceGUI then has no session of its own, and keeps nothing on disk.
-    ui.run_with(app, title="Nextclick", favicon="◎", dark=None, language="en-US", tailwind=False)
+    ui.run_with(
+        app,
+        title="Nextclick",
+        favicon="◎",
+        dark=None,
+        language="en-US",
+        tailwind=False,
+        reconnect_timeout=RECONNECT_SECONDS,
+    )
     app.add_middleware(Gate, logins=logins)
     return app
 

@@ -19,13 +19,20 @@ class ServiceError(RuntimeError):
     """A call that did not do what it should; `status` is None where the service did not answer at all."""
 
     def __init__(
-        self, status: int | None, detail: str, *, kind: str = "", retry_after: int | None = None
+        self,
+        status: int | None,
+        detail: str,
+        *,
+        kind: str = "",
+        retry_after: int | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.kind = kind  # of the problem document, like "key-wrong"
         self.retry_after = retry_after  # seconds, where the service said so
+        self.fields = fields or {}  # that are wrong, by their path, like body.k, and what is wrong
 
 
 def segment(text: str) -> str:
@@ -99,6 +106,7 @@ class Service:
             str(problem.get("detail") or f"{method} {path} was answered by {answer.status_code}"),
             kind=str(problem.get("type", "")).rpartition(":")[2],
             retry_after=int(waits) if waits.isdecimal() else None,
+            fields={str(each["field"]): str(each["message"]) for each in problem.get("errors", [])},
         )
 
 

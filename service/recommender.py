@@ -56,7 +56,7 @@ class UnknownModel(LookupError):  # noqa: N818
 
 
 class UnknownItem(LookupError):  # noqa: N818
-    """The item is not one of the live bundle's."""
+    """The live bundle neither knows the item nor has made itself a picture of it."""
 
 
 class NoModel(LookupError):  # noqa: N818
@@ -72,7 +72,9 @@ class Options(NamedTuple):
     model: str | None = None  # a version; None: the live one
     fields: tuple[str, ...] = ()  # attributes to answer with each item
     filter: Rule | None = None  # only what it lets through
-    placement: Prepared | None = None  # whose filter, fields and k are in these options: see `placed`
+    placement: Prepared | None = (
+        None  # whose filter, fields and k are in these options: see `placed`, `steered`
+    )
 
 
 class Recommendation(NamedTuple):
@@ -232,7 +234,7 @@ class Recommender:
         served = self._follower.current.champion
         if served is None:
             raise NoModel("no model is published yet")
-        if item_id not in served.bundle.index_of:
+        if not served.knows(item_id):
             raise UnknownItem(f"not an item of version {served.version}")
         filtered = self._filters.asked(options.filter, (item_id,))
         if filtered is not None:
@@ -391,7 +393,7 @@ class Recommender:
             items=items,
             parts=parts,
             steered=steered,
-            placement=prepared.name if prepared is not None else None,
+            placement=(prepared.name or None) if prepared is not None else None,
         )
 
     async def _steered(self, pool: _Pooled, options: Options, prepared: Prepared) -> list[Steered]:
@@ -426,7 +428,7 @@ class Recommender:
         rows = np.array(columns.rows(whole.item_ids), dtype=np.int64)
         vectors = None
         if steering.mmr is not None and pool.served is not None:
-            vectors = pool.served.bundle.vectors_of(whole.item_ids)
+            vectors = pool.served.vectors_of(whole.item_ids)
         return steer(whole, steering, options.k, rows, vectors)
 
     async def _more(self, pool: _Pooled, rule: Rule, k: int, present: Collection[str]) -> list[Found]:
@@ -542,6 +544,12 @@ def placed(options: Options, prepared: Prepared) -> Options:
         filter=options.filter if own is None else prepared.both(options.filter, own),
         placement=prepared,
     )
+
+
+def steered(options: Options, own: Prepared) -> Options:
+    """What a request itself says of steering goes before what its placement says of the same."""
+    placement = options.placement
+    return options._replace(placement=own if placement is None else placement.steered_by(own))
 
 
 def _found(

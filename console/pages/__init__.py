@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from console.pages import data, models, overview, training
+from console.pages import data, items, models, overview, placements, sessions, training
 from console.shell import Console
 
 
@@ -22,6 +22,9 @@ class Page:
 PAGES = [
     Page("Overview", "/", "speed", overview.page),
     Page("Models", "/models", "compare_arrows", models.page),
+    Page("Sessions", "/sessions", "person_search", sessions.page),
+    Page("Items", "/items", "inventory_2", items.page),
+    Page("Placements", "/placements", "view_carousel", placements.page),
     Page("Training", "/training", "show_chart", training.page),
     Page("Data", "/data", "storage", data.page),
 ]

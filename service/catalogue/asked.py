@@ -1,4 +1,4 @@
-"""What a request wants of the catalogue: which fields, and a filter. Each distinct one is read once."""
+"""What a request wants of the catalogue: fields, a filter, and steering. Each distinct one is read once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TypeVar
 from msgspec import UNSET, Raw, UnsetType
 
 from service.catalogue.attributes import Kind
+from service.catalogue.placements import Prepared, prepare
+from service.catalogue.placements import decode as decode_placement
 from service.catalogue.rules import MAX_QUOTED, Rule, RuleError, decode, every, read
 
-MAX_KEPT = 512  # of fields, and of filters
+MAX_KEPT = 512  # of fields, of filters, and of steering
 MAX_KEPT_LENGTH = 4096  # characters; longer ones are read each time
 NULL = Raw(b"null")
 
@@ -24,6 +26,7 @@ class Asked:
         self._kinds = kinds
         self._fields: dict[Hashable, tuple[str, ...]] = {}
         self._rules: dict[Hashable, Rule | None] = {}
+        self._steering: dict[Hashable, Prepared] = {}
 
     def fields(self, text: str, place: str) -> tuple[str, ...]:
         """Comma-separated names of attributes."""
@@ -44,6 +47,18 @@ class Asked:
             return None
         text = bytes(filter)
         return _once(self._rules, (text, place), len(text), lambda: decode(text, self._kinds, place))
+
+    def steering(self, parts: Mapping[str, Raw], place: str) -> Prepared:
+        """What a body says of steering, as a placement without a name. Raises `PlacementError`."""
+        # Each part is JSON, as it stood in the body.
+        text = (
+            b"{" + b",".join(b'"%b":%b' % (name.encode(), bytes(part)) for name, part in parts.items()) + b"}"
+        )
+
+        def make() -> Prepared:
+            return prepare("", decode_placement(text, place), self._kinds, f"{place}.")
+
+        return _once(self._steering, (text, place), len(text), make)
 
     def query(
         self,

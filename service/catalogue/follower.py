@@ -44,7 +44,7 @@ class TellsChanges(Protocol):
 
 
 class CatalogueFollower:
-    """Keeps a worker's filters up to date; `error` tells why it cannot."""
+    """Keeps a worker's filters up to date; `error` tells why it cannot, in words fit for clients."""
 
     def __init__(
         self,
@@ -95,11 +95,11 @@ class CatalogueFollower:
                 await self.look()
             except StoreUnavailable as error:
                 REDIS_ERRORS.labels("catalogue").inc()
-                self._tell(str(error))
+                self._tell(error)
 
     def failed(self, error: StoreUnavailable) -> None:
         """Tell that the first look failed."""
-        self._tell(str(error))
+        self._tell(error)
 
     def _apply(self, items: Sequence[tuple[str, Values | None]]) -> None:
         kinds = self._filters.columns.kinds
@@ -112,13 +112,13 @@ class CatalogueFollower:
         else:
             self._filters.apply(fitting)
 
-    def _tell(self, error: str | None) -> None:
+    def _tell(self, error: StoreUnavailable | None) -> None:
         if (error is None) is not (self.error is None):
             if error is None:
                 log.info("the catalogue is followed again")
             else:
-                log.warning("the catalogue cannot be read: items stay as they were", reason=error)
-        self.error = error
+                log.warning("the catalogue cannot be read: items stay as they were", reason=str(error))
+        self.error = error.reason if error is not None else None
         CATALOGUE_ITEMS.set(len(self._filters.columns))
         CATALOGUE_BEHIND_SECONDS.set(self.behind_seconds)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.catalogue.attributes import Kind
@@ -33,6 +33,8 @@ MAX_BOTH = 64  # rules of a placement, together with those of requests
 MAX_K = 100
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
 LIST_KINDS = ("string", "strings")  # whose values a cap counts
+
+STEERING = ("boosts", "bury", "promotions", "caps", "mmr", "pins")  # what moves items
 
 StageName = Literal["neighbours", "model", "trending", "popular"]
 
@@ -183,7 +185,7 @@ class _Promotes(NamedTuple):
 class Prepared:
     """A placement whose rules are read. `problem`: why nothing is answered from it, if it cannot be."""
 
-    name: str
+    name: str  # '' if a request brings it
     placement: Placement
     filter: Rule | None = None
     boosts: Sequence[_Boosts] = ()
@@ -202,6 +204,13 @@ class Prepared:
                 self._both.clear()
             found = self._both[one, other] = every([one, other])
         return found
+
+    def steered_by(self, other: Prepared) -> Prepared:
+        """This one, but what the other says of steering, be it nothing, holds instead."""
+        said = other.placement.model_fields_set.intersection(STEERING)
+        rules = {name: getattr(other, name) for name in said.intersection(("boosts", "bury", "promotions"))}
+        placement = self.placement.model_copy(update={name: getattr(other.placement, name) for name in said})
+        return replace(self, placement=placement, **rules)
 
     @cached_property
     def steers(self) -> bool:
@@ -263,6 +272,18 @@ def _named_in(tree: object) -> Iterator[str]:
 
 def _held(columns: Columns, cap: CapPart) -> Values:
     return lambda rows: columns.held(cap.attribute, rows)
+
+
+def decode(text: bytes, place: str) -> Placement:
+    """The placement that JSON text holds; `place` is where it stands. Raises `PlacementError`."""
+    try:
+        return Placement.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = first["msg"]
+        if first["type"] == "json_invalid":
+            message = f"not JSON: {first['ctx']['error']}"
+        raise PlacementError(".".join(map(str, (place, *first["loc"]))), message) from None
 
 
 def prepare(name: str, placement: Placement, kinds: Mapping[str, Kind], place: str = "") -> Prepared:

@@ -42,7 +42,7 @@ from service.http.schemas import (
 )
 from service.process.settings import Caller, Settings
 from service.ranking.served import Scored
-from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, placed
+from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, placed, steered
 from service.state.link import SessionFull, StoreUnavailable
 from service.state.store import Click, SessionStore
 
@@ -99,9 +99,19 @@ class ShopApi:
         answer = _recommendation(found, session_id) if found is not None else None
         return ClickAnswer(session_id, appended.length, appended.duplicate, answer)
 
-    @operation("POST", "/recommend", tag="recommendations", problems=(404, 503))
+    @operation(
+        "POST",
+        "/recommend",
+        tag="recommendations",
+        problems=(404, 503),
+        server_if=lambda body: body.steering,
+    )
     async def recommend_items(self, body: RecommendBody, caller: Caller) -> RecommendationAnswer:
-        """Answer a session that is in the request, and is not stored."""
+        """Answer a session that is in the request, and is not stored.
+
+        What steers (boosts, bury, promotions, caps, mmr, pins) needs the server's key, where one is set, and
+        holds instead of what the placement says of the same.
+        """
         asked = self._asked[caller]
         fields = asked.named(body.fields, "body.fields") if body.fields else ()
         rule = asked.body(body.filter, "body.filter") if body.filter is not UNSET else None
@@ -109,6 +119,8 @@ class ShopApi:
             *(caller, body.k, body.exclude, body.exclude_seen, body.model, fields, rule, body.placement),
             explain="body.explain" if body.explain else None,
         )
+        if steering := body.steering:
+            options = steered(options, asked.steering(steering, "body"))
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
 

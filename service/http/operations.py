@@ -72,6 +72,7 @@ class Declared:
     batch_share: int
     max_lines: int
     is_beacon: bool
+    server_if: Callable[[Any], object] | None
 
     @property
     def path_format(self) -> str:
@@ -91,20 +92,34 @@ def operation(
     batch_share: int = 1,
     max_lines: int = 0,
     is_beacon: bool = False,
+    server_if: Callable[[Any], object] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents.
 
     `is_batch`: its body is a list, which counts for as many requests as it holds, or, with a
     `batch_share`, for one request of so many. `max_lines`: that list may come as so many lines of JSON too,
     and may be as large as a batch. `is_beacon`: browsers send it with navigator.sendBeacon, too, which sets
-    no headers: its JSON may be called text, and a public key stand in the query.
+    no headers: its JSON may be called text, and a public key stand in the query. `server_if`: a body that it
+    holds of needs the server's key besides.
     """
 
     def declare(handler: Handler) -> Handler:
         setattr(
             handler,
             _DECLARED,
-            Declared(method, path, tag, problems, status, scope, is_batch, batch_share, max_lines, is_beacon),
+            Declared(
+                method,
+                path,
+                tag,
+                problems,
+                status,
+                scope,
+                is_batch,
+                batch_share,
+                max_lines,
+                is_beacon,
+                server_if,
+            ),
         )
         return handler
 
@@ -114,7 +129,14 @@ def operation(
 class Operation:
     """One call of the API, as an ASGI application: guard, read, decode, handle, encode."""
 
-    def __init__(self, handler: Handler, guards: Guards, in_flight: InFlight, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        guards: Guards,
+        in_flight: InFlight,
+        max_body_bytes: int,
+        server_key: Guard | None = None,
+    ) -> None:
         self.declared: Declared = getattr(handler, _DECLARED)
         self.name = handler.__name__
         self.description = inspect.getdoc(handler) or ""
@@ -126,6 +148,8 @@ class Operation:
         self.route = Route(self.declared.path, self, methods=[self.declared.method], name=self.name)
         self._handler = handler
         self._key, self._limit = guards
+        self._server_if = self.declared.server_if if server_key is not None else None
+        self._server_key = server_key
         self._in_flight = in_flight
         self._max_body_bytes = max_body_bytes
         self._encode = msgspec.json.Encoder().encode
@@ -162,6 +186,8 @@ class Operation:
             finally:
                 if self._limit is not None and is_batch:  # only now is known what it costs
                     await self._limit(Request(scope), cost)
+        if self._server_if is not None and self._server_if(asked["body"]):
+            await self._ask_for_server_key(Request(scope))
         if self._tells_caller:  # nobody is trusted for what no key is asked for
             asked["caller"] = scope[KEY].scope if KEY in scope else "public"
         with self._in_flight:  # only now: who is slow to send would hold a place that others need
@@ -175,6 +201,14 @@ class Operation:
             headers = [(b"content-length", b"%d" % len(content)), _JSON_HEADER]
             await send({"type": "http.response.start", "status": self.declared.status, "headers": headers})
             await send({"type": "http.response.body", "body": content})
+
+    async def _ask_for_server_key(self, request: Request) -> None:
+        assert self._server_key is not None
+        try:
+            await self._server_key(request)
+        except Problem as problem:
+            problem.detail = f"to steer needs the key of the shop's own server: {problem.detail}"
+            raise
 
     def _query_values(self, query: bytes) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -208,7 +242,9 @@ def operations_of(
         declared: Declared | None = getattr(member, _DECLARED, None)
         if declared is not None:
             most = max_lines_bytes if declared.max_lines else max_body_bytes
-            operations.append(Operation(getattr(api, name), guards[declared.scope], in_flight, most))
+            operations.append(
+                Operation(getattr(api, name), guards[declared.scope], in_flight, most, guards["server"].key)
+            )
     return operations
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from service.catalogue.placements import STEERING
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS
 from service.recommender import DEFAULT_K, MAX_K
 
@@ -72,6 +73,12 @@ FilterBody = Annotated[
         extra_json_schema={"type": ["object", "null"]},
     ),
 ]
+
+
+def _part(of: str, description: str) -> Meta:
+    """One of a placement's parts, whose schema and validation are those of placements."""
+    schema = {"type": "array", "items": {"$ref": f"#/components/schemas/{of}"}}
+    return Meta(description=f"{description}: see docs/placements.md", extra_json_schema=schema)
 
 
 class SessionPath(Struct):
@@ -159,6 +166,24 @@ class RecommendBody(Struct, forbid_unknown_fields=True):
         list[str], Meta(max_length=MAX_FIELDS, description="attributes to answer with each item")
     ] = []
     filter: FilterBody = UNSET
+    boosts: Annotated[Raw | UnsetType, _part("BoostPart", "what matches is worth more, or less")] = UNSET
+    bury: Annotated[Raw | UnsetType, _part("BuryPart", "what matches stands behind all others")] = UNSET
+    promotions: Annotated[Raw | UnsetType, _part("PromotionPart", "at least so many percent match")] = UNSET
+    caps: Annotated[Raw | UnsetType, _part("CapPart", "at most so many share a value")] = UNSET
+    mmr: Annotated[
+        Raw | UnsetType,
+        Meta(
+            description="λ: 1 is relevance alone, 0 only how unlike items are",
+            extra_json_schema={"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        ),
+    ] = UNSET
+    pins: Annotated[Raw | UnsetType, _part("PinPart", "items at positions")] = UNSET
+
+    @property
+    def steering(self) -> dict[str, Raw]:
+        """What it says of steering, as it stood in the body; that is for the shop's own server to say."""
+        parts = ((name, getattr(self, name)) for name in STEERING)
+        return {name: part for name, part in parts if part is not UNSET}
 
 
 class ScoredItem(Struct, gc=False):

@@ -37,7 +37,7 @@ from service.ranking.content import CONTENT, Content, ContentFormatError
 from service.ranking.encoder import Encoder, Interrupt
 from service.ranking.neighbours import NEIGHBOURS
 from service.ranking.ranker import NearestItems, Ranker
-from service.ranking.retriever import Codes, Kind, Retriever, Vectors, spread
+from service.ranking.retriever import Codes, Kind, Retriever, spread
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -220,16 +220,9 @@ class Bundle:
         return isinstance(self.ranker, NearestItems)
 
     def ready_vectors(self) -> None:
-        """Be ready for `vectors_of`, which else has to be made so while a visitor waits."""
+        """Be ready to look up vectors, which else has to be made so while a visitor waits."""
         if isinstance(self.ranker, NearestItems):
             self.ranker.retriever.ready_vectors()
-
-    def vectors_of(self, item_ids: Sequence[str]) -> Vectors | None:
-        """The vectors of some items, (n, D), zero for those that it does not know; None if it has none."""
-        if not isinstance(self.ranker, NearestItems):
-            return None
-        known = np.array([self.index_of.get(item_id, 0) for item_id in item_ids], dtype=np.int64)
-        return self.ranker.retriever.vectors_of(known)
 
     def _nearest_items(self) -> NearestItems:
         if not isinstance(self.ranker, NearestItems):

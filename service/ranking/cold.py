@@ -40,6 +40,13 @@ class ColdItems:
         """The external id of one of its items."""
         return self._item_ids[index - self._first]
 
+    def vector(self, index: int) -> Vectors:
+        """The unit vector (D,) of one of its items."""
+        scaled = self._vectors[index - self._first]
+        length = float(np.linalg.norm(scaled))
+        unit: Vectors = scaled * np.float32(np.copysign(1, self._scale) / length) if length else scaled
+        return unit
+
     def put(self, item_id: str, vector: Vectors) -> None:
         """Have an item with this unit vector."""
         if item_id in self.index_of:

@@ -11,7 +11,7 @@ import numpy as np
 from service.process.metrics import ENCODE_SECONDS, SEARCH_SECONDS
 from service.ranking.cold import ColdItems, MayAnswer
 from service.ranking.encoder import Encoder
-from service.ranking.retriever import Items, Mask, Retriever, Scores
+from service.ranking.retriever import Items, Mask, Retriever, Scores, Vectors
 
 Ranked = tuple[Scores, Items]
 
@@ -93,8 +93,23 @@ class NearestItems:
             return self.cold.merged(vectors, found, ks, excluded, self.may_answer) if self.cold else found
 
     def similar(self, item: int, k: int) -> Ranked:
-        """See `Ranker`: by the cosine of their vectors."""
-        return self.retriever.search_similar(item, k)
+        """See `Ranker`: by the cosine of their vectors; cold items are asked about, and answered, as well."""
+        if self.cold is None:
+            return self.retriever.search_similar(item, k)
+        is_cold = item > self.n_items
+        vector = self.cold.vector(item) if is_cold else self.retriever.vector_of(item)
+        found = self.retriever.search_excluding(vector, k, () if is_cold else (item,))
+        return self.cold.merged(vector[None, :], [found], [k], [(item,)], self.may_answer)[0]
+
+    def vectors_of(self, item_ids: Sequence[int]) -> Vectors:
+        """The vectors (n, D) of some items, cold ones as well; zero for PAD."""
+        items = np.array(item_ids, dtype=np.int64)
+        is_cold = items > self.n_items
+        vectors = self.retriever.vectors_of(np.where(is_cold, 0, items))
+        for row in np.flatnonzero(is_cold).tolist():
+            assert self.cold is not None
+            vectors[row] = self.cold.vector(item_ids[row])
+        return vectors
 
     def only(self, visible: Mask) -> NearestItems:
         """See `Ranker`."""

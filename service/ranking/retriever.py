@@ -203,10 +203,14 @@ class Retriever:
 
     def search_similar(self, item: int, k: int) -> tuple[Scores, Items]:
         """The k items nearest to one item index, itself left out."""
+        return self.search_excluding(self.vector_of(item), k, (item,))
+
+    def vector_of(self, item: int) -> Vectors:
+        """The vector (D,) of one item, as it is stored."""
         # Without a map from items to lists, of 8 bytes an item in every worker, an IVF index looks through
         # the ids of all its lists.
-        vector = self._index.reconstruct_n(item - 1, 1)[0, : self.dim]
-        return self.search_excluding(vector, k, (item,))
+        vector: Vectors = self._index.reconstruct_n(item - 1, 1)[0, : self.dim]
+        return vector
 
     def vectors(self) -> Scores:
         """A copy of all item vectors, (n, D), as they are stored: row i is item index i + 1."""

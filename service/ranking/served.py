@@ -11,7 +11,7 @@ import numpy as np
 from service.ranking.bundle import Bundle
 from service.ranking.cold import ColdItems, MayAnswer
 from service.ranking.ranker import NearestItems, Ranker
-from service.ranking.retriever import Items, Mask, Scores, all_but
+from service.ranking.retriever import Items, Mask, Scores, Vectors, all_but
 
 LOOKED_AT = 8  # times as many items as are wanted
 
@@ -96,8 +96,18 @@ class ServedBundle:
         return [self._scored(scores, items) for scores, items in found]
 
     def similar(self, item_id: str, k: int) -> list[Scored]:
-        """The items nearest to one of the bundle's. Raises `KeyError`."""
-        return self._scored(*self.ranker.similar(self.bundle.index_of[item_id], k))
+        """The items nearest to one that it `knows`. Raises `KeyError`."""
+        item = self.bundle.index_of.get(item_id)
+        if item is None:
+            item = (self.cold.index_of if self.cold is not None else {})[item_id]
+        return self._scored(*self.ranker.similar(item, k))
+
+    def vectors_of(self, item_ids: Sequence[str]) -> Vectors | None:
+        """The vectors (n, D) of some items, zero for those that it does not know; None if it has none."""
+        if not isinstance(self.ranker, NearestItems):
+            return None
+        index_of, cold = self.bundle.index_of, self.cold.index_of if self.cold else {}
+        return self.ranker.vectors_of([index_of.get(each) or cold.get(each, 0) for each in item_ids])
 
     def popular(self, k: int, excluded: Collection[str]) -> list[Scored]:
         """What was clicked most in training; it has no scores."""

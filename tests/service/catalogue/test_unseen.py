@@ -14,6 +14,7 @@ from service.catalogue.filters import Filters
 from service.catalogue.unseen import AT_ONCE, UnseenItems
 from service.live.deployment import change_hidden, publish
 from service.ranking.bundle import Bundle
+from service.ranking.retriever import Kind
 from service.ranking.served import ServedBundle
 from tests.service.bundles import Shop
 from tests.service.serving import Serving, item_ids, serving
@@ -111,6 +112,78 @@ async def test_clicks_on_them_are_not_refused_where_unknown_items_are(
         await shown(app, "new")
         assert (await app.click("s", "new")).status_code == 200
         assert (await app.click("s", "never heard of")).status_code == 422
+
+
+async def similar(app: Serving, item_id: str, **parameters: object) -> list[str]:
+    answer = await app.client.get(f"/items/{item_id}/similar", params=parameters)  # type: ignore[arg-type]
+    assert answer.status_code == 200, answer.text
+    return item_ids(answer.json())
+
+
+async def test_they_are_like_others_and_others_like_them(artifacts: Path, redis_url: str) -> None:
+    async with serving(artifacts, redis_url) as app:
+        await app.click("s", "i3", "i8")
+        assert (await app.client.get("/items/new/similar")).status_code == 404
+        near = SHOP.nearest(["i8"], k=12)
+        assert near[0] == "i8"
+        twin: Values = {"brand": "i8", "price": 5.0}
+        await app.items.put([("new", twin), ("newer", {**twin, "price": 50.0}), ("odd", {"title": "odd"})])
+        await shown(app, "new")
+        await shown(app, "newer")
+        assert await similar(app, "i8", k=5) == ["new", "newer", *near[1:4]]
+        # Of twins, the one that was learned comes first: a predicted vector is worth a little less here.
+        assert await similar(app, "new", k=4) == ["i8", "newer", *near[1:3]]
+        assert await similar(app, "i8", k=2, price_max=10) == ["new"], "of others no price is known"
+        assert await similar(app, "new", price_max=10) == []
+        assert await similar(app, "new", k=2, filter='{"not": {"attribute": "price", "gte": 50}}') == near[:2]
+        change_hidden(artifacts, ["newer"], [])
+        await shown(app, "newer", there=False)
+        assert await similar(app, "new", k=3) == near[:3]
+        assert (await app.client.get("/items/odd/similar")).status_code == 404, (
+            "nothing is known of its taste"
+        )
+        await app.items.delete(["new"])
+        await shown(app, "new", there=False)
+        assert (await app.client.get("/items/new/similar")).status_code == 404
+
+
+@pytest.mark.parametrize("index", ["flat", "hnsw", "ivf-sq", "ivf-pq"])
+def test_similar_is_of_cold_items_too_by_every_index(tmp_path: Path, index: Kind) -> None:
+    shop = Shop.make(n_items=400)
+    bundle = Bundle.load(shop.write(tmp_path, index=index, content=shop.content(JUST_BELOW)))
+    served = ServedBundle.of(bundle)
+    assert served.cold is not None
+    content = bundle.content
+    assert content is not None
+    for name, brand in (("new", "i8"), ("newer", "i9")):
+        vector = content.vector({"brand": brand})
+        assert vector is not None
+        served.cold.put(name, vector)
+    found = [item_id for item_id, _ in served.similar("new", 20)]
+    assert found[0] == "i8"
+    assert len(found) == 20
+    assert "new" not in found
+    assert served.similar("i9", 3)[0][0] == "newer"
+    told = served.vectors_of(["new", "i8", "nowhere", "newer", "i9"])
+    assert told is not None
+    likeness = told @ told.T
+    assert likeness[0, 1] > 0.9
+    assert likeness[3, 4] > 0.9
+    assert likeness[0, 3] < 0.9
+    assert not told[2].any()
+
+
+async def test_diversity_knows_what_they_are_like(artifacts: Path, redis_url: str) -> None:
+    async with serving(artifacts, redis_url) as app:
+        await app.click("s", "i8")
+        best = SHOP.nearest(["i8"])
+        await app.items.put([("twin", {"brand": best[0]})])
+        await shown(app, "twin")
+        assert await answered(app, k=2) == [best[0], "twin"]
+        body = {"items": ["i8"], "k": 2, "mmr": 0.5}
+        first, second = item_ids((await app.client.post("/recommend", json=body)).json())
+        assert first == best[0]
+        assert second != "twin", "it is the most like the first"
 
 
 async def test_vectors_are_made_in_small_pieces(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.state.items import MAX_ITEMS_AT_ONCE, ItemStore
+from service.state.keys import Keys
+from tests.faults.redis_servers import running_redis
 from tests.service.bundles import Shop
-from tests.service.serving import Serving, serving
-from tests.waiting import DEADLINE_SECONDS, stopped
+from tests.service.serving import Serving, item_ids, serving
+from tests.waiting import DEADLINE_SECONDS, eventually, stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -260,3 +264,59 @@ async def test_a_redis_that_hangs_or_is_full_is_told_and_nothing_is_acknowledged
             full = await put(service, {"item_id": "c"})
             assert full.status_code == 503
             assert (await get(service, "c")).status_code == 404
+
+
+class TestACatalogueThatCannotBeRead:
+    """Answers go on from what is known, and `/health/ready` and the metrics say so."""
+
+    async def test_while_redis_answers_all_else_it_is_a_warning(
+        self, service: Serving, redis_client: Redis
+    ) -> None:
+        await put(service, {"item_id": "i1", "title": "A tent"})
+        await eventually(lambda: len(service.follower.filters.columns) == 1)
+        assert "warnings" not in (await service.client.get("/health/ready")).json()
+        numbers = Keys(Settings().redis_prefix).items("_numbers")
+        redis_client.rename(numbers, "elsewhere")
+        redis_client.set(numbers, "what no catalogue writes")
+
+        async def warnings() -> list[str]:
+            answer = await service.client.get("/health/ready")
+            assert answer.status_code == 200, answer.text
+            return list(answer.json().get("warnings", []))
+
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not (found := await warnings()):
+                await asyncio.sleep(0.01)
+        assert len(found) == 1
+        # The message of Redis itself, which is for the log alone, is not in it.
+        why, _, since = found[0].partition(": ")
+        assert why == "the catalogue cannot be read (Redis refused the call)"
+        assert re.fullmatch(r"items are as they were \d+ seconds ago", since)
+        (shown,) = (await service.recommend("nobody", k=1, fields="title"))["items"]
+        assert shown["fields"] == {"title": "A tent"}
+        redis_client.rename("elsewhere", numbers)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await warnings():
+                await asyncio.sleep(0.01)
+
+    async def test_while_redis_is_away_answers_go_on_and_it_is_told_how_old_they_are(
+        self, published: Path, tmp_path: Path
+    ) -> None:
+        with running_redis(tmp_path / "redis") as redis:
+            async with serving(published, redis.url) as service:
+                await put(
+                    service, {"item_id": "i1", "title": "A tent"}, {"item_id": "i2", "available": False}
+                )
+                await eventually(lambda: len(service.follower.filters.columns) == 2)
+                redis.kill()
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    while await service.metric("nextclick_catalogue_behind_seconds") < 1:
+                        await asyncio.sleep(0.01)
+                answer = await service.client.get("/health/ready")
+                assert answer.status_code == 503, (
+                    "who cannot store a click is not ready: a warning is too little"
+                )
+                told = await service.recommend("nobody", k=2, fields="title")
+                assert told["degraded"]
+                assert item_ids(told) == ["i1", "i3"]
+                assert told["items"][0]["fields"] == {"title": "A tent"}

@@ -349,6 +349,95 @@ async def test_one_whose_attribute_is_declared_no_more_takes_nobody_along(
         assert "placement old: filter.attribute" in (await shop.client.get("/models")).json()["error"]
 
 
+STEERING: dict[str, Any] = {
+    "boosts": [{"rule": EVEN, "factor": 10.0, "name": "even first"}],
+    "bury": [{"rule": {"attribute": "price", "lt": 10}}],
+    "promotions": [{"rule": {"attribute": "price", "gte": 55}, "percent": 50}],
+    "caps": [{"attribute": "brand", "at_most": 2}],
+    "mmr": 0.5,
+    "pins": [{"item_id": "i29", "position": 2}],
+}
+
+
+class TestSteeringOfARequest:
+    """What a placement steers by, in a request of the shop's own server."""
+
+    @pytest.mark.parametrize("parts", [[name] for name in STEERING] + [list(STEERING)], ids=",".join)
+    async def test_is_what_it_is_in_a_placement(self, shop: Serving, parts: list[str]) -> None:
+        steering = {name: STEERING[name] for name in parts}
+        await put(shop, "home", k=10, **steering)
+        asked = {"items": ["i5"], "explain": True}
+        placed = (await shop.client.post("/recommend", json={**asked, "placement": "home"})).json()
+        answer = await shop.client.post("/recommend", json={**asked, "k": 10, **steering})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() | {"recommendation_id": ""} == placed | {"recommendation_id": ""}
+        assert item_ids(placed) != SHOP.nearest(["i5"], 10)
+
+    async def test_goes_before_what_the_placement_says_of_the_same(self, shop: Serving) -> None:
+        pins = [{"item_id": "i29", "position": 1}]
+        await put(shop, "home", k=4, filter=EVEN, boosts=[{"rule": EVEN, "name": "its own"}], pins=pins)
+
+        async def ask(**body: object) -> tuple[list[str], list[str]]:
+            asked = {"items": ["i5"], "placement": "home", "explain": True, **body}
+            told = (await shop.client.post("/recommend", json=asked)).json()
+            return item_ids(told), told["explanation"]["items"][0]["moved_by"]
+
+        even = [item_id for item_id in SHOP.nearest(["i5"], 60) if is_even(item_id)]
+        assert await ask() == (even[:4], ["its own"]), "what is pinned is not even"
+        pinned = [{"item_id": "i60", "position": 1}]
+        rest = [item_id for item_id in even if item_id != "i60"]
+        assert await ask(pins=pinned) == (["i60", *rest[:3]], ["its own", "pin 1"])
+        assert await ask(pins=pinned, boosts=[]) == (["i60", *rest[:3]], ["pin 1"])
+
+    async def test_is_counted_for_no_placement(self, shop: Serving) -> None:
+        counted = 'nextclick_recommendations_total{stage="model",version="v1"}'
+        before = await shop.metric(counted)
+        await shop.client.post("/recommend", json={"items": ["i5"], "mmr": 0.5})
+        assert await shop.metric(counted) == before + 1
+        assert await shop.metric('nextclick_placement_recommendations_total{placement="",stage="model"}') == 0
+
+    @pytest.mark.parametrize(
+        ("steering", "field"),
+        [
+            ({"boosts": [{"rule": {"attribute": "price", "lt": "5"}}]}, "body.boosts.0.rule.lt"),
+            ({"boosts": [{"rule": EVEN, "factor": -1}]}, "body.boosts.0.factor"),
+            ({"bury": None}, "body.bury"),
+            ({"bury": [{"rule": EVEN}] * 17}, "body.bury"),
+            ({"promotions": [{"rule": EVEN}]}, "body.promotions.0.percent"),
+            ({"caps": [{"attribute": "price", "at_most": 1}]}, "body.caps.0.attribute"),
+            ({"caps": [{"attribute": "brand", "at_most": 1, "x": 1}]}, "body.caps.0.x"),
+            ({"mmr": "0.5"}, "body.mmr"),
+            ({"pins": [{"item_id": "a", "position": 1}, {"item_id": "a", "position": 2}]}, "body"),
+            ({"pins": [{"item_id": "a\n", "position": 1}]}, "body.pins.0.item_id"),
+        ],
+    )
+    async def test_what_is_wrong_is_named(self, shop: Serving, steering: dict[str, Any], field: str) -> None:
+        answer = await shop.client.post("/recommend", json={"items": [], **steering})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field), answer.text
+
+    @pytest.mark.parametrize("depth", [20, 150, 5000])
+    async def test_nothing_too_deep_is_read(self, shop: Serving, depth: int) -> None:
+        content = '{"items": [], "bury": [{"rule": ' + '{"not": ' * depth + "{}" + "}" * depth + "}]}"
+        headers = {"content-type": "application/json"}
+        answer = await shop.client.post("/recommend", content=content, headers=headers)
+        assert answer.status_code == 422, answer.text
+
+    async def test_is_for_the_shops_own_server(self, published: Path, redis_url: str) -> None:
+        async with serving(published, redis_url, server_api_key="the-servers-own-key") as shop:
+            body = {"items": ["i5"], "k": 3}
+            assert (await shop.client.post("/recommend", json=body)).status_code == 200
+            for name, part in STEERING.items():
+                steers = {**body, name: [] if name != "mmr" else part}
+                refused = await shop.client.post("/recommend", json=steers)
+                assert refused.status_code == 401, name
+                assert "to steer needs the key of the shop's own server" in refused.json()["detail"]
+                wrong = {"X-API-Key": "not the server's key"}
+                assert (await shop.client.post("/recommend", json=steers, headers=wrong)).status_code == 403
+                right = {"X-API-Key": "the-servers-own-key"}
+                answer = await shop.client.post("/recommend", json=steers, headers=right)
+                assert answer.status_code == 200, answer.text
+
+
 class TestQuality:
     async def test_what_was_shown_is_judged_by_placement(self, shop: Serving, redis_client: Redis) -> None:
         await put(shop, "home", k=4, pins=[{"item_id": "i60", "position": 3}])

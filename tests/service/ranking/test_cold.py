@@ -53,6 +53,15 @@ def test_the_answer_is_the_best_of_both(
         np.testing.assert_allclose(row[items - 1], own_scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.7, 1.0, 2.0])
+def test_vectors_are_what_was_put_in_whatever_they_are_worth(scale: float) -> None:
+    vectors = normalised(np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32))
+    cold = ColdItems(N, DIM, Calibration(scale, -0.3))
+    for number, vector in enumerate(vectors):
+        cold.put(f"c{number}", vector)
+        np.testing.assert_allclose(cold.vector(cold.index_of[f"c{number}"]), vector, atol=1e-6)
+
+
 def names(cold: ColdItems, query: list[float], k: int = 10) -> list[str]:
     nothing = np.empty(0, np.float32), np.empty(0, np.int64)
     ((_, items),) = cold.merged(np.array([query], np.float32), [nothing], [k], [()])
