@@ -59,7 +59,7 @@ async def test_each_route_passes_the_probe_and_cors(app: FastAPI) -> None:
     app.add_middleware(CORSMiddleware, allow_origins=[SHOP], allow_methods=["*"], allow_headers=["*"])
     document = app.openapi()
     calls = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
-    assert len(calls) == 30
+    assert len(calls) == 36
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         for method, path in calls:
             url = path.format(session_id="s", item_id="i1", name="home")
