@@ -21,6 +21,7 @@ ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEXTCLICK_HOST=0.0.0.0 \
 WORKDIR /app
 COPY docker/with-redis.sh docker/with-redis.sh
 COPY service service
+COPY clients/js/src clients/js/src
 USER 10001:10001
 EXPOSE 8000
 ENTRYPOINT ["docker/with-redis.sh", "python", "-m", "service"]

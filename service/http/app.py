@@ -24,6 +24,7 @@ from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
 from service.http.items import ItemsApi
 from service.http.operations import Caller, Guard, Guards, operations_of
+from service.http.pages.tag import tag
 from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
@@ -140,6 +141,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (admin.public, admin.router, probes.router):
         routes += [route for route in router.routes if isinstance(route, Route)]
         app.include_router(router, max_body_size=settings.max_body_bytes)
+    app.router.routes += tag()
     app.add_middleware(TextPaths)
     # Outside of it, so that it sees what that refuses.
     app.add_middleware(

@@ -148,9 +148,9 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
     @app.exception_handler(Exception)
     async def internal_problem(request: Request, __: Exception) -> Response:
         # Starlette raises it again after this answer, so that the server logs it with its traceback. It
-        # answers outside of all middleware, so that the id is not added to this answer as to all others.
+        # answers outside of all middleware, so that these are not added to this answer as to all others.
         known = request.scope.get(request_ids.SCOPE_KEY) or request_ids.request_id(request.scope["headers"])
-        headers = {request_ids.NAME: known.decode()}
+        headers = {request_ids.NAME: known.decode(), "Cache-Control": "no-store"}
         detail = "an unexpected error, which was logged"
         return render(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, headers))
 

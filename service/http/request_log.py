@@ -24,6 +24,9 @@ from service.state.link import PATIENCE, Patience
 # Where an operation leaves in the scope what it was asked (by place: path, query, body), and its answer.
 ASKED = "nextclick.asked"
 ANSWER = "nextclick.answer"
+# Where a file leaves in the scope how long it may be kept; an answer is of its moment, and of one visitor.
+CACHE_CONTROL = "nextclick.cache_control"
+NO_STORE = b"no-store"
 HASH_LENGTH = 12
 
 _seconds_of = cache(REQUEST_SECONDS.labels)
@@ -60,7 +63,8 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, known_as)]
+                kept = (b"cache-control", scope.get(CACHE_CONTROL, NO_STORE))
+                message["headers"] = [*message.get("headers", ()), (HEADER, known_as), kept]
             await send(message)
 
         patience = PATIENCE.set(Patience())

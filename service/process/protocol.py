@@ -73,6 +73,7 @@ class Refusal:
             (b"content-type", b"application/problem+json"),
             (b"content-length", b"%d" % len(self._body)),
             (b"connection", b"close"),
+            (b"cache-control", b"no-store"),
         ]
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             self._headers.append((b"retry-after", b"1"))

@@ -230,7 +230,6 @@ def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS
             log_config=None,
             access_log=False,
             server_header=False,
-            headers=[("Cache-Control", "no-store")],  # an answer is of its moment, and of one visitor
             proxy_headers=settings.trusted_proxies is not None,
             forwarded_allow_ips=list(settings.trusted_proxies or ()),
             root_path=settings.root_path or "",

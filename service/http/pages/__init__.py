@@ -1,0 +1,1 @@
+"""What browsers load: the tag, and pages that use it. Imports process, and of http its request_log."""
