@@ -24,6 +24,7 @@ from service.http.api import ShopApi
 from service.http.api_keys import Key, WrongKeys, no_admin_key
 from service.http.items import ItemsApi
 from service.http.operations import Caller, Guard, Guards, operations_of
+from service.http.pages.shop import shop
 from service.http.pages.tag import tag
 from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
@@ -108,8 +109,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await items.close()
 
     guards = _guards(settings, store)
-    shop = ShopApi(recommender, store, Asked(schema.kinds), settings.future_tolerance_seconds)
-    operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
+    api = ShopApi(recommender, store, Asked(schema.kinds), settings.future_tolerance_seconds)
+    operations = operations_of(api, guards, in_flight, settings.max_body_bytes)
     operations += operations_of(
         ItemsApi(items, schema),
         guards,
@@ -141,7 +142,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (admin.public, admin.router, probes.router):
         routes += [route for route in router.routes if isinstance(route, Route)]
         app.include_router(router, max_body_size=settings.max_body_bytes)
-    app.router.routes += tag()
+    app.router.routes += [*tag(), *_shop(settings, follower)]
     app.add_middleware(TextPaths)
     # Outside of it, so that it sees what that refuses.
     app.add_middleware(
@@ -150,6 +151,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.add_problem_handlers(app, routes)
     openapi.describe(app, operations, (schema.item_type, schema.changes_type), _open_to(settings))
     return app
+
+
+def _shop(settings: Settings, follower: DeploymentFollower) -> list[Route]:
+    """The page to try it in: where it is asked for, or where everybody may ask."""
+    is_shown = settings.shop_page if settings.shop_page is not None else settings.api_key is None
+    if not is_shown:
+        return []
+    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    return shop(
+        key, lambda: [name for name, each in follower.current.placements.items() if each.problem is None]
+    )
 
 
 def _open_to(settings: Settings) -> list[Caller]:

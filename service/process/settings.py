@@ -140,6 +140,10 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = Field(
         default=None, description="key for /admin; unset refuses /admin altogether"
     )
+    shop_page: bool | None = Field(
+        default=None,
+        description="a shop to try, at /, with the public key in it; unset: where no key is asked for",
+    )
     rate_limit_per_minute: int = Field(
         default=0, ge=0, description="requests of one address, over all workers; 0 is no limit"
     )

@@ -9,7 +9,15 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from tests.waiting import DEADLINE_SECONDS
 
@@ -30,6 +38,7 @@ def chromium() -> Iterator[Browser]:
         if os.environ.get(REQUIRED) == "required":
             pytest.fail(INSTALL)
         pytest.skip(INSTALL)
+    expect.set_options(timeout=DEADLINE_SECONDS * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox"], proxy={"server": NOWHERE, "bypass": HERE}
