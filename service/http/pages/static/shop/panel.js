@@ -34,7 +34,7 @@ export function openPanel(aside, close) {
       note, list_, none, adding()),
     h("section", { "aria-labelledby": "answer-title" },
       h("h3", { id: "answer-title" }, "The answer"), chips,
-      h("p.hint", {}, "Under each item, the click without which it would fall most."), ranks),
+      h("p.hint", {}, "Before any placement. Under each item, the click without which it would fall most."), ranks),
     h("section", { "aria-labelledby": "calls-title" },
       h("h3", { id: "calls-title" }, "Calls of this page"),
       h("div.scrolls", { tabindex: 0, role: "region", "aria-labelledby": "calls-title" }, h("table", {},
