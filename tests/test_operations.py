@@ -259,7 +259,7 @@ def shoppers_calls() -> dict[str, bool]:
         for path, methods in document["paths"].items()
     }
     return {
-        path: path != "/models" and all({"ShopperKey": []} in each.get("security", []) for each in operations)
+        path: path != "/models" and all({"PublicKey": []} in each.get("security", []) for each in operations)
         for path, operations in asked.items()
     }
 
@@ -291,6 +291,8 @@ def test_a_proxy_lets_the_calls_of_a_shops_pages_through_and_no_other(allowed: C
     calls = shoppers_calls()
     assert sum(calls.values()) == 4
     assert {path: allowed(path) for path in calls} == calls
+    assert allowed("/nextclick.js"), "the tag"
+    assert not allowed("/nextclick_js")
     assert not allowed("/")
 
 

@@ -2,18 +2,20 @@
 
 catalogue.toml declares what a shop has of its own, once, for all processes:
 
+    private = ["margin"]
     [attributes]
     colour = "string"
-    sizes = "strings"
+    margin = "number"
 
-An item is checked against all of them at its edge, be that HTTP or a file: what is stored is of its kind.
+What is private is for the shop itself: pages are not told of it. An item is checked against all of them at
+its edge, be that HTTP or a file: what is stored is of its kind.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +25,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.catalogue.places import located
-from service.process.settings import Settings
+from service.process.settings import Caller, Settings
 from service.state.documents import MAX_ITEM_BYTES, encoded, present
 from service.state.documents import Patch as Patch
 from service.state.documents import Value as Value
@@ -104,9 +106,10 @@ class _Named(Struct):
 class Schema:
     """What there may be of an item, by name; the same in every process that reads the same catalogue.toml."""
 
-    def __init__(self, declared: Mapping[str, Kind] | None = None) -> None:
-        """`declared`: what the shop has beside what is known."""
+    def __init__(self, declared: Mapping[str, Kind] | None = None, private: Iterable[str] = ()) -> None:
+        """`declared`: what the shop has beside what is known; `private`: what of it all is not for pages."""
         self.kinds: Mapping[str, Kind] = MappingProxyType({**KNOWN, **(declared or {})})
+        self.private = frozenset(private)
         # Fields have names of their own: that of an attribute may be a word of Python.
         fields = {f"a{place}": name for place, name in enumerate(self.kinds)}
         types = [
@@ -133,12 +136,24 @@ class Schema:
     @classmethod
     def read(cls, file: Path | None) -> Schema:
         """The schema that a catalogue.toml makes; without one, what is known. Raises `CatalogueFileError`."""
-        return cls(_declared(file) if file is not None else None)
+        return cls(*_declared(file)) if file is not None else cls()
 
     @classmethod
     def of(cls, settings: Settings) -> Schema:
         """The schema of these settings: of their file, else of catalogue.toml in the working directory."""
         return cls.read(settings.catalogue_file or (FILE if FILE.exists() else None))
+
+    def kinds_for(self, caller: Caller) -> Mapping[str, Kind]:
+        """What there is for whoever asks."""
+        if caller != "public" or not self.private:
+            return self.kinds
+        return {name: kind for name, kind in self.kinds.items() if name not in self.private}
+
+    def shown_to(self, caller: Caller, values: Values) -> Values:
+        """What of an item whoever asks may see."""
+        if caller != "public" or not self.private:
+            return values
+        return {name: value for name, value in values.items() if name not in self.private}
 
     def checked(self, attributes: object, place: str, item_id: str | None = None) -> Values:
         """Attributes by name, as Python's own types. Raises `InvalidItem`."""
@@ -231,14 +246,15 @@ def _name_in(content: bytes | msgspec.Raw) -> str | None:
         return None
 
 
-def _declared(file: Path) -> dict[str, Kind]:
+def _declared(file: Path) -> tuple[dict[str, Kind], list[str]]:
     try:
         text = file.read_text(encoding="utf-8")
         content = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CatalogueFileError(f"{file}: {error}") from None
-    if unknown := sorted(content.keys() - {"attributes"}):
-        raise CatalogueFileError(f"{_at(file, text, unknown[0])}: unknown: there is [attributes] alone")
+    if unknown := sorted(content.keys() - {"attributes", "private"}):
+        message = "unknown: there are [attributes], and `private` above them, alone"
+        raise CatalogueFileError(f"{_at(file, text, unknown[0])}: {message}")
     attributes = content.get("attributes", {})
     if not isinstance(attributes, dict):
         raise CatalogueFileError(f"{_at(file, text, 'attributes')}: must be a table: [attributes]")
@@ -247,7 +263,13 @@ def _declared(file: Path) -> dict[str, Kind]:
     for name, kind in attributes.items():
         if wrong := _what_is_wrong(name, kind):
             raise CatalogueFileError(f"{_at(file, text, name)}: {wrong}")
-    return attributes
+    private = content.get("private", [])
+    if not isinstance(private, list):
+        raise CatalogueFileError(f"{_at(file, text, 'private')}: must be a list of names")
+    for name in private:
+        if name not in KNOWN and name not in attributes:
+            raise CatalogueFileError(f"{_at(file, text, 'private')}: there is no attribute {name!r}")
+    return attributes, private
 
 
 def _what_is_wrong(name: str, kind: object) -> str | None:

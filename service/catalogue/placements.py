@@ -7,7 +7,7 @@ each deployment (`Prepared`): its rules are read then, against the attributes th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -222,6 +222,14 @@ class Prepared:
             self.filter is not None and self.filter.is_relative
         )
 
+    @cached_property
+    def attributes(self) -> frozenset[str]:
+        """Those that its rules and caps go by."""
+        told = self.placement
+        trees = [told.filter, *(b.rule for b in told.boosts), *(b.rule for b in told.bury)]
+        trees += [promotion.rule for promotion in told.promotions]
+        return frozenset([*_named_in(trees), *(cap.attribute for cap in told.caps)])
+
     def steering(self, session: Session, columns: Columns) -> Steering:
         """What to steer a session's answer by; the same for every session unless `is_relative`."""
 
@@ -241,6 +249,16 @@ class Prepared:
             told.mmr,
             [Pin(f"pin {pin.position}", pin.item_id, pin.position) for pin in told.pins],
         )
+
+
+def _named_in(tree: object) -> Iterator[str]:
+    """The attributes that a rule names, as it is written."""
+    if isinstance(tree, Mapping):
+        yield from (tree[key] for key in ("attribute", "same", "near") if isinstance(tree.get(key), str))
+        tree = list(tree.values())
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        for each in tree:
+            yield from _named_in(each)
 
 
 def _held(columns: Columns, cap: CapPart) -> Values:

@@ -27,7 +27,8 @@ from service.http.admin_schemas import (
     PreviewAnswer,
     PreviewBody,
 )
-from service.http.api_keys import ADMIN_KEY, SHOPPER_KEY
+from service.http.guards.api_keys import ADMIN_KEY, PUBLIC_KEY
+from service.http.guards.keyring import KEY, Key
 from service.http.operations import read_body
 from service.http.problems import NOT_JSON, described, invalid_input
 from service.live.deployment import history_of
@@ -37,20 +38,18 @@ from service.recommender import Recommendation, Recommender
 from service.state.link import StoreUnavailable
 from service.state.store import Quality, SessionStore, of_placement
 
-BY = "admin"  # whose change it was: there is one key
 
-
-async def shopper(request: Request, _: Annotated[str | None, Security(SHOPPER_KEY)]) -> None:
+async def anyone(request: Request, _: Annotated[str | None, Security(PUBLIC_KEY)]) -> None:
     """The same guards as of the shop's calls."""
-    await request.app.state.guards["shopper"](request)
+    await request.app.state.guards["public"](request)
 
 
 async def admin(request: Request, _: Annotated[str | None, Security(ADMIN_KEY)]) -> None:
-    """The admin's key."""
+    """An admin's key."""
     await request.app.state.guards["admin"](request)
 
 
-public = APIRouter(tags=["operations"], dependencies=[Depends(shopper)], responses=described(401, 403, 429))
+public = APIRouter(tags=["operations"], dependencies=[Depends(anyone)], responses=described(401, 403, 429))
 router = APIRouter(
     prefix="/admin",
     tags=["admin"],
@@ -161,7 +160,7 @@ async def set_placement(
     request: Request, name: Annotated[PlacementName, Path()], body: Placement
 ) -> Response:
     """Make a placement, or let it be another, in every worker; one that is so already gets no new version."""
-    await _follower(request).set_placement(name, body, BY, "body.")
+    await _follower(request).set_placement(name, body, _by(request), "body.")
     return await _placement(request, name)
 
 
@@ -191,13 +190,19 @@ async def rollback_placement(
     version: Annotated[int | None, Query(ge=1, description="of its history; default: the one before")] = None,
 ) -> Response:
     """Let a placement be what it was, in every worker; that is a new version."""
-    await _follower(request).rollback_placement(name, BY, version)
+    await _follower(request).rollback_placement(name, _by(request), version)
     return await _placement(request, name)
 
 
 def _follower(request: Request) -> DeploymentFollower:
     follower: DeploymentFollower = request.app.state.follower
     return follower
+
+
+def _by(request: Request) -> str:
+    """Whose change it is."""
+    key: Key = request.scope[KEY]
+    return key.label
 
 
 def _store(request: Request) -> SessionStore:

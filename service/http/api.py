@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 from starlette.responses import Response
 
 from service.catalogue.asked import Asked
+from service.catalogue.attributes import Schema
 from service.catalogue.rules import Rule
 from service.http.operations import decode, operation
 from service.http.problems import RETRY_AFTER, Problem, invalid_input, outcome
@@ -38,6 +40,7 @@ from service.http.schemas import (
     SimilarAnswer,
     StoredClick,
 )
+from service.process.settings import Caller, Settings
 from service.ranking.served import Scored
 from service.recommender import DEFAULT_K, Options, Recommendation, Recommender, placed
 from service.state.link import SessionFull, StoreUnavailable
@@ -46,6 +49,7 @@ from service.state.store import Click, SessionStore
 # Each is decoded by itself, so that one that is refused does not hold up the others.
 BatchClick = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/BatchClickBody"})]
 
+_is_random = re.compile(r"[A-Za-z0-9_-]{22,}").fullmatch  # 128 bits, as base64url writes them
 _batch_click = msgspec.json.Decoder(BatchClickBody).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -54,43 +58,56 @@ class ShopApi:
     """The shop's calls; those that are made most stand first, which is the order they are looked up in."""
 
     def __init__(
-        self, recommender: Recommender, store: SessionStore, asked: Asked, future_tolerance_seconds: float
+        self, recommender: Recommender, store: SessionStore, schema: Schema, settings: Settings
     ) -> None:
         self._recommender = recommender
         self._store = store
-        self._asked = asked
-        self._future_tolerance_seconds = future_tolerance_seconds
+        self._private = schema.private
+        # For pages what is private is not there: nothing tells it from what is misspelt.
+        self._asked = {caller: Asked(schema.kinds_for(caller)) for caller in get_args(Caller)}
+        self._future_tolerance_seconds = settings.future_tolerance_seconds
+        self._random_ids = settings.public_session_ids == "random"
 
     @operation("GET", "/recommend", tag="recommendations", problems=(404, 503))
-    async def recommend(self, query: RecommendQuery) -> RecommendationAnswer:
+    async def recommend(self, query: RecommendQuery, caller: Caller) -> RecommendationAnswer:
         """Answer a stored session with the items most likely to be clicked next."""
+        if self._random_ids and caller == "public":
+            _check_random(query.session_id, "query.session_id")
         options = self._options(
-            *(query.k, query.exclude, query.exclude_seen, query.model),
-            *(self._fields(query), self._filter(query), query.placement),
+            *(caller, query.k, query.exclude, query.exclude_seen, query.model),
+            *(self._fields(query, caller), self._filter(query, caller), query.placement),
+            explain="query.explain" if query.explain else None,
         )
         found = await self._recommender.recommend(query.session_id, options)
         return _recommendation(found, query.session_id, explain=query.explain)
 
-    @operation("POST", "/sessions/{session_id:path}/click", tag="clicks", problems=(404, 503))
-    async def click(self, path: SessionPath, query: ClickQuery, body: ClickBody) -> ClickAnswer:
+    @operation("POST", "/sessions/{session_id:path}/click", tag="clicks", problems=(404, 503), is_beacon=True)
+    async def click(
+        self, path: SessionPath, query: ClickQuery, body: ClickBody, caller: Caller
+    ) -> ClickAnswer:
         """Store a click; with ?recommend=20 also answer the session, in the same round trip."""
         session_id, clicked, named = path.session_id, self._click(body), body.recommendation_id
-        fields, rule = self._fields(query), self._filter(query)  # no click is stored if they are wrong
+        if self._random_ids and caller == "public":
+            _check_random(session_id, "path.session_id")
+        # No click is stored if they are wrong.
+        fields, rule = self._fields(query, caller), self._filter(query, caller)
         if query.recommend is None and query.placement is None:
             appended = await self._recommender.click(session_id, clicked, named)
             return ClickAnswer(session_id, appended.length, appended.duplicate)
-        options = self._options(query.recommend, fields=fields, rule=rule, placement=query.placement)
+        options = self._options(caller, query.recommend, fields=fields, rule=rule, placement=query.placement)
         appended, found = await self._recommender.click_and_recommend(session_id, clicked, options, named)
         answer = _recommendation(found, session_id) if found is not None else None
         return ClickAnswer(session_id, appended.length, appended.duplicate, answer)
 
     @operation("POST", "/recommend", tag="recommendations", problems=(404, 503))
-    async def recommend_items(self, body: RecommendBody) -> RecommendationAnswer:
+    async def recommend_items(self, body: RecommendBody, caller: Caller) -> RecommendationAnswer:
         """Answer a session that is in the request, and is not stored."""
-        fields = self._asked.named(body.fields, "body.fields") if body.fields else ()
-        rule = self._asked.body(body.filter, "body.filter") if body.filter is not UNSET else None
+        asked = self._asked[caller]
+        fields = asked.named(body.fields, "body.fields") if body.fields else ()
+        rule = asked.body(body.filter, "body.filter") if body.filter is not UNSET else None
         options = self._options(
-            *(body.k, body.exclude, body.exclude_seen, body.model, fields, rule, body.placement)
+            *(caller, body.k, body.exclude, body.exclude_seen, body.model, fields, rule, body.placement),
+            explain="body.explain" if body.explain else None,
         )
         found = await self._recommender.recommend_items(body.items, options)
         return _recommendation(found, explain=body.explain)
@@ -126,15 +143,15 @@ class ShopApi:
         return answer
 
     @operation("GET", "/trending", tag="recommendations")
-    async def trending(self, query: KQuery) -> ItemsAnswer:
+    async def trending(self, query: KQuery, caller: Caller) -> ItemsAnswer:
         """What everyone clicks now: how many sessions did, fading with time."""
-        options = Options(query.k, fields=self._fields(query), filter=self._filter(query))
+        options = Options(query.k, fields=self._fields(query, caller), filter=self._filter(query, caller))
         return ItemsAnswer(_items(*self._recommender.trending(options)))
 
     @operation("GET", "/items/{item_id:path}/similar", tag="recommendations", problems=(404, 503))
-    async def similar(self, path: ItemPath, query: KQuery) -> SimilarAnswer:
+    async def similar(self, path: ItemPath, query: KQuery, caller: Caller) -> SimilarAnswer:
         """The items nearest to one item."""
-        options = Options(query.k, fields=self._fields(query), filter=self._filter(query))
+        options = Options(query.k, fields=self._fields(query, caller), filter=self._filter(query, caller))
         version, items, fields = self._recommender.similar(path.item_id, options)
         return SimilarAnswer(path.item_id, version, _items(items, fields))
 
@@ -161,6 +178,7 @@ class ShopApi:
 
     def _options(
         self,
+        caller: Caller,
         k: int | UnsetType | None,
         exclude: Sequence[str] = (),
         exclude_seen: bool | None = None,
@@ -168,19 +186,29 @@ class ShopApi:
         fields: tuple[str, ...] = (),
         rule: Rule | None = None,
         placement: str | None = None,
+        explain: str | None = None,
     ) -> Options:
-        """What is wanted by a request, and by its placement. Raises `UnknownPlacement`."""
+        """What is wanted by a request, and by its placement. Raises `UnknownPlacement`.
+
+        `explain`: where it is asked for an explanation. A placement goes by what is private, too, but does
+        not show it to a page, nor which of its rules match.
+        """
         if placement is None:
             return Options(k or DEFAULT_K, exclude, exclude_seen, model, fields, rule)
-        return placed(
-            Options(k or 0, exclude, exclude_seen, model, fields, rule),
-            self._recommender.placement(placement),
-        )
+        prepared = self._recommender.placement(placement)
+        options = placed(Options(k or 0, exclude, exclude_seen, model, fields, rule), prepared)
+        if self._private and caller == "public":
+            if explain is not None and self._private & prepared.attributes:
+                raise invalid_input(explain, "this placement is explained with a key of the server's only")
+            options = options._replace(
+                fields=tuple([name for name in options.fields if name not in self._private])
+            )
+        return options
 
-    def _fields(self, query: CatalogueQuery) -> tuple[str, ...]:
-        return self._asked.fields(query.fields, "query.fields") if query.fields else ()
+    def _fields(self, query: CatalogueQuery, caller: Caller) -> tuple[str, ...]:
+        return self._asked[caller].fields(query.fields, "query.fields") if query.fields else ()
 
-    def _filter(self, query: CatalogueQuery) -> Rule | None:
+    def _filter(self, query: CatalogueQuery, caller: Caller) -> Rule | None:
         if (
             query.filter is None
             and not query.category
@@ -188,7 +216,7 @@ class ShopApi:
             and query.price_max is None
         ):
             return None
-        return self._asked.query(query.filter, query.category, query.available, query.price_max)
+        return self._asked[caller].query(query.filter, query.category, query.available, query.price_max)
 
     def _click(self, body: ClickBody, place: str = "body") -> Click:
         """Raises `Problem` for a timestamp too far ahead, and for an item that is not to be clicked."""
@@ -226,6 +254,12 @@ def _items(scored: Sequence[Scored], fields: Sequence[Raw] = ()) -> list[ScoredI
     if fields:
         return [ScoredItem(*item, shown) for item, shown in zip(scored, fields, strict=True)]
     return [ScoredItem(item_id, score) for item_id, score in scored]
+
+
+def _check_random(session_id: str, place: str) -> None:
+    if not _is_random(session_id):
+        message = "an id from a page must be random: 22 or more letters, digits, '_' and '-' (128 bits)"
+        raise invalid_input(place, message)
 
 
 def _unknown_session() -> Problem:

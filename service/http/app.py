@@ -11,22 +11,22 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from pydantic import SecretStr
 from starlette.routing import Route
 
-from service.catalogue.asked import Asked
 from service.catalogue.attributes import Schema
 from service.catalogue.filters import Filters
 from service.catalogue.follower import CatalogueFollower
 from service.catalogue.unseen import UnseenItems
 from service.http import admin, openapi, probes, problems
 from service.http.api import ShopApi
-from service.http.api_keys import Key, WrongKeys, no_admin_key
+from service.http.guards.api_keys import KeyGuard, WrongKeys, hide_query_key, no_admin_key, no_server_key
+from service.http.guards.cors import Cors
+from service.http.guards.keyring import Keyring
+from service.http.guards.rate_limit import InFlight, RateLimit
 from service.http.items import ItemsApi
-from service.http.operations import Caller, Guard, Guards, operations_of
+from service.http.operations import Guards, operations_of
 from service.http.pages.shop import shop
 from service.http.pages.tag import tag
-from service.http.rate_limit import InFlight, RateLimit
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
 from service.live.click_log_metrics import follow_click_log
@@ -34,7 +34,8 @@ from service.live.follower import DeploymentFollower
 from service.live.quality import QualityMonitor
 from service.live.trending import Trending
 from service.process.embedded_redis import data_directory
-from service.process.settings import Settings, load_settings
+from service.process.origins import Origins
+from service.process.settings import Caller, Settings, load_settings
 from service.ranking.retriever import use_one_thread
 from service.recommender import Recommender
 from service.state.items import ItemStore
@@ -108,8 +109,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await store.close()
             await items.close()
 
-    guards = _guards(settings, store)
-    api = ShopApi(recommender, store, Asked(schema.kinds), settings.future_tolerance_seconds)
+    keys = Keyring(settings.every_key)
+    asks: dict[Caller, bool] = {
+        "public": bool(keys.of("public")),
+        "server": bool(keys.of("public", "server")),
+    }
+    guards = _guards(settings, keys, asks, WrongKeys(store, settings.wrong_keys_per_minute), store)
+    api = ShopApi(recommender, store, schema, settings)
     operations = operations_of(api, guards, in_flight, settings.max_body_bytes)
     operations += operations_of(
         ItemsApi(items, schema),
@@ -126,7 +132,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         # Traces are OpenTelemetry's where its SDK is set up; metrics are Prometheus's, logs are structlog's.
-        telemetry={"metrics": False, "logs": False},
+        # It has no other place to see a request before its trace begins, which holds the query.
+        telemetry={"metrics": False, "logs": False, "exclude": hide_query_key},
         routes=[each.route for each in operations],
         generate_unique_id_function=lambda route: route.name,
     )
@@ -142,54 +149,57 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (admin.public, admin.router, probes.router):
         routes += [route for route in router.routes if isinstance(route, Route)]
         app.include_router(router, max_body_size=settings.max_body_bytes)
-    app.router.routes += [*tag(), *_shop(settings, follower)]
+    app.router.routes += [*tag(), *_shop(settings, follower, schema, asks)]
+    origins = Origins.of(settings)
     app.add_middleware(TextPaths)
-    # Outside of it, so that it sees what that refuses.
+    # Outside of it, so that these see what it refuses, and the log also who is asked first.
+    app.add_middleware(Cors, origins=origins)
     app.add_middleware(
         RequestLog, share=settings.access_log_share, slow_seconds=settings.access_log_slow_ms / 1000
     )
-    problems.add_problem_handlers(app, routes)
-    openapi.describe(app, operations, (schema.item_type, schema.changes_type), _open_to(settings))
+    problems.add_problem_handlers(app, routes, origins)
+    free = [caller for caller, asked in asks.items() if not asked]
+    openapi.describe(app, operations, (schema.item_type, schema.changes_type), free)
     return app
 
 
-def _shop(settings: Settings, follower: DeploymentFollower) -> list[Route]:
-    """The page to try it in: where it is asked for, or where everybody may ask."""
-    is_shown = settings.shop_page if settings.shop_page is not None else settings.api_key is None
-    if not is_shown:
+def _shop(
+    settings: Settings, follower: DeploymentFollower, schema: Schema, asks: dict[Caller, bool]
+) -> list[Route]:
+    """The page to try it in: where it is wanted, or where everybody may ask."""
+    is_wanted = settings.shop_page if settings.shop_page is not None else not asks["public"]
+    if not is_wanted:
         return []
-    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    # A key that is bound to origins may not pass here: for its own page a browser names none.
+    keys = [each for each in settings.every_key if each.scope == "public" and not each.origins]
     return shop(
-        key, lambda: [name for name, each in follower.current.placements.items() if each.problem is None]
+        keys[0].key.get_secret_value() if keys else None,
+        schema.private,
+        lambda: [name for name, each in follower.current.placements.items() if each.problem is None],
     )
 
 
-def _open_to(settings: Settings) -> list[Caller]:
-    """Who needs no key."""
-    keys: dict[Caller, SecretStr | None] = {
-        "shopper": settings.api_key,
-        "server": settings.server_api_key or settings.api_key,
-    }
-    return [caller for caller, key in keys.items() if key is None]
-
-
-def _guards(settings: Settings, store: SessionStore) -> dict[Caller, Guards]:
-    """Who is let in, and how often."""
-    wrong_keys = WrongKeys(store, settings.wrong_keys_per_minute)
-    shop_key, server_key, admin_key = settings.api_key, settings.server_api_key, settings.admin_api_key
-    per_address, per_key = settings.rate_limit_per_minute, settings.key_rate_limit_per_minute
-
-    def key_of(caller: Caller, key: SecretStr | None, *, is_public: bool = False) -> Guard | None:
-        return Key(caller, key, wrong_keys, is_public=is_public) if key is not None else None
-
-    shopper = Guards(
-        key_of("shopper", shop_key, is_public=True),
-        RateLimit(store, per_address, "shopper" if shop_key is not None else None, per_key) or None,
+def _guards(
+    settings: Settings,
+    keys: Keyring,
+    asks: dict[Caller, bool],
+    wrong_keys: WrongKeys,
+    store: SessionStore,
+) -> dict[Caller, Guards]:
+    """Who is let in, and how often; `asks`: whether these calls need a key."""
+    limit = (
+        RateLimit(store, settings.rate_limit_per_minute, settings.key_rate_limit_per_minute, keys.keys)
+        or None
     )
-    # A shop's own server speaks for all shoppers from one address: it is counted by its key alone.
-    server = Guards(key_of("server", server_key), RateLimit(store, 0, "server", per_key) or None)
+    servers, admins = keys.of("server", "admin"), keys.of("admin")
+    if settings.api_key is not None and not keys.of("server"):
+        servers |= {"public"}  # the label of that key, which passed for both when there were no scopes
+
+    def guard(caller: Caller, passing: frozenset[str]) -> KeyGuard | None:
+        return KeyGuard(caller, keys, passing, wrong_keys, asks=asks[caller]) if keys else None
+
     return {
-        "shopper": shopper,
-        "server": shopper if server_key is None else server,
-        "admin": Guards(key_of("admin", admin_key) or no_admin_key, None),
+        "public": Guards(guard("public", keys.of("public", "server", "admin")), limit),
+        "server": Guards(guard("server", servers) if servers or not asks["server"] else no_server_key, limit),
+        "admin": Guards(KeyGuard("admin", keys, admins, wrong_keys) if admins else no_admin_key, None),
     }

@@ -14,12 +14,14 @@ from service.catalogue.attributes import InvalidItem, Item, Schema, Values
 from service.http.operations import operation
 from service.http.problems import Problem, invalid_input
 from service.http.schemas import ItemPath
+from service.process.settings import Caller
 from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS
 from service.state.items import MAX_ITEMS_AT_ONCE, ItemStore, ItemTooLarge
 
 MAX_PAGE = 200
 PIECE = 200  # items looked at between two turns of the loop
 MAX_LOOKED_AT = 5000  # by one call: what is behind them the next one looks at
+MAX_LOOKED_AT_FOR_PAGES = 1000  # which anybody may ask for, as often as they may ask for anything
 MAX_ERRORS = 20  # told of one batch
 BATCH_SHARE = 50  # so many items cost Redis about what a click does
 
@@ -111,15 +113,20 @@ class ItemsApi:
             raise _problem(errors)
         return StoredItems(*await self._items.put(items))
 
-    @operation("GET", "/items", tag="items", problems=(503,), scope="server")
-    async def list_items(self, query: ItemsQuery) -> ItemsPage:
-        """A page of the catalogue; with `query` up to 5,000 items are looked at for it."""
+    @operation("GET", "/items", tag="items", problems=(503,))
+    async def list_items(self, query: ItemsQuery, caller: Caller) -> ItemsPage:
+        """A page of the catalogue; with `query` up to 5,000 items are looked at for it.
+
+        With a public key, or none, they are up to 1,000, without what catalogue.toml calls private.
+        """
         wanted, after, looked_at = query.query.casefold(), query.after, 0
+        most = min(self._max_looked_at, MAX_LOOKED_AT_FOR_PAGES if caller == "public" else MAX_LOOKED_AT)
         found: list[AnyItem] = []
         piece = self._piece if wanted else query.limit
-        while looked_at < self._max_looked_at:
+        while looked_at < most:
             page = await self._items.page(after, piece)
-            for after, values in page:
+            for after, stored in page:
+                values = self._schema.shown_to(caller, stored)
                 if wanted in after.casefold() or wanted in str(values.get("title", "")).casefold():
                     found.append(_shown(after, values))
                     if len(found) == query.limit:
@@ -130,15 +137,18 @@ class ItemsApi:
         return ItemsPage(found, after)
 
     @operation("GET", "/items/{item_id:path}", tag="items", problems=(404, 503))
-    async def item(self, path: ItemPath) -> AnyItem:
-        """What is known of an item now; answers elsewhere may be up to a second behind it."""
+    async def item(self, path: ItemPath, caller: Caller) -> AnyItem:
+        """What is known of an item now; answers elsewhere may be up to a second behind it.
+
+        With a public key, or none, without what catalogue.toml calls private.
+        """
         values = await self._items.get(path.item_id)
         if values is None:
             raise _unknown_item()
-        return _shown(path.item_id, values)
+        return _shown(path.item_id, self._schema.shown_to(caller, values))
 
     @operation("PATCH", "/items/{item_id:path}", tag="items", problems=(404, 503), scope="server")
-    async def change_item(self, path: ItemPath, body: AnyChanges) -> AnyItem:
+    async def change_item(self, path: ItemPath, body: AnyChanges, caller: Caller) -> AnyItem:
         """Change some attributes of an item, and leave all others; null takes one away."""
         try:
             values = await self._items.patch(path.item_id, self._schema.read_changes(body, "body"))
@@ -148,7 +158,7 @@ class ItemsApi:
             raise invalid_input("body", str(error)) from None
         if values is None:
             raise _unknown_item()
-        return _shown(path.item_id, values)
+        return _shown(path.item_id, self._schema.shown_to(caller, values))
 
     @operation(
         "DELETE", "/items/{item_id:path}", tag="items", problems=(404, 503), status=204, scope="server"

@@ -10,16 +10,17 @@ from fastapi import FastAPI
 from fastapi.security import APIKeyHeader
 from starlette.responses import Response
 
-from service.http.api_keys import SERVER_KEY, SHOPPER_KEY
-from service.http.operations import Caller, Operation
+from service.http.guards.api_keys import PUBLIC_KEY, PUBLIC_KEY_IN_QUERY, SERVER_KEY
+from service.http.operations import Operation
 from service.http.problems import SOMETIMES_RETRY_AFTER, described
 from service.http.schemas import BatchClickBody, ProblemDocument
+from service.process.settings import Caller
 
 LINES = "application/x-ndjson"
 REFERENCE = "#/components/schemas/{name}"
 ALWAYS_POSSIBLE = (401, 403, 422, 429)  # key, fields, rate
 
-KEYS: dict[Caller, APIKeyHeader] = {"shopper": SHOPPER_KEY, "server": SERVER_KEY}
+KEYS: dict[Caller, APIKeyHeader] = {"public": PUBLIC_KEY, "server": SERVER_KEY}
 
 Schema = dict[str, Any]
 
@@ -50,7 +51,7 @@ def _add(document: Schema, operations: list[Operation], referred: Sequence[type]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
     schema_of = dict(zip(kinds, schemas, strict=True))
     schemes = document["components"].setdefault("securitySchemes", {})
-    for key in KEYS.values():
+    for key in (*KEYS.values(), PUBLIC_KEY_IN_QUERY):
         schemes[key.scheme_name] = key.model.model_dump(by_alias=True, exclude_none=True, mode="json")
     parameters_only = {kind.__name__ for each in operations for kind in (each.path, each.query) if kind}
     for name, schema in components.items():
@@ -76,7 +77,7 @@ def _add(document: Schema, operations: list[Operation], referred: Sequence[type]
             "summary": each.name.replace("_", " ").capitalize(),
             "description": each.description,
             "operationId": each.name,
-            "security": [{KEYS[declared.scope].scheme_name: []}],
+            "security": [{scheme: []} for scheme in _schemes(each)],
             "parameters": [*parameters(each.path, "path"), *parameters(each.query, "query")],
             "responses": {
                 str(int(declared.status)): success,
@@ -87,6 +88,8 @@ def _add(document: Schema, operations: list[Operation], referred: Sequence[type]
             content = {"application/json": {"schema": schema_of[each.body]}}
             if declared.max_lines:
                 content[LINES] = {"schema": {"type": "string", "description": "one item a line"}}
+            if declared.is_beacon:
+                content["text/plain"] = {"schema": schema_of[each.body]}
             operation["requestBody"] = {"required": True, "content": content}
         path = document["paths"].setdefault(declared.path_format, {})
         path[declared.method.lower()] = operation
@@ -99,6 +102,12 @@ def _unlock(document: Schema, schemes: Sequence[str]) -> None:
             security = operation.get("security", [])
             if any(scheme in each for each in security for scheme in schemes):
                 operation["security"] = [*security, {}]
+
+
+def _schemes(operation: Operation) -> list[str]:
+    """Any of which passes."""
+    asked = KEYS[operation.declared.scope].scheme_name
+    return [asked, PUBLIC_KEY_IN_QUERY.scheme_name] if operation.declared.is_beacon else [asked]
 
 
 def _parameter(name: str, place: str, schema: Schema, fields: Schema) -> Schema:

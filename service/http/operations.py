@@ -4,7 +4,8 @@
     async def recommend(self, query: RecommendQuery) -> RecommendationAnswer: ...
 
 `path`, `query` and `body` are msgspec structs (a body may be a list): decoding checks them, and OpenAPI is
-made of the same types (`service.http.openapi`), so that it cannot drift. Each is an ordinary Starlette route.
+made of the same types (`service.http.openapi`), so that it cannot drift. A method that has a `caller` is told
+whose key it was. Each is an ordinary Starlette route.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,19 +24,22 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.catalogue.places import located
+from service.http.guards.api_keys import offer_query_key
+from service.http.guards.keyring import KEY
+from service.http.guards.rate_limit import InFlight
 from service.http.problems import NOT_JSON, Problem, invalid_input
-from service.http.rate_limit import InFlight
 from service.http.request_log import ANSWER, ASKED
 from service.http.schemas import PATTERN_MEANINGS
 from service.process.metrics import REFUSED
+from service.process.settings import Caller
 
 Guard = Callable[[Request], Awaitable[None]]  # raises `Problem`, or lets the request pass
 Limit = Callable[[Request, int], Awaitable[None]]  # so does this, and counts it for so many requests
 Handler = Callable[..., Awaitable[Any]]
-Caller = Literal["shopper", "server", "admin"]  # a shop's pages, the shop's own server, its operators
 
 _JSON = b"application/json"
 _LINES = b"application/x-ndjson"
+_TEXT = b"text/plain"  # what a page may send to another site without asking first
 _JSON_HEADER = (b"content-type", _JSON)
 _DECLARED = "__operation__"
 
@@ -67,6 +71,7 @@ class Declared:
     is_batch: bool
     batch_share: int
     max_lines: int
+    is_beacon: bool
 
     @property
     def path_format(self) -> str:
@@ -81,23 +86,25 @@ def operation(
     tag: str,
     problems: tuple[int, ...] = (),
     status: int = HTTPStatus.OK,
-    scope: Caller = "shopper",
+    scope: Caller = "public",
     is_batch: bool = False,
     batch_share: int = 1,
     max_lines: int = 0,
+    is_beacon: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Declare a method as the answer to a call; `problems` are the statuses of its own problem documents.
 
     `is_batch`: its body is a list, which counts for as many requests as it holds, or, with a
     `batch_share`, for one request of so many. `max_lines`: that list may come as so many lines of JSON too,
-    and may be as large as a batch.
+    and may be as large as a batch. `is_beacon`: browsers send it with navigator.sendBeacon, too, which sets
+    no headers: its JSON may be called text, and a public key stand in the query.
     """
 
     def declare(handler: Handler) -> Handler:
         setattr(
             handler,
             _DECLARED,
-            Declared(method, path, tag, problems, status, scope, is_batch, batch_share, max_lines),
+            Declared(method, path, tag, problems, status, scope, is_batch, batch_share, max_lines, is_beacon),
         )
         return handler
 
@@ -114,7 +121,8 @@ class Operation:
         hints = get_type_hints(handler, include_extras=True)
         self.answer = hints.pop("return")
         self.path, self.query, self.body = (hints.pop(place, None) for place in ("path", "query", "body"))
-        assert not hints, f"{self.name}: {sorted(hints)} is neither path, query nor body"
+        self._tells_caller = hints.pop("caller", None) is not None
+        assert not hints, f"{self.name}: {sorted(hints)} is neither path, query, body nor caller"
         self.route = Route(self.declared.path, self, methods=[self.declared.method], name=self.name)
         self._handler = handler
         self._key, self._limit = guards
@@ -127,6 +135,8 @@ class Operation:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self.route  # as FastAPI's own routes do: who measures or traces looks for it
         if self._key is not None:
+            if self.declared.is_beacon:
+                offer_query_key(scope)
             await self._key(Request(scope))
         is_batch = self.declared.is_batch
         if self._limit is not None and not is_batch:
@@ -143,7 +153,7 @@ class Operation:
                 content = await read_body(scope, receive, self._max_body_bytes)
                 if self.declared.max_lines and _is_lines(scope):
                     asked["body"] = _lines(content, self.declared.max_lines)
-                elif not _is_json(scope):
+                elif not _is_json(scope, or_text=self.declared.is_beacon):
                     raise invalid_input("body", NOT_JSON if content else "Field required")
                 else:
                     asked["body"] = decode(self._decode, content, "body")
@@ -152,6 +162,8 @@ class Operation:
             finally:
                 if self._limit is not None and is_batch:  # only now is known what it costs
                     await self._limit(Request(scope), cost)
+        if self._tells_caller:  # nobody is trusted for what no key is asked for
+            asked["caller"] = scope[KEY].scope if KEY in scope else "public"
         with self._in_flight:  # only now: who is slow to send would hold a place that others need
             scope[ANSWER] = answer = await self._handler(**asked)
         if isinstance(answer, Response):  # one that needs headers of its own
@@ -278,13 +290,17 @@ def _list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(f.name for f in info.fields if isinstance(bare(f.type), msgspec.inspect.ListType))
 
 
-def _is_json(scope: Scope) -> bool:
-    """Whether the request says that its body is JSON."""
+def _is_json(scope: Scope, *, or_text: bool) -> bool:
+    """Whether the request says that its body is JSON, or, as a beacon, text."""
     declared = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     if declared == _JSON:
         return True
     kind = declared.partition(b";")[0].strip().lower()
-    return kind == _JSON or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+    return (
+        kind == _JSON
+        or (or_text and kind == _TEXT)
+        or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+    )
 
 
 def _is_lines(scope: Scope) -> bool:

@@ -21,6 +21,7 @@ from service.catalogue.placements import PlacementError
 from service.catalogue.rules import RuleError
 from service.live.deployment import DeploymentError, UnknownPlacement
 from service.process import request_ids
+from service.process.origins import Origins
 from service.ranking.bundle import BundleError
 from service.recommender import NoModel, UnknownItem, UnknownModel
 from service.state.link import ClickLogFull, SessionFull, StoreUnavailable
@@ -80,8 +81,11 @@ def render(problem: HTTPException) -> Response:
     return Response(json.dumps(document).encode(), problem.status_code, problem.headers, MEDIA_TYPE)
 
 
-def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
-    """Answer every exception with a problem document; `routes` are those that a 405 tells of."""
+def add_problem_handlers(app: FastAPI, routes: Sequence[Route], origins: Origins) -> None:
+    """Answer every exception with a problem document.
+
+    `routes` are those that a 405 tells of; `origins` those whose pages may read of an error of ours.
+    """
 
     @app.exception_handler(HTTPException)
     async def http_problem(request: Request, error: HTTPException) -> Response:
@@ -148,9 +152,11 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route]) -> None:
     @app.exception_handler(Exception)
     async def internal_problem(request: Request, __: Exception) -> Response:
         # Starlette raises it again after this answer, so that the server logs it with its traceback. It
-        # answers outside of all middleware, so that these are not added to this answer as to all others.
+        # answers outside of all middleware, which adds to all others what is told here.
         known = request.scope.get(request_ids.SCOPE_KEY) or request_ids.request_id(request.scope["headers"])
-        headers = {request_ids.NAME: known.decode(), "Cache-Control": "no-store"}
+        told = [(request_ids.HEADER, known), *origins.told_to(request.scope["headers"])]
+        headers = {name.decode(): value.decode("latin-1") for name, value in told}
+        headers["Cache-Control"] = "no-store"
         detail = "an unexpected error, which was logged"
         return render(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, headers))
 

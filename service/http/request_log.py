@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.guards.keyring import KEY
 from service.process.metrics import REQUEST_SECONDS
 from service.process.request_ids import HEADER, SCOPE_KEY, request_id
 from service.state.link import PATIENCE, Patience
@@ -96,6 +97,9 @@ def _tell(scope: Scope, route: str, status: int, seconds: float) -> None:
         "ms": round(seconds * 1000, 3),
         "request_id": scope[SCOPE_KEY].decode(),
     }
+    key = scope.get(KEY)
+    if key is not None:
+        facts["key"] = key.label
     for asked in scope.get(ASKED, {}).values():
         session_id = getattr(asked, "session_id", None)
         if session_id is not None:

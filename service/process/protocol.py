@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.process import request_ids
 from service.process.metrics import REFUSED
+from service.process.origins import Origins
 from service.process.request_ids import request_id
 from service.process.settings import Settings
 
@@ -31,6 +33,7 @@ WIRE_BYTES_PER_BODY_BYTE = 8
 LOOK_SECONDS = 0.001
 # When all connections are taken, one in so many of those that wait for their client is closed.
 ROOM_SHARE = 16
+NO_ORIGINS = Origins()
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,13 @@ class Refusal:
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             self._headers.append((b"retry-after", b"1"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def told_to(self, origins: Origins) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         """As an application: the answer to a request whose turn comes later."""
-        headers = [*self._headers, (request_ids.HEADER, request_id(scope["headers"]))]
+        return partial(self._answer, origins)
+
+    async def _answer(self, origins: Origins, scope: Scope, receive: Receive, send: Send) -> None:
+        identified = (request_ids.HEADER, request_id(scope["headers"]))
+        headers = [*self._headers, identified, *origins.told_to(scope["headers"])]
         await send({"type": "http.response.start", "status": self._status, "headers": headers})
         await send({"type": "http.response.body", "body": self._body})
 
@@ -120,9 +127,11 @@ class Awaited(Enum):
 class Connection(HttpToolsProtocol):
     """One client's connection: what it sends, how fast, and what is still to be answered."""
 
-    def __init__(self, *arguments: Any, limits: Limits, **named: Any) -> None:
+    def __init__(self, *arguments: Any, limits: Limits, origins: Origins = NO_ORIGINS, **named: Any) -> None:
+        """`origins`: of pages that may read what is refused here."""
         super().__init__(*arguments, **named)
         self._limits = limits
+        self._origins = origins
         self._awaited = Awaited.NOTHING
         self._upgrade = False  # the head at hand asks for another protocol
         self._refused = False  # nothing more is read
@@ -341,7 +350,8 @@ class Connection(HttpToolsProtocol):
         self.flow.pause_reading()
         if awaited is Awaited.BODY and self.pipeline:
             self.cycle.keep_alive = False
-            self.pipeline[0] = self.cycle, cast(Any, refusal)  # the newest stands first
+            # The newest stands first.
+            self.pipeline[0] = self.cycle, cast(Any, refusal.told_to(self._origins))
             return
         if awaited is not Awaited.BODY and self._owes():
             self.cycle.keep_alive = False
@@ -351,7 +361,9 @@ class Connection(HttpToolsProtocol):
             self.cycle.message_event.set()
         if awaited is not Awaited.BODY or not self.cycle.response_started:
             identified = (request_ids.HEADER, self._request_id(awaited))
-            self.transport.write(refusal.on_the_wire([*self.server_state.default_headers, identified]))
+            told = self._origins.told_to(() if awaited is Awaited.NOTHING else self.headers)
+            headers = [*self.server_state.default_headers, identified, *told]
+            self.transport.write(refusal.on_the_wire(headers))
         self.transport.close()
 
     def _request_id(self, awaited: Awaited) -> bytes:

@@ -6,22 +6,78 @@ import difflib
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.process import redis_url
 
 PREFIX = "NEXTCLICK_"
 REDIS_URL = "NEXTCLICK_REDIS_URL"  # the one variable with a second name, REDIS_URL
+FILE = "_FILE"  # how the name of a variable ends that names a file with what is secret
+SECRETS = ("redis_url", "api_key", "server_api_key", "admin_api_key", "keys")
+ANY_ORIGIN = "*"
+
+Caller = Literal["public", "server", "admin"]  # a shop's pages, the shop's own server, its operators
 
 
 class SettingsError(ValueError):
     """The environment does not make valid settings; one line per variable that is wrong."""
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it."""
+    found = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower())
+    if found is None:
+        raise ValueError("is no origin: https://shop.example, with a port if it has one, and without a path")
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}{'' if port == {'http': ':80', 'https': ':443'}[scheme] else port or ''}"
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+class KeyEntry(BaseModel):
+    """One key of many: who holds it, and what it is for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    label: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    scope: Caller
+    key: SecretStr
+    origins: tuple[Origin, ...] = ()
+
+    @field_validator("key")
+    @classmethod
+    def _long(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"[!-~]{16,1024}", value.get_secret_value()):
+            raise ValueError("must be 16 to 1,024 letters, digits and other ASCII characters, without blanks")
+        return value
+
+    @field_validator("origins")
+    @classmethod
+    def _of_pages(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("scope") != "public":
+            raise ValueError("only a public key is sent by pages, and can be bound to their origins")
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.scope})"
 
 
 class Settings(BaseSettings):
@@ -144,6 +200,23 @@ class Settings(BaseSettings):
         default=None,
         description="a shop to try, at /, with the public key in it; unset: where no key is asked for",
     )
+    keys: Annotated[tuple[KeyEntry, ...], NoDecode] = Field(
+        default=(),
+        max_length=100,
+        description="more keys, each with label, scope, key and perhaps origins: a JSON list",
+    )
+    redis_url_file: Path | None = Field(default=None, description="a file that holds redis_url")
+    api_key_file: Path | None = Field(default=None, description="a file that holds api_key")
+    server_api_key_file: Path | None = Field(default=None, description="a file that holds server_api_key")
+    admin_api_key_file: Path | None = Field(default=None, description="a file that holds admin_api_key")
+    keys_file: Path | None = Field(default=None, description="a TOML file that holds keys, as [[keys]]")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins whose pages may read answers: https://a.example,…; *: any"
+    )
+    public_session_ids: Literal["any", "random"] = Field(
+        default="any",
+        description="random refuses session ids from pages that are not of 22 or more of A-Z a-z 0-9 _ -",
+    )
     rate_limit_per_minute: int = Field(
         default=0, ge=0, description="requests of one address, over all workers; 0 is no limit"
     )
@@ -213,7 +286,7 @@ class Settings(BaseSettings):
         default=15, ge=0, description="requests in flight get this long to finish"
     )
 
-    @field_validator("encoder_click_types", "trusted_proxies", mode="before")
+    @field_validator("encoder_click_types", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -244,6 +317,43 @@ class Settings(BaseSettings):
             raise ValueError("* trusts everyone, and stands alone")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if ANY_ORIGIN in value:
+            if len(value) > 1:
+                raise ValueError("* lets in everyone, and stands alone")
+            return value
+        try:
+            return tuple(_origin(each) for each in value)
+        except ValueError as error:
+            raise ValueError(f"an entry {error}") from None
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None  # which tells where, and nothing of it
+
+    @field_validator("keys")
+    @classmethod
+    def _told_apart(cls, value: tuple[KeyEntry, ...], info: ValidationInfo) -> tuple[KeyEntry, ...]:
+        known = {name: info.data.get(field) for name, field in _SINGLE.items()}
+        labels = {str(name): variable(_SINGLE[name]) for name, key in known.items() if key is not None}
+        keys = {key for key in known.values() if key is not None}
+        for place, each in enumerate(value, 1):
+            if each.label in labels:
+                raise ValueError(f"entry {place}: its label is that of {labels[each.label]}")
+            if each.key in keys:
+                raise ValueError(f"entry {place}: its key is that of another label")
+            labels[each.label] = f"entry {place}"
+            keys.add(each.key)
+        return value
+
     @field_validator("root_path")
     @classmethod
     def _a_path(cls, value: str | None) -> str | None:
@@ -258,21 +368,90 @@ class Settings(BaseSettings):
             redis_url.parse(value)
         return value
 
+    @property
+    def every_key(self) -> list[KeyEntry]:
+        """The three that have variables of their own, labelled by their scopes, and all others."""
+        single = [
+            KeyEntry.model_construct(label=scope, scope=scope, key=key, origins=())
+            for scope, field in _SINGLE.items()
+            if (key := getattr(self, field)) is not None
+        ]
+        return [*single, *self.keys]
+
+
+_SINGLE: dict[Caller, str] = {"public": "api_key", "server": "server_api_key", "admin": "admin_api_key"}
+
 
 def load_settings() -> Settings:
     """Read the environment. Raises `SettingsError` naming each variable that is wrong or unknown."""
     problems = list(_unknown_variables())
+    secrets = _Files()
+    problems += secrets.problems
     try:
-        settings = Settings()
+        settings = Settings(**secrets.found)
     except ValidationError as error:
         for detail in error.errors(include_input=False, include_url=False):
-            name = variable(str(detail["loc"][0]))
-            if name == REDIS_URL and not os.environ.get(REDIS_URL):
+            field, *inside = detail["loc"]
+            name = variable(str(field))
+            if name.removeprefix(PREFIX).lower() in secrets.found:
+                name += FILE
+            elif name == REDIS_URL and not os.environ.get(REDIS_URL):
                 name = "REDIS_URL"
-            problems.append(f"{name}: {detail['msg'].removeprefix('Value error, ')}")
+            message = detail["msg"].removeprefix("Value error, ")
+            if inside:
+                place, *rest = inside
+                where = f"entry {place + 1}" if isinstance(place, int) else str(place)
+                message = ": ".join([where, *map(_part, rest), message])
+            problems.append(f"{name}: {message}")
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _part(part: str | int) -> str:
+    """A field of an entry; any other name in there somebody made up, and it may be a secret."""
+    return str(part) if isinstance(part, int) or part in KeyEntry.model_fields else "an unknown field"
+
+
+class _Files:
+    """What is secret and was put into files, as Docker and Kubernetes do it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        self.problems: list[str] = []
+        given = {name.upper(): value for name, value in os.environ.items() if value}
+        for field in SECRETS:
+            name = variable(field)
+            path = given.get(name + FILE)
+            if path is None:
+                continue
+            if name in given or (field == "redis_url" and "REDIS_URL" in given):
+                self.problems.append(f"{name}{FILE}: {name} is set too: set one of them")
+                continue
+            try:
+                text = Path(path).read_text(encoding="utf-8").strip()
+                if field == "keys":
+                    self.found[field] = _keys_of(text)
+                elif text:
+                    self.found[field] = text
+                else:
+                    self.problems.append(f"{name}{FILE}: the file is empty")
+            except OSError as error:
+                self.problems.append(f"{name}{FILE}: cannot be read: {error.strerror}")
+            except ValueError as error:
+                self.problems.append(f"{name}{FILE}: {error}")
+
+
+def _keys_of(text: str) -> object:
+    """Raises `ValueError` that holds nothing of what stands there."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"\(at (line \d+), column \d+\)$|\(at end of document\)$", str(error))
+        raise ValueError(f"not TOML{f': {place[1]}' if place and place[1] else ''}") from None
+    if content.keys() - {"keys"} or not isinstance(content.get("keys", []), list):
+        raise ValueError("holds something else than [[keys]]")
+    return content.get("keys", [])
 
 
 def variable(field: str) -> str:
@@ -298,7 +477,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value)) or "-"
     return str(value)
 
 

@@ -27,6 +27,7 @@ from service.process import logs
 from service.process.embedded_redis import private_redis
 from service.process.listener import BACKLOG, listen
 from service.process.metrics_server import metrics_server
+from service.process.origins import Origins
 from service.process.parent import stop_with
 from service.process.protocol import Connection, Limits
 from service.process.settings import Settings, load_settings, variable
@@ -218,18 +219,21 @@ def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS
             redis = stack.enter_context(private_redis(settings))
             redis.watch()
             os.environ[variable("redis_url")] = redis.url
+        origins = Origins.of(settings)
+        connection = partial(Connection, limits=Limits.of(settings), origins=origins)
         config = WorkerConfig(
             app,
             factory=True,
             workers=settings.workers,
             loop="uvloop",
-            http=cast("type[asyncio.Protocol]", partial(Connection, limits=Limits.of(settings))),
+            http=cast("type[asyncio.Protocol]", connection),
             ws="none",
             lifespan="on",
             backlog=BACKLOG,
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=[("Vary", "Origin")] if origins.varies else [],
             proxy_headers=settings.trusted_proxies is not None,
             forwarded_allow_ips=list(settings.trusted_proxies or ()),
             root_path=settings.root_path or "",

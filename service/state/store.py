@@ -335,13 +335,18 @@ class SessionStore:
         seconds, of = value(reply)
         return Wait(float(seconds), buckets[of - 1]) if of else None
 
-    async def try_key(self, caller: str, address: str, wrong_per_minute: int, *, is_right: bool) -> float:
+    async def try_key(
+        self, caller: str, address: str, wrong_per_minute: int, *, is_right: bool, label: str | None = None
+    ) -> float:
         """Count a key that an address has sent: 0.0 when it may be told whether it is right, else the wait.
 
         Once an address has sent too many wrong ones, it is told of none, unless it is one that has sent the
-        right key before.
+        right key before. `label`: which of the right ones it was, where there are several.
         """
-        names = [self._keys.rate(f"wrong:{caller}:{address}"), self._keys.rate(f"right:{caller}:{address}")]
+        names = [
+            self._keys.rate(f"wrong:{caller}:{address}"),
+            self._keys.rate(f"right:{label or caller}:{address}"),
+        ]
         (reply,) = await self._link.run(
             lambda: [TRY_KEY.call(names, wrong_per_minute, int(is_right), RIGHT_KEY_SECONDS)]
         )

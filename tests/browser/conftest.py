@@ -30,9 +30,9 @@ NOWHERE, HERE = "http://127.0.0.1:9", "127.0.0.1,localhost,[::1]"
 NewPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """One browser for all tests of a process."""
+    """One browser for all of these tests, and no longer: no other event loop runs beside playwright's."""
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get(REQUIRED) == "required":

@@ -29,12 +29,14 @@ FORMATS = ["console", "json"]
 # Every part of what is secret has "hush" in it.
 PASSWORD = "hush-w@hush/hush:hush#hush"
 SHOP_KEY, SERVER_KEY, ADMIN_KEY = "shop-hush-key", "server-hush-key", "admin-hush-key"
+PAGE_KEY = "page-hush-key-0123456789"  # one of a list, that may stand in a query
 NEARLY, SESSION = "admin-hush-kex", "visitor-hush"  # the admin has mistyped it; and somebody's session
 ITEM = "item-hush"  # what somebody looked at
 KEYS = {
     "NEXTCLICK_API_KEY": SHOP_KEY,
     "NEXTCLICK_SERVER_API_KEY": SERVER_KEY,
     "NEXTCLICK_ADMIN_API_KEY": ADMIN_KEY,
+    "NEXTCLICK_KEYS": f'[{{"label": "page-2026", "scope": "public", "key": "{PAGE_KEY}"}}]',
 }
 
 # The service, with some calls that fail as ours hopefully do not, among values that are nobody's business.
@@ -187,7 +189,10 @@ def test_a_run_that_fails_in_every_way(short: Path, log_format: str) -> None:
             f"Authorization: Bearer {ADMIN_KEY}",
         )
         say("GET", f"/{SESSION}/{ADMIN_KEY}?key={ADMIN_KEY}", f"Cookie: key={ADMIN_KEY}")
-        says("403", "429")
+        for key in (PAGE_KEY, ADMIN_KEY, f"{PAGE_KEY}x"):  # a beacon's
+            for path in (f"/sessions/{SESSION}/click", f"/{SESSION}"):
+                say("POST", f"{path}?key={key}", "Origin: https://shop.example", f'{{"item_id": "{ITEM}"}}')
+        says("403", "429", "page-2026")
         # Calls that are malformed, with all that they hold.
         ask(port, f"GET /{SESSION} HTTP/1.1\r\nX-API-Key {ADMIN_KEY}\r\n\r\n")
         ask(port, f"{ADMIN_KEY} / HTTP/1.1\r\n\r\n")
@@ -274,6 +279,9 @@ BAD_SETTINGS = {
     "NEXTCLICK_TRUSTED_PROXIES": f"{SHOP_KEY},10.0.0.1",
     "NEXTCLICK_LOG_LEVEL": SHOP_KEY,
     "NEXTCLICK_ROOT_PATH": SHOP_KEY,
+    "NEXTCLICK_KEYS": f'[{{"label": "web", "scope": "public", "key": "{SHOP_KEY}"}}]',
+    "NEXTCLICK_CORS_ORIGINS": f"https://{SHOP_KEY}/",
+    "NEXTCLICK_PUBLIC_SESSION_IDS": SHOP_KEY,
 }
 
 

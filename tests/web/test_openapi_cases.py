@@ -15,7 +15,7 @@ from tests.service.processes import clean_environment, running
 from tests.waiting import DEADLINE_SECONDS
 
 CASES = 1000  # at least, in each of the two runs
-KEYS = {"API_KEY": "shopper-key", "SERVER_API_KEY": "server-key", "ADMIN_API_KEY": "admin-key"}
+KEYS = {"API_KEY": "public-key", "SERVER_API_KEY": "server-key", "ADMIN_API_KEY": "admin-key"}
 CHECKS = Path(__file__).with_name("openapi_checks.py")
 CONFIGURATION = f"""
 hooks = {json.dumps(str(CHECKS))}
@@ -53,7 +53,7 @@ checks.negative_data_rejection.enabled = false
 """
 AUTHENTICATION = """
 [auth.openapi]
-ShopperKey.api_key = "shopper-key"
+PublicKey.api_key = "public-key"
 ServerKey.api_key = "server-key"
 AdminKey.api_key = "admin-key"
 """

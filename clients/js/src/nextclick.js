@@ -37,6 +37,8 @@ export function nextclick(
   let unheard = false; // the last try had no answer at all
   let skewed = false; // this visitor's clock runs ahead: the service's is taken
 
+  const outlives = "keepalive" in page.Request.prototype; // what is under way when a page is left
+
   const now = () => page.Date.now();
 
   const random = () =>
@@ -69,7 +71,8 @@ export function nextclick(
     }
     try {
       const found = { ...nothing(), ...JSON.parse(text) };
-      if ([found.items, found.queue, found.answers].every(Array.isArray)) return found;
+      found.queue = found.queue.filter((each) => each?.body);
+      if (Array.isArray(found.items) && found.answers.every(([, , ids]) => Array.isArray(ids))) return found;
     } catch {
       // written by somebody else
     }
@@ -152,7 +155,7 @@ export function nextclick(
 
   // Calls.
 
-  async function call(method, path, body, { signal, isClick } = {}) {
+  async function call(path, body, isClick, signal) {
     const ending = new AbortController();
     const end = () => ending.abort();
     const timer = page.setTimeout(end, PATIENCE);
@@ -160,11 +163,13 @@ export function nextclick(
     if (signal?.aborted) end();
     signal?.addEventListener("abort", end);
     const headers = {};
-    if (body) headers["Content-Type"] = "application/json";
-    if (key) headers["X-API-Key"] = key;
+    if (!isClick) {
+      if (body) headers["Content-Type"] = "application/json";
+      if (key) headers["X-API-Key"] = key;
+    }
     try {
       const response = await page.fetch(base + path, {
-        method,
+        method: body ? "POST" : "GET",
         headers,
         body: body && JSON.stringify(body),
         cache: "no-store",
@@ -194,9 +199,9 @@ export function nextclick(
     return error;
   }
 
-  async function answered(what, method, path, body, signal) {
+  async function answered(what, path, body, signal) {
     const started = now();
-    const answer = await call(method, path, body, { signal });
+    const answer = await call(path, body, false, signal);
     if (signal?.aborted) throw signal.reason;
     if (!answer.ok) throw failed(what, answer);
     tell("answer", { call: what, answer: answer.data, milliseconds: now() - started });
@@ -215,7 +220,9 @@ export function nextclick(
 
   // Clicks.
 
-  const clickPath = (session_id) => `/sessions/${encodeURIComponent(session_id)}/click`;
+  /** As a beacon is sent: without headers, so that no browser has to ask first whether it may (CORS). */
+  const clickPath = (session_id) =>
+    `/sessions/${encodeURIComponent(session_id)}/click${key ? `?key=${encodeURIComponent(key)}` : ""}`;
 
   function settle(outcome) {
     promised.forEach((resolve) => resolve(outcome));
@@ -242,7 +249,7 @@ export function nextclick(
   }
 
   function bound() {
-    while (kept.queue.length > MOST_QUEUED) drop(kept.queue[0], lost("too many clicks wait"));
+    while (kept.queue.length > MOST_QUEUED) drop(kept.queue[0], lost("too many wait"));
   }
 
   /** Whether it may still be sent: so long the service knows its event_id again, if it has come already. */
@@ -263,9 +270,9 @@ export function nextclick(
 
   async function sendOne(entry) {
     const { session_id, body } = entry;
-    if (!isTimely(entry)) return drop(entry, lost("it waited too long"));
+    if (!isTimely(entry)) return drop(entry, lost("waited too long"));
     const started = now();
-    const answer = await call("POST", clickPath(session_id), body, { isClick: true });
+    const answer = await call(clickPath(session_id), body, true);
     if (!allowed) return;
     const { ok, status, data, retryAfter } = answer;
     if (ok) {
@@ -275,10 +282,10 @@ export function nextclick(
     } else if (status === 422 && body.timestamp && data.errors?.[0]?.field === "body.timestamp") {
       skewed = true;
       change(entry, (found) => delete found.body.timestamp);
-    } else if (!(status === 0 || status === 408 || status === 429 || status >= 500) || /session-full$/.test(data.type)) {
+    } else if (status && status < 500 && status !== 408 && (status !== 429 || /session-full$/.test(data.type))) {
       drop(entry, answer);
     } else {
-      unheard = status === 0;
+      unheard = !status;
       // It may have come all the same, but for a visitor who is offline.
       if (status >= 500 || (unheard && page.navigator?.onLine !== false)) change(entry, (found) => (found.tried ||= started));
       failed("click", answer, { click: body, retries: true });
@@ -299,10 +306,9 @@ export function nextclick(
     if (!mayStore()) return;
     for (const entry of read().queue.filter(isTimely)) {
       const { session_id, body } = entry;
-      if (beaconed.has(body.event_id) || body.event_id === sending) continue;
-      const asked = key ? `?key=${encodeURIComponent(key)}` : "";
+      if (beaconed.has(body.event_id) || (body.event_id === sending && outlives)) continue;
       try {
-        if (!page.navigator.sendBeacon(base + clickPath(session_id) + asked, JSON.stringify(body))) return;
+        if (!page.navigator.sendBeacon(base + clickPath(session_id), JSON.stringify(body))) return;
       } catch {
         return;
       }
@@ -331,7 +337,7 @@ export function nextclick(
       if (!mayStore()) erase(); // also what an earlier page has left
     },
 
-    click(itemId, { type = "click", recommendationId } = {}) {
+    async click(itemId, { type = "click", recommendationId } = {}) {
       const item_id = String(itemId);
       mayStore();
       read();
@@ -349,10 +355,11 @@ export function nextclick(
       write();
       bound();
       tell("click", body);
-      if (!allowed) return Promise.resolve({ queued: true });
-      const outcome = new Promise((resolve) => promised.set(body.event_id, resolve));
-      send();
-      return outcome;
+      if (!allowed) return { queued: true };
+      return new Promise((resolve) => {
+        promised.set(body.event_id, resolve);
+        send();
+      });
     },
 
     async recommend({ items, signal, ...wanted } = {}) {
@@ -360,7 +367,7 @@ export function nextclick(
       if (busy && !items) {
         // The click that has just been made shall count.
         await new Promise((resolve) => {
-          promised.set(random(), resolve);
+          promised.set(resolve, resolve);
           page.setTimeout(resolve, SECOND);
         });
       }
@@ -368,11 +375,11 @@ export function nextclick(
         read();
         const session_id = identify();
         write();
-        answer = await answered("recommend", "GET", `/recommend${query({ session_id, ...wanted })}`, null, signal);
+        answer = await answered("recommend", `/recommend${query({ session_id, ...wanted })}`, null, signal);
       } else {
         const body = { ...wanted, items: items || read().items };
         if (body.fields) body.fields = String(body.fields).split(",");
-        answer = await answered("recommend", "POST", "/recommend", body, signal);
+        answer = await answered("recommend", "/recommend", body, signal);
       }
       if (!items) {
         read();
@@ -385,11 +392,11 @@ export function nextclick(
     },
 
     similar(itemId, wanted = {}) {
-      return answered("similar", "GET", `/items/${encodeURIComponent(itemId)}/similar${query(wanted)}`);
+      return answered("similar", `/items/${encodeURIComponent(itemId)}/similar${query(wanted)}`);
     },
 
     trending(wanted = {}) {
-      return answered("trending", "GET", `/trending${query(wanted)}`);
+      return answered("trending", `/trending${query(wanted)}`);
     },
 
     mount: (element, wanted) => mount(tag, tell, page, element, wanted),
@@ -405,7 +412,7 @@ export function nextclick(
       return () => listeners[event].delete(listener);
     },
   };
-  send();
+  Promise.resolve().then(send); // once the shop listens
   return tag;
 }
 
@@ -422,7 +429,7 @@ function mount(nc, tell, page, element, wanted = {}) {
   list.setAttribute("role", "list"); // which Safari takes from lists without bullets
   if (label) list.setAttribute("aria-label", label);
 
-  const seen = page.IntersectionObserver && new page.IntersectionObserver(look, { threshold: 0.5 });
+  const seen = new page.IntersectionObserver(look, { threshold: 0.5 });
 
   function look(entries) {
     for (const { target, intersectionRatio } of entries) {
@@ -437,12 +444,12 @@ function mount(nc, tell, page, element, wanted = {}) {
     const { item, position } = shown.get(entry);
     seen.unobserve(entry);
     timers.delete(entry);
-    const { placement } = asked;
-    tell("impression", { item_id: item.item_id, position, placement, recommendation_id: answer.recommendation_id });
+    const { item_id } = item;
+    tell("impression", { item_id, position, placement: asked.placement, recommendation_id: answer.recommendation_id });
   }
 
   function clear() {
-    seen?.disconnect();
+    seen.disconnect();
     timers.forEach((timer) => page.clearTimeout(timer));
     timers.clear();
   }
@@ -460,7 +467,7 @@ function mount(nc, tell, page, element, wanted = {}) {
     answer = next;
     list.replaceChildren(...shown.keys());
     if (!list.isConnected) element.replaceChildren(list);
-    shown.forEach((_, entry) => seen?.observe(entry));
+    shown.forEach((_, entry) => seen.observe(entry));
     if (focused) {
       const entries = [...shown];
       const same = entries.find(([, { item }]) => item.item_id === focused.item.item_id);

@@ -6,7 +6,7 @@ What it may load, and from where, is its policy's to say: nothing inline, and no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from starlette.requests import Request
@@ -17,6 +17,8 @@ from service.http.pages.file import File
 
 FILES = Path(__file__).parent / "static" / "shop"
 PAGE = "index.html"
+# What it shows of an item, as far as pages may see that.
+FIELDS = ("title", "price", "currency", "brand", "image_url", "categories", "url", "available")
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -32,15 +34,17 @@ HEADERS = {
 }
 
 
-def shop(key: str | None, placements: Callable[[], Sequence[str]]) -> list[Route]:
+def shop(key: str | None, private: Collection[str], placements: Callable[[], Sequence[str]]) -> list[Route]:
     """The routes of the page and its files.
 
-    `key` is the public one, with which the page asks; `placements` names those that it may ask for.
+    `key` is the public one, with which the page asks; `private` are attributes that it may not ask for;
+    `placements` names those that it may.
     """
+    fields = [name for name in FIELDS if name not in private]
 
     async def config(_: Request) -> Response:
         """What the page needs before it can ask the API anything."""
-        told = json.dumps({"key": key, "placements": list(placements())})
+        told = json.dumps({"key": key, "fields": fields, "placements": list(placements())})
         return Response(told, headers=HEADERS, media_type="application/json")
 
     routes = [Route("/shop/config.json", config, include_in_schema=False)]

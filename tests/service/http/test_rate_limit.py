@@ -12,7 +12,7 @@ from redis import Redis
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.rate_limit import RateLimit, address_of
+from service.http.guards.rate_limit import RateLimit, address_of
 from service.http.request_log import RequestLog
 from service.live.deployment import publish
 from service.process.embedded_redis import EmbeddedRedis
@@ -186,7 +186,7 @@ class TestRedisGone:
         """The limit's call waits for it, and the request's own call not once more."""
         clock = StillClock()
         store = SessionStore(Settings(redis_timeout_seconds=0.05), own_redis.url, clock=clock)
-        limit = RateLimit(store, 10, None, 0)
+        limit = RateLimit(store, 10)
         done: list[str] = []
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from service.catalogue.placements import Placement
-from service.http.pages.shop import FILES, HEADERS
-from service.live.deployment import set_placement
+from service.http.pages.shop import FIELDS, FILES, HEADERS
+from service.live.deployment import publish, set_placement
+from tests.service.bundles import Shop
 from tests.service.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -54,8 +55,28 @@ async def test_the_page_is_told_the_public_key_and_the_placements(artifacts: Pat
     secrets = {"server_api_key": "of-the-server", "admin_api_key": "of-the-admin"}
     async with serving(artifacts, redis_url, api_key=KEY, shop_page=True, **secrets) as service:
         config = await service.client.get("/shop/config.json")
-        assert config.json() == {"key": KEY, "placements": []}
+        assert config.json() == {"key": KEY, "fields": list(FIELDS), "placements": []}
         assert config.headers["cache-control"] == "no-store"
         set_placement(artifacts, "cart", Placement(k=4), by="a test")
         await service.follower.look()
         assert (await service.client.get("/shop/config.json")).json()["placements"] == ["cart"]
+
+
+async def test_it_asks_for_nothing_private_and_with_no_key_that_is_bound(
+    artifacts: Path, redis_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "catalogue.toml").write_text('private = ["price", "brand"]')
+    Shop.make().write(artifacts, "v1")
+    publish(artifacts, "v1")
+    keys = [
+        {"label": "bound", "scope": "public", "key": "a-key-of-one-page", "origins": ["https://a.example"]},
+        {"label": "free", "scope": "public", "key": "a-key-of-any-page"},
+    ]
+    settings = {"catalogue_file": tmp_path / "catalogue.toml", "shop_page": True}
+    async with serving(artifacts, redis_url, keys=keys, **settings) as service:
+        config = (await service.client.get("/shop/config.json")).json()
+        assert config["key"] == "a-key-of-any-page"
+        assert config["fields"] == [name for name in FIELDS if name not in ("price", "brand")]
+        asked = {"items": [], "fields": config["fields"]}
+        answer = await service.client.post("/recommend", json=asked, headers={"X-API-Key": config["key"]})
+        assert answer.status_code == 200, answer.text

@@ -5,11 +5,10 @@ import { nextclick } from "../nextclick.js";
 const STORED = "nextclick.shop";
 const MOST_CALLS = 40;
 const CLICK = "POST /sessions/…/click";
-export const FIELDS = ["title", "price", "currency", "brand", "image_url", "categories", "url", "available"];
 
 /** Where the service is: where this page lies. */
 const base = new URL(".", document.baseURI).href.replace(/[#?].*$/, "").replace(/\/$/, "");
-const { key, placements } = await (await fetch(`${base}/shop/config.json`)).json();
+const { key, fields, placements } = await (await fetch(`${base}/shop/config.json`)).json();
 const stored = read();
 
 export const known = new Map(); // id -> item, as last seen
@@ -52,17 +51,17 @@ export async function click(id, recommendationId) {
 /** What comes next in this session: stored with consent, else of the clicks in this page. */
 export async function recommend(wanted) {
   const what = consented ? "GET /recommend" : "POST /recommend";
-  return listed(await timed(what, () => nc.recommend({ fields: FIELDS, ...wanted })));
+  return listed(await timed(what, () => nc.recommend({ fields, ...wanted })));
 }
 
 /** What is like an item. */
 export async function similar(id, k) {
-  return listed(await timed("GET /items/…/similar", () => nc.similar(id, { k, fields: FIELDS })));
+  return listed(await timed("GET /items/…/similar", () => nc.similar(id, { k, fields })));
 }
 
 /** What comes next after any clicks; nothing of it is stored. */
 export async function recommendItems(items, wanted) {
-  return listed(await timed("POST /recommend", () => nc.recommend({ items, fields: FIELDS, ...wanted })));
+  return listed(await timed("POST /recommend", () => nc.recommend({ items, fields, ...wanted })));
 }
 
 /** A page of the catalogue: {items, next}. */

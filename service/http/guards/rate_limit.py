@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
@@ -11,6 +12,7 @@ from types import TracebackType
 
 from starlette.requests import Request
 
+from service.http.guards.keyring import KEY, Key
 from service.http.problems import RETRY_AFTER, Problem
 from service.process.metrics import IN_FLIGHT, REDIS_ERRORS, REFUSED
 from service.state.link import StoreUnavailable
@@ -23,31 +25,37 @@ TELL_SECONDS = 0.1
 class RateLimit:
     """A guard of rates over all workers; while Redis is down, everyone passes. 0 is no limit.
 
-    `caller` is whose key it was, None where no key is asked for.
+    Pages are counted by address, and all together by their key; a shop's own server speaks for all shoppers
+    from one address, and is counted by its key alone. Each key counts by its label.
     """
 
-    def __init__(self, store: SessionStore, per_address: int, caller: str | None, per_key: int) -> None:
+    def __init__(
+        self, store: SessionStore, per_address: int, per_key: int = 0, keys: Iterable[Key] = ()
+    ) -> None:
         self._store = store
         self._per_address = per_address
-        self._of_key = [Bucket(f"key:{caller}", per_key)] if caller is not None and per_key else []
+        self._of_key = {key.label: [Bucket(f"key:{key.label}", per_key)] for key in keys} if per_key else {}
 
     def __bool__(self) -> bool:
         return bool(self._per_address or self._of_key)
 
     async def __call__(self, request: Request, cost: int = 1) -> None:
         """Let a request pass that counts for `cost` requests. Raises `Problem`."""
-        buckets = self._of_key
-        if self._per_address:
-            buckets = [Bucket(f"address:{address_of(request)}", self._per_address), *buckets]
+        key: Key | None = request.scope.get(KEY)
+        of_key = buckets = self._of_key.get(key.label, []) if key is not None else []
+        if self._per_address and (key is None or key.scope == "public"):
+            buckets = [Bucket(f"address:{address_of(request)}", self._per_address), *of_key]
+        if not buckets:
+            return
         try:
             wait = await self._store.take_tokens(buckets, cost)
         except StoreUnavailable:
             REDIS_ERRORS.labels("take_token").inc()
             return
         if wait is not None:
-            of_key = wait.bucket in self._of_key
-            REFUSED.labels("key_rate" if of_key else "rate").inc()
-            whose = "with this key" if of_key else "from this address"
+            is_of_key = wait.bucket in of_key
+            REFUSED.labels("key_rate" if is_of_key else "rate").inc()
+            whose = "with this key" if is_of_key else "from this address"
             detail = f"more than {wait.bucket.per_minute} requests per minute {whose}"
             raise too_many("rate-limited", detail, wait.seconds)
 
