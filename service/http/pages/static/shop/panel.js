@@ -212,7 +212,7 @@ export function openPanel(aside, close) {
     [...ranks.children].forEach((row, i) => {
       const { places, click, gone } = losses[i] ?? {};
       row.querySelector(".cause").textContent = !places ? (items.length ? "by no single click" : "without any click")
-        : `click ${click + 1}: ${gone ? "out of the first " + DEEP : `−${places} ${places === 1 ? "place" : "places"}`} without`;
+        : `click ${click + 1}: ${gone ? `beyond ${DEEP}` : `−${places} ${places === 1 ? "place" : "places"}`} without`;
     });
   }
 
