@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test check bench client clean help
 
 help:
 	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000, metrics on port 9464"
 	@echo "make test    every test"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed and load measurements (see benchmarks/README.md)"
+	@echo "make client  a typed Python client of this version, in build/client, tried over HTTP"
 	@echo "make clean   remove .venv and caches; artifacts/ stays"
 	@echo
 	@echo "All else is the nextclick command's: . $(BIN)/activate && nextclick --help"
@@ -40,6 +41,12 @@ check: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.load --closed 16 --yardsticks
+
+# The generator has an environment of its own: it needs other versions than we do.
+client: $(VENV)/dev.stamp
+	test -x build/client/venv/bin/openapi-python-client || \
+	  { $(PYTHON) -m venv build/client/venv && build/client/venv/bin/pip install --quiet openapi-python-client==0.29.1; }
+	PYTHONPATH=. $(BIN)/python clients/python/make.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

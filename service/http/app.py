@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 
 from service.catalogue.attributes import Schema
@@ -24,6 +25,7 @@ from service.http.guards.keyring import Keyring
 from service.http.guards.rate_limit import InFlight, RateLimit
 from service.http.items import ItemsApi
 from service.http.operations import Guards, operations_of
+from service.http.pages.shop import shop
 from service.http.pages.tag import tag
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
@@ -113,8 +115,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         "server": bool(keys.of("public", "server")),
     }
     guards = _guards(settings, keys, asks, WrongKeys(store, settings.wrong_keys_per_minute), store)
-    shop = ShopApi(recommender, store, schema, settings)
-    operations = operations_of(shop, guards, in_flight, settings.max_body_bytes)
+    api = ShopApi(recommender, store, schema, settings)
+    operations = operations_of(api, guards, in_flight, settings.max_body_bytes)
     operations += operations_of(
         ItemsApi(items, schema),
         guards,
@@ -122,9 +124,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.max_body_bytes,
         settings.catalogue_max_body_bytes,
     )
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs brings what it shows: it needs no network but this service
         title="Nextclick",
         description=DESCRIPTION,
+        redoc_url=None,  # it tells the same again, and fetches its logo from a CDN
+        swagger_ui_parameters={"validatorUrl": None},  # nor does it send the document anywhere
         lifespan=lifespan,
         redirect_slashes=False,
         # Traces are OpenTelemetry's where its SDK is set up; metrics are Prometheus's, logs are structlog's.
@@ -145,7 +149,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (admin.public, admin.router, probes.router):
         routes += [route for route in router.routes if isinstance(route, Route)]
         app.include_router(router, max_body_size=settings.max_body_bytes)
-    app.router.routes += tag()
+    app.router.routes += [*tag(), *_shop(settings, follower, schema, asks)]
     origins = Origins.of(settings)
     app.add_middleware(TextPaths)
     # Outside of it, so that these see what it refuses, and the log also who is asked first.
@@ -157,6 +161,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     free = [caller for caller, asked in asks.items() if not asked]
     openapi.describe(app, operations, (schema.item_type, schema.changes_type), free)
     return app
+
+
+def _shop(
+    settings: Settings, follower: DeploymentFollower, schema: Schema, asks: dict[Caller, bool]
+) -> list[Route]:
+    """The page to try it in: where it is wanted, or where everybody may ask."""
+    is_wanted = settings.shop_page if settings.shop_page is not None else not asks["public"]
+    if not is_wanted:
+        return []
+    # A key that is bound to origins may not pass here: for its own page a browser names none.
+    keys = [each for each in settings.every_key if each.scope == "public" and not each.origins]
+    return shop(
+        keys[0].key.get_secret_value() if keys else None,
+        schema.private,
+        lambda: [name for name, each in follower.current.placements.items() if each.problem is None],
+    )
 
 
 def _guards(

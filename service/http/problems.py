@@ -182,7 +182,8 @@ def _allow(routes: Sequence[Route], request: Request, error: HTTPException) -> d
     """Every method of a path, which two routes may share: the framework's own error names those of one."""
     here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in here if route.path == here[0].path for method in route.methods or ()}
-    methods = methods or set((error.headers or {})["Allow"].split(", "))
+    # The framework says nothing of a folder of files, which can be read alone.
+    methods = methods or set((error.headers or {}).get("Allow", "GET, HEAD").split(", "))
     return {"Allow": ", ".join(sorted(methods))}
 
 

@@ -196,6 +196,10 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = Field(
         default=None, description="key for /admin; unset refuses /admin altogether"
     )
+    shop_page: bool | None = Field(
+        default=None,
+        description="a shop to try, at /, with the public key in it; unset: where no key is asked for",
+    )
     keys: Annotated[tuple[KeyEntry, ...], NoDecode] = Field(
         default=(),
         max_length=100,

@@ -18,6 +18,7 @@ from service.live.deployment import publish, read_deployment
 from tests.service.bundles import Shop
 from tests.service.processes import own_host
 from tests.waiting import DEADLINE_SECONDS, alive, until
+from training.commands.demo import Steps
 
 ROOT = Path(__file__).parents[3]
 
@@ -111,6 +112,7 @@ def test_the_service_ends_with_it(tmp_path: Path, command: Command, number: sign
             lambda: b"Nextclick serves v1" in said.read_bytes() or process.poll() is not None, said.read_text
         )
         assert process.poll() is None, said.read_text()
+        assert "  the shop     http://127.0.0.1:" in said.read_text()
         started |= descendants(process.pid)
         for part in ("-m service", "spawn_main", "redis-server"):
             assert any(part in line for line in started.values()), (part, started)
@@ -133,3 +135,11 @@ def test_asked_to_end_it_does_not_go_on_to_the_next_step(tmp_path: Path) -> None
         until(lambda: not any(map(alive, started)), lambda: str(started))
     assert "$ nextclick train" not in said.read_text()
     assert read_deployment(tmp_path / "artifacts").champion is None
+
+
+def test_whoever_is_not_waited_for_ends_with_the_rest() -> None:
+    with Steps({**os.environ}) as steps:
+        beside = steps.start("http.server", "--bind", own_host(), "0", end_seconds=DEADLINE_SECONDS)
+        assert steps.finish(steps.start("timeit", "--number", "1")) == 0
+        assert beside.poll() is None
+    assert not alive(beside.pid)
