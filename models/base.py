@@ -151,7 +151,10 @@ class SessionEncoder(nn.Module):
         return self.score_loss(*self.pairs(batch), batch.negatives)
 
     def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start)."""
+        """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start).
+
+        A sum over the lanes that still run, divided by all lanes: the last steps of an epoch weigh less.
+        """
         raise TypeError(f"{type(self).__name__} has no session-parallel mode")
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -164,7 +167,12 @@ class SessionEncoder(nn.Module):
             return vectors.float(), self.next_clicks(batch).flatten(0, 1)[batch.places]
 
     def terms(self, batch: Batch) -> int:
-        """How many terms the loss is the mean of: how much a part of a batch counts in the whole."""
+        """How many terms the loss is the mean of: how much a part of a batch counts in the whole.
+
+        A lane that has run out of sessions is one, too.
+        """
+        if self.batching == "session-parallel":
+            return len(batch.targets)
         if self.batching == "positions":
             return int((self.next_clicks(batch) > PAD).sum())
         return int((batch.targets > PAD).sum())

@@ -78,13 +78,20 @@ class GRU4Rec(SessionEncoder):
             identity.copy_(torch.eye(width))
 
     def _initialise(self) -> None:
-        """U(±sqrt(6 / (rows + columns))) for every matrix, as the authors do; zero biases."""
+        """U(±sqrt(6 / (rows + columns))) for every matrix, each gate's its own, as the authors; no bias."""
+        n_items = self.items.num_embeddings - 1
         for parameter in self.parameters():
-            if parameter.dim() == 2:
-                nn.init.uniform_(parameter, -1, 1)
-                parameter.data *= math.sqrt(6 / sum(parameter.shape))
-            else:
+            if parameter.dim() == 1:
                 nn.init.zeros_(parameter)
+                continue
+            rows, columns = parameter.shape
+            if rows == n_items + 1:
+                size = (
+                    n_items + self.gru.hidden_size if parameter is self.inputs.weight else n_items + columns
+                )
+            else:  # of the GRU: three gates, one upon the other
+                size = rows // 3 + columns
+            nn.init.uniform_(parameter, -math.sqrt(6 / size), math.sqrt(6 / size))
         with torch.no_grad():
             self.items.weight[PAD].zero_()
             self.inputs.weight[PAD].zero_()
@@ -100,7 +107,11 @@ class GRU4Rec(SessionEncoder):
         carried: Tensor
         hidden, carried = self.gru(self._clicks(batch.sessions), state)  # (B, 1, D), (layers, B, D)
         vectors = self._session_vectors(hidden[:, 0])[batch.places]
-        return self.score_loss(vectors, batch.targets[batch.places], batch.negatives), carried.detach()
+        loss = self.score_loss(vectors, batch.targets[batch.places], batch.negatives)
+        running = (
+            (batch.targets > PAD).float().mean()
+        )  # a sum over these, divided by all lanes, as the authors'
+        return loss * running, carried.detach()
 
     def _clicks(self, sessions: Tensor) -> Tensor:
         """(B, L) items to what the GRU reads, (B, L, D or 3D)."""

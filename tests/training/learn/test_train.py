@@ -140,7 +140,13 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path) -> None:
 def test_every_loss_learns(tmp_path: Path, loss: Loss) -> None:
     few = loss == "gbce"  # its sum over many negatives would drown one target of 30 items
     recipe = dataclasses.replace(
-        RECIPE, loss=loss, negatives=3 if few else 20, in_batch=not few, epochs=8, lr_step=8, patience=8
+        RECIPE,
+        loss=loss,
+        negatives=3 if few else 20,
+        in_batch=not few,
+        epochs=16 if few else 8,
+        lr_step=16,
+        patience=16,
     )
     config = dataclasses.replace(CONFIG, recipe=recipe, hyper={"dim": 8, "head": "native"})
     trained = run(tmp_path / "select.pt", config=config)
