@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -111,6 +111,8 @@ class SessionEncoder(nn.Module):
     """
 
     recipe: Recipe  # the class's own; a run may set another on its model
+    paper: ClassVar[Mapping[str, Hyper]]  # what its paper says of recipe and hyper-parameters; see `--paper`
+    papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {}  # further published settings, by their names
     family: ClassVar[Family]
     batching: Batching
     causal: ClassVar[bool] = False

@@ -167,7 +167,10 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
     negatives = batch.negatives
     if negatives is not None:
-        negatives = Negatives(move(negatives.items), move(negatives.log_expected))
+        of_all = negatives.log_expected_of
+        negatives = Negatives(
+            move(negatives.items), move(negatives.log_expected), None if of_all is None else move(of_all)
+        )
     return dataclasses.replace(
         batch,
         sessions=move(batch.sessions),

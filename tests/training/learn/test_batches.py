@@ -82,3 +82,17 @@ def test_the_plan_follows_from_seed_and_epoch_alone() -> None:
     assert plan(1, 1) == plan(1, 1)
     assert plan(1, 1) != plan(1, 2)
     assert plan(1, 1) != plan(2, 1)
+
+
+@pytest.mark.parametrize("batching", ["prefixes", "positions"])
+def test_sessions_are_shuffled_and_those_of_like_length_share_a_batch(batching: Batching) -> None:
+    rng = np.random.default_rng(0)
+    sessions = flat([rng.integers(1, 10, n).tolist() for n in rng.integers(2, 30, 2000)])
+    examples = Examples.of(sessions, batching, 50)
+    plan = examples.plan(64, seed=0, epoch=0)
+    inside = np.mean([np.std(examples.length[batch]) for batch in plan])
+    assert inside < np.std(examples.length) / 4, "a batch pads little"
+    assert np.mean([np.ptp(batch) for batch in plan]) > len(examples) / 3, "a batch is of all times"
+    lengths = np.array([examples.length[batch].mean() for batch in plan])
+    step = np.abs(np.diff(lengths)).mean()
+    assert step > np.std(lengths) / 2, "batches come in random order: the next one is of another length"

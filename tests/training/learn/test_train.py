@@ -169,6 +169,29 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
         run(file, config=other, resume=True)
 
 
+def test_a_checkpoint_from_before_a_setting_had_a_name_is_gone_on_with(
+    tmp_path: Path, uninterrupted: Trained
+) -> None:
+    file = tmp_path / "select.pt"
+    named = dataclasses.replace(CONFIG, hyper=resolve(GRU4Rec, ["dim=8"])[1])
+    run(file, config=named)
+    saved = checkpoint.load(file)
+    identity = saved["identity"]
+    for kind, name in (
+        ("recipe", "elu"),
+        ("recipe", "logq_target"),
+        ("hyper", "reset"),
+        ("hyper", "discount"),
+    ):
+        del identity[kind][name]
+    checkpoint.save(file, saved)
+    again = run(file, config=named, resume=True, on_progress=lambda progress: pytest.fail("it trained anew"))
+    assert metrics(again) == metrics(uninterrupted)
+    other = dataclasses.replace(named, hyper={**named.hyper, "reset": "before"})
+    with pytest.raises(CheckpointError, match="hyper was"):
+        run(file, config=other, resume=True)
+
+
 def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
     short = dataclasses.replace(CONFIG, recipe=dataclasses.replace(RECIPE, epochs=1))
     first, second = run(tmp_path / "select.pt", config=short), run(tmp_path / "select.pt", config=short)
