@@ -45,7 +45,7 @@ from training.learn.registry import find_model, model_names
 from training.learn.train import Pace, Progress, default_precision, train_phase
 
 LANES = "gru4rec, session-parallel"
-LANES_SETTINGS = (  # as in the docstring of models/gru4rec.py
+LANES_SETTINGS = (  # near those that its authors published
     *("batching=session-parallel", "head=native", "optimizer=adagrad", "batch_size=128", "loss=bpr-max"),
     *("negatives=2048", "negatives_power=0.5", "lr=0.05", "momentum=0.1"),
 )

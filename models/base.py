@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -112,6 +112,8 @@ class SessionEncoder(nn.Module):
     """
 
     recipe: Recipe  # the class's own; a run may set another on its model
+    paper: ClassVar[Mapping[str, Hyper]]  # what its paper says of recipe and hyper-parameters; see `--paper`
+    papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {}  # further published settings, by their names
     family: ClassVar[Family]
     batching: Batching
     causal: ClassVar[bool] = False
@@ -152,7 +154,10 @@ class SessionEncoder(nn.Module):
         return self.score_loss(*self.pairs(batch), batch.negatives)
 
     def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start)."""
+        """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start).
+
+        A sum over the lanes that still run, divided by all lanes: the last steps of an epoch weigh less.
+        """
         raise TypeError(f"{type(self).__name__} has no session-parallel mode")
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -165,7 +170,12 @@ class SessionEncoder(nn.Module):
             return vectors.float(), self.next_clicks(batch).flatten(0, 1)[batch.places]
 
     def terms(self, batch: Batch) -> int:
-        """How many terms the loss is the mean of: how much a part of a batch counts in the whole."""
+        """How many terms the loss is the mean of: how much a part of a batch counts in the whole.
+
+        A lane that has run out of sessions is one, too.
+        """
+        if self.batching == "session-parallel":
+            return len(batch.targets)
         if self.batching == "positions":
             return int((self.next_clicks(batch) > PAD).sum())
         return int((batch.targets > PAD).sum())

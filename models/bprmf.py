@@ -14,7 +14,8 @@ cosine, and without b (`head=niser`); `head=native` ranks by (1).
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,21 @@ class BPRMF(InteractionEncoder):
     recipe: Recipe = Recipe(
         epochs=12, batch_size=4096, lr=1e-2, lr_step=12, patience=3, loss="bpr", negatives=256, in_batch=False
     )
+
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "bpr",
+        "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
+        "in_batch": False,
+        "epochs": 10,  # these and below are GRU4Rec's baseline's, where the figures on sessions come from
+        "patience": 10,
+        "batch_size": 4096,  # theirs is one pair
+        "optimizer": "adam",  # theirs is stochastic gradient descent
+        "lr": 1e-2,
+        "lr_gamma": 1.0,
+        "dim": 100,
+        "decay": 0.0,
+        "head": "native",
+    }
 
     def __init__(
         self, n_items: int, n_sessions: int, *, dim: int = 100, decay: float = 1e-4, head: Head = "niser"

@@ -32,6 +32,7 @@ the opposite of its clicks. In training (2) is computed in the softmax's precisi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
@@ -50,6 +51,27 @@ class GCEGNN(SessionEncoder):
     """Two graphs, one of the session's clicks and one of all training sessions', summed."""
 
     recipe: Recipe = Recipe(epochs=4, batch_size=1024, lr=2e-3, lr_step=2, patience=2)
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "ce",
+        "epochs": 20,
+        "patience": 3,
+        "batch_size": 100,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "lr_step": 3,
+        "lr_gamma": 0.1,
+        "weight_decay": 1e-5,
+        "dim": 100,
+        "hops": 2,  # Diginetica; one on Tmall and Nowplaying
+        "reach": 3,
+        "neighbours": 12,
+        "dropout": 0.0,
+        "dropout_hop": 0.2,  # Diginetica; 0.6 on Tmall
+        "dropout_global": 0.5,
+        "head": "native",
+        "scale": 1.0,
+        "max_length": 200,  # whole sessions
+    }
     family: ClassVar[Family] = "global graph"
     batching: Batching = "prefixes"
     mixed_precision: ClassVar[bool] = True

@@ -15,10 +15,13 @@ ranked by cosine (`head=niser`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
-from models.base import Head, Recipe
+from models.base import Head, Hyper, Recipe
 from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
 
 
@@ -28,6 +31,23 @@ class GCN(GraphEncoder):
     recipe: Recipe = Recipe(
         epochs=20, batch_size=8192, lr=3e-2, lr_step=14, patience=3, loss="bpr", negatives=256, in_batch=False
     )
+
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "bpr",
+        "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
+        "in_batch": False,
+        "epochs": 500,
+        "patience": 10,
+        "batch_size": 1024,
+        "optimizer": "adam",
+        "lr": 1e-4,  # the settings of NGCF's paper, which compares itself with it
+        "lr_gamma": 1.0,
+        "dim": 64,
+        "layers": 1,
+        "slope": 0.2,
+        "decay": 1e-5,
+        "head": "native",
+    }
 
     def __init__(
         self,

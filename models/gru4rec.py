@@ -9,37 +9,118 @@ x_t is one-hot (`embedding=one-hot`), a row of a table of its own (`separate`), 
 papers' "constrained" embedding).
 
 Two ways to train. The papers' own, session-parallel mini-batches with the lanes' targets and a drawn sample
-as negatives, gradients through one click, Adagrad with momentum:
+as negatives, gradients through one click, Adagrad with momentum, is `train --paper`: the settings of the 2018
+paper's code for RSC15. `--paper-of 2016` is the first paper's (one-hot, TOP1, no drawn sample), `2016-bpr`
+the same with BPR, and `2023-…` are the best that its authors published for three data sets (Hidasi & Czapp,
+RecSys 2023). The default: padded sessions, every position in one pass, gradients through the whole session,
+the full softmax, Adam.
 
-    --set batching=session-parallel --set head=native --set optimizer=adagrad --set batch_size=128
-    --set loss=bpr-max --set negatives=2048 --set negatives_power=0.5 --set lr=0.05 --set momentum=0.1
+Also in the first paper, off by default as there: the input a discounted sum of all clicks so far
+(`discount`), scaled to the length it would have if they were different items; the input fed to every layer,
+not only the first (`input_to_all`); layers tanh(W h + c) before the output (`feed_forward`); a tanh of (2) in
+training (`tanh`).
 
-(or sampled-ce, top1, bpr, top1-max), and the default: padded sessions, every position in one pass, gradients
-through the whole session, the full softmax, Adam.
+As in its authors' code, each gate's weights start from U(±sqrt(6 / (rows + columns))) of their own matrix,
+and dropout on the states of a session-parallel step is carried on: the next layer, the next click and the
+scores see the same. Of padded sessions only what is scored is dropped out.
 
 Departures: by default input and output share one table and scores are scaled cosines (`head=niser`), meant
-against the popularity bias of (2), and without b; `head=native` is (2) itself. Not offered: discounted
-one-hots of all clicks so far (worse than 1-of-N in the paper), the input fed to every layer, feed-forward
-layers before the output.
+against the popularity bias of (2), and without b; `head=native` is (2) itself. The reset gate scales the
+state after its product with the weights, as in the authors' PyTorch code; the paper and their first code have
+it before (`reset=before`). Under `logq`, negatives are corrected for how often they are to be expected in the
+whole sample, where the authors' code takes a click's support as it is; a target only with `logq_target`, as
+theirs always is. With `input_to_all` a one-hot is fed to the higher layers as the rows that it has in the
+first.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import PAD, Batch, Batching, Family, Head, Recipe, SessionEncoder
-from models.layers import GRU
+from models.base import PAD, Batch, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.layers import GRU, Reset
+
+_FIRST: dict[str, Hyper] = {
+    "batching": "session-parallel",
+    "head": "native",
+    "scale": 1.0,
+    "embedding": "one-hot",
+    "dim": 100,
+    "layers": 1,
+    "reset": "before",
+    "dropout_embedding": 0.0,
+    "dropout_hidden": 0.5,
+    "discount": 0.0,
+    "input_to_all": False,
+    "feed_forward": 0,
+    "loss": "top1",
+    "tanh": True,
+    "negatives": 0,
+    "in_batch": True,
+    "epochs": 10,
+    "patience": 10,
+    "batch_size": 50,
+    "optimizer": "adagrad",
+    "lr": 0.01,
+    "momentum": 0.0,
+    "lr_gamma": 1.0,
+}
+_SECOND: dict[str, Hyper] = {  # param_samples/rsc15_bpr-max_constrained.py
+    **_FIRST,
+    "embedding": "tied",
+    "dropout_hidden": 0.0,
+    "loss": "bpr-max",
+    "tanh": False,
+    "elu": 0.5,
+    "penalty": 0.5,
+    "negatives": 2048,
+    "negatives_power": 0.0,
+    "batch_size": 32,
+    "lr": 0.2,
+    "momentum": 0.1,
+}
+_THIRD: dict[str, Hyper] = {**_SECOND, "reset": "after"}  # paramfiles/ of the PyTorch code
+_SOFTMAX: dict[str, Hyper] = {**_THIRD, "loss": "sampled-ce", "logq": True, "logq_target": True}
 
 
 class GRU4Rec(SessionEncoder):
     """A GRU over the clicks; its state after a click scores what comes next."""
 
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2)
+    paper: ClassVar[Mapping[str, Hyper]] = _SECOND
+    papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {
+        "2016": _FIRST,
+        "2016-bpr": {**_FIRST, "loss": "bpr", "dropout_hidden": 0.2, "lr": 0.05, "momentum": 0.2},
+        "2018": _SECOND,
+        "2023-diginetica": {
+            **_THIRD,
+            "dim": 512,
+            "dropout_embedding": 0.5,
+            "dropout_hidden": 0.3,
+            "elu": 1.0,
+            "penalty": 0.9,
+            "negatives_power": 0.3,
+            "batch_size": 128,
+            "lr": 0.05,
+            "momentum": 0.15,
+        },
+        "2023-yoochoose": {
+            **_SOFTMAX,
+            "dim": 480,
+            "dropout_hidden": 0.2,
+            "negatives_power": 0.2,
+            "batch_size": 48,
+            "lr": 0.07,
+            "momentum": 0.0,
+        },
+        "2023-rsc15": {**_SOFTMAX, "dropout_hidden": 0.4, "negatives_power": 0.5, "momentum": 0.2},
+    }
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"
     causal: ClassVar[bool] = True
@@ -51,6 +132,10 @@ class GRU4Rec(SessionEncoder):
         dim: int = 100,
         layers: int = 1,
         embedding: Literal["one-hot", "separate", "tied"] = "tied",
+        discount: float = 0.0,
+        input_to_all: bool = False,
+        feed_forward: int = 0,
+        reset: Reset = "after",
         dropout_embedding: float = 0.25,
         dropout_hidden: float = 0.0,
         head: Head = "niser",
@@ -58,9 +143,12 @@ class GRU4Rec(SessionEncoder):
         batching: Literal["positions", "session-parallel"] = "positions",
     ) -> None:
         super().__init__()
+        if discount and batching == "session-parallel":
+            raise ValueError("discount: a session-parallel step has one click, not all so far")
         self.batching = batching
         self.head = head
         self.scale = scale if head == "niser" else 1.0
+        self.discount = discount
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
         self.bias = nn.Parameter(torch.zeros(n_items + 1)) if head == "native" else None
         # A one-hot's product with the input weights is a row of them, one for each gate.
@@ -69,7 +157,10 @@ class GRU4Rec(SessionEncoder):
         self.inputs: nn.Embedding = (
             self.items if embedding == "tied" else nn.Embedding(n_items + 1, width, padding_idx=PAD)
         )
-        self.gru = GRU(width, dim, layers)
+        self.gru = GRU(width, dim, 1 if input_to_all else layers, reset)
+        higher = layers - 1 if input_to_all else 0
+        self.higher = nn.ModuleList(GRU(dim + width, dim, reset=reset) for _ in range(higher))
+        self.feed_forward = nn.ModuleList(nn.Linear(dim, dim) for _ in range(feed_forward))
         self.dropout_embedding = nn.Dropout(dropout_embedding)
         self.dropout_hidden = nn.Dropout(dropout_hidden)
         self._initialise()
@@ -78,38 +169,63 @@ class GRU4Rec(SessionEncoder):
             identity.copy_(torch.eye(width))
 
     def _initialise(self) -> None:
-        """U(±sqrt(6 / (rows + columns))) for every matrix, as the authors do; zero biases."""
-        for parameter in self.parameters():
-            if parameter.dim() == 2:
-                nn.init.uniform_(parameter, -1, 1)
-                parameter.data *= math.sqrt(6 / sum(parameter.shape))
-            else:
+        """U(±sqrt(6 / (rows + columns))) for every matrix, each gate's its own; no bias."""
+        n_items, dim = self.items.num_embeddings - 1, self.gru.hidden_size
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
                 nn.init.zeros_(parameter)
+                continue
+            rows = n_items if name in ("items.weight", "inputs.weight") else dim
+            columns = dim if name == "inputs.weight" and self.one_hot else parameter.shape[1]
+            bound = math.sqrt(6 / (rows + columns))
+            nn.init.uniform_(parameter, -bound, bound)
         with torch.no_grad():
             self.items.weight[PAD].zero_()
             self.inputs.weight[PAD].zero_()
 
     def forward_all(self, sessions: Tensor) -> Tensor:
-        return self._session_vectors(self.gru.states(self._clicks(sessions)))  # (1)
+        clicks = self._clicks(sessions)
+        states = self.gru.states(clicks)  # (1)
+        for layer in self.higher:
+            assert isinstance(layer, GRU)
+            states = layer.states(torch.cat([states, clicks], 2))
+        return self._session_vectors(self.dropout_hidden(states))
 
     def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """One click of each lane; `state` is (layers, B, D), zeroed only in lanes that begin a session."""
         assert batch.starts is not None
-        if state is not None:
-            state = state * ~batch.starts[:, None]
-        carried: Tensor
-        hidden, carried = self.gru(self._clicks(batch.sessions), state)  # (B, 1, D), (layers, B, D)
-        vectors = self._session_vectors(hidden[:, 0])[batch.places]
-        return self.score_loss(vectors, batch.targets[batch.places], batch.negatives), carried.detach()
+        clicks = self._clicks(batch.sessions)[:, 0]
+        layers = [(self.gru, layer) for layer in range(self.gru.num_layers)]
+        layers += [(layer, 0) for layer in self.higher if isinstance(layer, GRU)]
+        if state is None:
+            state = clicks.new_zeros(len(layers), len(clicks), self.gru.hidden_size)
+        carried, below = [], clicks
+        for number, (gru, layer) in enumerate(layers):
+            inputs = below if gru is self.gru else torch.cat([below, clicks], 1)
+            below = self.dropout_hidden(
+                gru.step(inputs, state[number] * ~batch.starts[:, None], layer)
+            )  # (1)
+            carried.append(below)
+        vectors = self._session_vectors(below)[batch.places]
+        loss = self.score_loss(vectors, batch.targets[batch.places], batch.negatives)
+        running = (batch.targets > PAD).float().mean()  # a sum over these, by all lanes, as the authors'
+        return loss * running, torch.stack(carried).detach()
 
     def _clicks(self, sessions: Tensor) -> Tensor:
         """(B, L) items to what the GRU reads, (B, L, D or 3D)."""
         clicks = self.inputs(sessions) if self.one_hot else self._unit(self.inputs(sessions))
+        if self.discount:
+            place = torch.arange(sessions.shape[1], device=sessions.device)
+            ago = place[:, None] - place  # (L, L)
+            weights = torch.where(ago >= 0, self.discount ** ago.clamp(min=0), 0.0)
+            clicks = normalize(weights, dim=1) @ clicks
         vectors: Tensor = self.dropout_embedding(clicks)
         return vectors
 
     def _session_vectors(self, states: Tensor) -> Tensor:
-        return self._unit(self.dropout_hidden(states))
+        for layer in self.feed_forward:
+            states = torch.tanh(layer(states))
+        return self._unit(states)
 
     def _unit(self, vectors: Tensor) -> Tensor:
         return normalize(vectors, dim=-1) if self.head == "niser" else vectors

@@ -8,43 +8,68 @@ later repeats are edges back to it. Everything is a dense (B, L, L) product, and
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear
 
-from models.base import PAD, Batching, Family, Head, SessionEncoder, last_position
+from models.base import PAD, last_position
+
+Reset = Literal["before", "after"]
 
 
 class GRU(nn.GRU):
     """torch's GRU, batch first, that exports as ONNX's own operator.
 
-    The exporter would unroll `nn.GRU` to the length of its example; the symbolic operator leaves L free.
+    Its reset gate scales the state `after` its product with the weights, as cuDNN's does; Cho et al. 2014
+    have it `before`, and that is slower: a step at a time. The exporter would unroll `nn.GRU` to the length
+    of its example; the symbolic operator leaves L free.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, reset: Reset = "after"
+    ) -> None:
         super().__init__(input_size, hidden_size, num_layers, batch_first=True)
+        self.reset = reset
 
     def states(self, inputs: Tensor) -> Tensor:
         """(B, L, input) to the last layer's states (B, L, hidden), from a zero state."""
         if not torch.compiler.is_exporting():
-            states: Tensor = self(inputs)[0]
-            return states
+            if self.reset == "after":
+                states: Tensor = self(inputs)[0]
+                return states
+            for layer in range(self.num_layers):
+                state, every = inputs.new_zeros(len(inputs), self.hidden_size), []
+                for now in inputs.unbind(1):
+                    state = self.step(now, state, layer)
+                    every.append(state)
+                inputs = torch.stack(every, 1)
+            return inputs
         by_time = inputs.transpose(0, 1)  # (L, B, input)
         for layer in range(self.num_layers):
             w_ih, w_hh, b_ih, b_hh = (_z_first(weight) for weight in self.all_weights[layer])
             by_direction = torch.onnx.ops.symbolic(
                 "GRU",
                 (by_time, w_ih[None], w_hh[None], torch.cat([b_ih, b_hh])[None]),
-                {"hidden_size": self.hidden_size, "linear_before_reset": 1},
+                {"hidden_size": self.hidden_size, "linear_before_reset": int(self.reset == "after")},
                 dtype=inputs.dtype,
                 shape=(by_time.shape[0], 1, by_time.shape[1], self.hidden_size),
                 version=18,
             )
             by_time = by_direction.squeeze(1)
         return by_time.transpose(0, 1)
+
+    def step(self, inputs: Tensor, state: Tensor, layer: int = 0) -> Tensor:
+        """One step of one layer: (B, input) and its state (B, hidden) to the next state."""
+        w_ih, w_hh, b_ih, b_hh = self.all_weights[layer]
+        if self.reset == "after":
+            return torch.gru_cell(inputs, state, w_ih, w_hh, b_ih, b_hh)
+        gates = 2 * self.hidden_size
+        of_inputs = linear(inputs, w_ih, b_ih)
+        r, z = torch.sigmoid(of_inputs[:, :gates] + linear(state, w_hh[:gates], b_hh[:gates])).chunk(2, 1)
+        proposed = torch.tanh(of_inputs[:, gates:] + linear(r * state, w_hh[gates:], b_hh[gates:]))
+        return proposed + z * (state - proposed)
 
 
 def shorten(vectors: Tensor, max_norm: float) -> Tensor:
@@ -86,14 +111,19 @@ class SessionGraph:
 
 
 class GatedGraphLayer(nn.Module):
-    """One step of SR-GNN's gated graph update, equations (1)–(5) of Wu et al. 2019."""
+    """One step of SR-GNN's gated graph update, equations (1)–(5) of Wu et al. 2019.
 
-    def __init__(self, dim: int) -> None:
+    The reset gate r scales x_i `before` its product with U_o, as the paper writes (4), or `after` it, U_o
+    then with a bias, as all published codes have it.
+    """
+
+    def __init__(self, dim: int, reset: Reset = "before") -> None:
         super().__init__()
+        self.reset = reset
         self.edges = nn.Linear(dim, 2 * dim)  # W_in, W_out
         self.of_edges = nn.Linear(2 * dim, 3 * dim)  # W_z, W_r, W_o
         self.of_node = nn.Linear(dim, 2 * dim, bias=False)  # U_z, U_r
-        self.of_kept = nn.Linear(dim, dim, bias=False)  # U_o
+        self.of_kept = nn.Linear(dim, dim, bias=reset == "after")  # U_o
 
     def forward(self, nodes: Tensor, graph: SessionGraph) -> Tensor:
         """(B, L, D) node vectors to (B, L, D)."""
@@ -101,19 +131,23 @@ class GatedGraphLayer(nn.Module):
         a = torch.cat([graph.incoming @ sources, graph.outgoing @ sinks], 2)  # (1)
         gates, of_edges = self.of_edges(a).tensor_split([2 * nodes.shape[2]], 2)
         z, r = torch.sigmoid(gates + self.of_node(nodes)).chunk(2, 2)  # (2), (3)
-        proposed = torch.tanh(of_edges + self.of_kept(r * nodes))  # (4)
+        kept = self.of_kept(r * nodes) if self.reset == "before" else r * self.of_kept(nodes)
+        proposed = torch.tanh(of_edges + kept)  # (4)
         return nodes + z * (proposed - nodes)  # (5)
 
 
 class SoftAttention(nn.Module):
-    """Readout s = W₃[x_t; Σ α_i x_i], α_i = qᵀσ(W₁x_t + W₂x_i + c): equations (6)–(7) of Wu et al. 2019."""
+    """Readout s = W₃[x_t; Σ α_i x_i], α_i = qᵀσ(W₁x_t + W₂x_i + c): equations (6)–(7) of Wu et al. 2019.
 
-    def __init__(self, dim: int) -> None:
+    With `bias` (7) has one, as in the published codes.
+    """
+
+    def __init__(self, dim: int, bias: bool = False) -> None:
         super().__init__()
         self.of_last = nn.Linear(dim, dim, bias=False)  # W₁
         self.of_each = nn.Linear(dim, dim)  # W₂, c
         self.weight = nn.Linear(dim, 1, bias=False)  # q
-        self.mix = nn.Linear(2 * dim, dim, bias=False)  # W₃
+        self.mix = nn.Linear(2 * dim, dim, bias=bias)  # W₃
 
     def forward(self, positions: Tensor, sessions: Tensor) -> Tensor:
         """(B, L, D) vectors by position and their (B, L) sessions to (B, D)."""
@@ -211,51 +245,3 @@ class _TransformerBlock(nn.Module):
         attended = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         mixed: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return mixed
-
-
-class CausalTransformer(SessionEncoder):
-    """SASRec's encoder (equations in `sasrec.py`), which TRON trains under another loss."""
-
-    family: ClassVar[Family] = "sequence"
-    batching: Batching = "positions"
-    causal: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        n_items: int,
-        *,
-        dim: int = 100,
-        layers: int = 2,
-        heads: int = 1,
-        dropout: float = 0.2,
-        head: Head = "niser",
-        scale: float = 16.0,
-        max_length: int = 50,
-    ) -> None:
-        super().__init__()
-        self.head = head
-        self.scale = scale if head == "niser" else 1.0
-        self.max_length = max_length
-        self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
-        self.encoder = Transformer(
-            dim,
-            max_length=max_length,
-            layers=layers,
-            heads=heads,
-            inner=dim,
-            dropout=dropout,
-            activation=nn.ReLU,
-            norm_first=True,
-        )
-        for table in (self.items, self.encoder.positions):
-            nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
-
-    def forward_all(self, sessions: Tensor) -> Tensor:
-        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (B, L, D)
-        return self._unit(self.encoder(clicks))
-
-    def _unit(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors, dim=-1) if self.head == "niser" else vectors
-
-    def item_vectors(self) -> Tensor:
-        return self.items.weight

@@ -9,17 +9,19 @@ On the bipartite graph of sessions and items, Â = D^-½ A D^-½ (see `interacti
     v_s = mean of the clicks' v                              (4)  of a session that is served
 
 Departures: batches of 8,192 instead of 2,048 at a higher learning rate, since a step costs about as much as
-its propagation, whatever its batch. A step's pairs share one sample of negatives, and (3) is the mean over
-it. By default items are ranked by cosine (`head=niser`).
+its propagation, whatever its batch. The layers weigh alike in (2), as in the paper's results; that they might
+be weighed by a hyper-parameter, as it says, is not offered. A step's pairs share one sample of negatives, and
+(3) is the mean over it. By default items are ranked by cosine (`head=niser`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
-from models.base import Head, Recipe
+from models.base import Head, Hyper, Recipe
 from models.interactions import GraphEncoder, SessionItemGraph
 
 
@@ -29,6 +31,22 @@ class LightGCN(GraphEncoder):
     recipe: Recipe = Recipe(
         epochs=20, batch_size=8192, lr=5e-2, lr_step=14, patience=3, loss="bpr", negatives=256, in_batch=False
     )
+
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "bpr",
+        "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
+        "in_batch": False,
+        "epochs": 1000,
+        "patience": 10,
+        "batch_size": 2048,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "lr_gamma": 1.0,
+        "dim": 64,
+        "layers": 3,
+        "decay": 1e-4,
+        "head": "native",
+    }
 
     def __init__(
         self,

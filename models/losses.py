@@ -7,11 +7,12 @@ gbce        −β log σ(r_t) − Σ_j log σ(−r_j), β = 1 − t(1 − α), �
 bpr         −mean_j log σ(r_t − r_j)
 top1        mean_j [σ(r_j − r_t) + σ(r_j²)]
 top1-max    Σ_j s_j [σ(r_j − r_t) + σ(r_j²)], s_j = softmax over the negatives
-bpr-max     −log Σ_j s_j σ(r_t − r_j) + λ Σ_j s_j r_j², after ELU(0.5) on every score
+bpr-max     −log Σ_j s_j σ(r_t − r_j) + λ Σ_j s_j r_j², after ELU(α) on every score
 
 Sources: bce Kang & McAuley, ICDM 2018 (one negative a target; here the mean over a shared sample, the same in
 expectation); gbce Petrov & Macdonald, RecSys 2023; top1 Hidasi et al., ICLR 2016; the maxima Hidasi &
-Karatzoglou, CIKM 2018; logQ Bengio & Senécal, 2008. A negative that is its target is none.
+Karatzoglou, CIKM 2018; logQ Bengio & Senécal, 2008. A negative that is its target is none, where GRU4Rec's
+code leaves out only the target's own place in the batch, and divides its means by the whole sample.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ class Objective:
     negatives_power: float = 0.0  # in proportion to support to this power: 0 uniform, 1 popularity
     in_batch: bool = True  # the step's other targets are negatives too
     logq: bool = True  # sampled-ce: correct for how often a negative is to be expected
+    logq_target: bool = False  # and the target's score likewise, as GRU4Rec's code does
     hardest: int = 0  # only each target's highest-scored negatives, so many; 0: all
     calibration: float = 0.75  # t of gbce: 0 is bce over all negatives, 1 as calibrated as ce
     penalty: float = 1.0  # λ of bpr-max
+    elu: float = 0.5  # α of bpr-max; 0: scores as they are
+    tanh: bool = False  # of every score, as GRU4Rec's first paper has it; bpr, top1 and the maxima
     horizon: int = 1  # a position is trained on so many next clicks
 
     def __post_init__(self) -> None:
-        for name in ("negatives", "hardest"):
+        for name in ("negatives", "hardest", "elu"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.horizon < 1:
@@ -59,6 +63,7 @@ class Negatives:
 
     items: Tensor  # (K,) int64
     log_expected: Tensor  # (K,)
+    log_expected_of: Tensor | None = None  # (n + 1,) of every item, for what corrects targets
 
 
 def sampled_loss(
@@ -84,6 +89,9 @@ def sampled_loss(
     shift = torch.zeros_like(negatives.log_expected)  # (K,), of each negative's score
     if objective.loss == "sampled-ce" and objective.logq:
         shift = shift - negatives.log_expected
+        if objective.logq_target:
+            assert negatives.log_expected_of is not None, "the sampler says how often a target is drawn"
+            r_target = r_target - negatives.log_expected_of[targets][:, None]
     if bias is not None:
         r_target, shift = r_target + bias[targets][:, None], shift + bias[negatives.items]
     if 0 < objective.hardest < len(negatives.items):
@@ -94,6 +102,8 @@ def sampled_loss(
     else:
         r = vectors @ of_negatives.T + shift  # (N, K)
         real = negatives.items != targets[:, None]
+    if objective.tanh and objective.loss in ("bpr", "top1", "bpr-max", "top1-max"):
+        r_target, r = r_target.tanh(), r.tanh()
     match objective.loss:
         case "sampled-ce":
             losses = sampled_ce(r_target, r, real)
@@ -106,7 +116,7 @@ def sampled_loss(
         case "top1":
             losses = top1(r_target, r, real)
         case "bpr-max":
-            losses = bpr_max(r_target, r, real, objective.penalty)
+            losses = bpr_max(r_target, r, real, objective.penalty, objective.elu)
         case "top1-max":
             losses = top1_max(r_target, r, real)
         case "ce":
@@ -167,9 +177,10 @@ def top1_max(r_target: Tensor, r: Tensor, real: Tensor) -> Tensor:
     return (_weights(r, real) * (torch.sigmoid(r - r_target) + torch.sigmoid(r.square()))).sum(1)
 
 
-def bpr_max(r_target: Tensor, r: Tensor, real: Tensor, penalty: float) -> Tensor:
+def bpr_max(r_target: Tensor, r: Tensor, real: Tensor, penalty: float, alpha: float = 0.5) -> Tensor:
     """The target above the highest negative, softly; λ keeps negatives small."""
-    r_target, r = elu(r_target, 0.5), elu(r, 0.5)
+    if alpha:
+        r_target, r = elu(r_target, alpha), elu(r, alpha)
     weights = _weights(r, real)
     above = (weights * torch.sigmoid(r_target - r)).sum(1)
     return -(above + 1e-24).log() + penalty * (weights * r.square()).sum(1)

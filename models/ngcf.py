@@ -8,22 +8,24 @@ On the bipartite graph of sessions and items, Â = D^-½ A D^-½ (see `interacti
     loss = −log σ(v_s · v_i − v_s · v_j) + λ/2 (‖h_s‖² + ‖h_i‖² + ‖h_j‖²)    (4)  h: rows of H⁽⁰⁾
     v_s = mean of the clicks' v                              (5)  of a session that is served
 
-Departures: the paper has one LeakyReLU around the sum in (1) and no biases; the authors' code has two and
-biases, as here. λ weighs rows of H⁽⁰⁾ instead of v. The vector of a session in (4) has dropout masks of its
-own, not those under which its items hear from it. A step's pairs share one sample of negatives. H⁽⁰⁾ starts
-from N(0, 0.1²) instead of Xavier's, which shrinks with the number of sessions. By default items are ranked by
-cosine (`head=niser`).
+Departures: the authors' code has D⁻¹(A + I) for Â, the paper D^-½ A D^-½. The paper has one LeakyReLU around
+the sum in (1) and no biases; the authors' code has two and biases, as here. λ weighs rows of H⁽⁰⁾ instead of
+v. The vector of a session in (4) has dropout masks of its own, not those under which its items hear from it.
+A step's pairs share one sample of negatives. H⁽⁰⁾ starts from N(0, 0.1²) instead of Xavier's, which shrinks
+with the number of sessions. Batches of 8,192 instead of 1,024 at a higher learning rate. By default items are
+ranked by cosine (`head=niser`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
-from models.base import Head, Recipe
+from models.base import Head, Hyper, Recipe
 from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
 
 
@@ -33,6 +35,24 @@ class NGCF(GraphEncoder):
     recipe: Recipe = Recipe(
         epochs=20, batch_size=8192, lr=3e-2, lr_step=14, patience=3, loss="bpr", negatives=256, in_batch=False
     )
+
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "bpr",
+        "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
+        "in_batch": False,
+        "epochs": 500,
+        "patience": 10,
+        "batch_size": 1024,
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "lr_gamma": 1.0,
+        "dim": 64,
+        "layers": 3,
+        "dropout": 0.1,
+        "slope": 0.2,
+        "decay": 1e-5,
+        "head": "native",
+    }
 
     def __init__(
         self,

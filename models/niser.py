@@ -8,26 +8,46 @@ SR-GNN with both sides of the score normalised:
     ŷ = softmax(σ · s̃ᵀ x̃_i),  s̃ = s / ‖s‖,  σ = 16          (4)
 
 Departures: batches of 1,024 instead of 100 at twice the learning rate, so that a step is worth its update of
-the whole item table; item dropout 0.2 instead of 0.1.
+the whole item table; item dropout 0.2 instead of 0.1; no L2 penalty. SR-GNN's code, which it builds on, has
+the reset gate after the product (`reset=after`) and a bias in (3) (`bias`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import PAD, Batching, Family, Head, Recipe, SessionEncoder
-from models.layers import GatedGraphLayer, SessionGraph, SoftAttention
+from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.layers import GatedGraphLayer, Reset, SessionGraph, SoftAttention
 
 
 class NISER(SessionEncoder):
     """Normalised session-graph encoder with positions and item dropout."""
 
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "ce",
+        "epochs": 30,
+        "patience": 10,
+        "batch_size": 100,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "lr_step": 3,  # schedule and decay of SR-GNN, which it builds on
+        "lr_gamma": 0.1,
+        "weight_decay": 1e-5,
+        "dim": 100,
+        "steps": 1,
+        "reset": "after",  # SR-GNN's code; the paper's formula is `before`
+        "bias": True,  # likewise
+        "dropout": 0.1,
+        "scale": 16.0,
+        "max_length": 200,  # whole sessions
+    }
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     head: Head = "niser"
@@ -39,6 +59,8 @@ class NISER(SessionEncoder):
         *,
         dim: int = 100,
         steps: int = 1,
+        reset: Reset = "before",
+        bias: bool = False,
         dropout: float = 0.2,
         scale: float = 16.0,
         max_length: int = 50,
@@ -50,8 +72,8 @@ class NISER(SessionEncoder):
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
         self.positions = nn.Embedding(max_length, dim)
         self.dropout = nn.Dropout(dropout)
-        self.graph_layer = GatedGraphLayer(dim)
-        self.readout = SoftAttention(dim)
+        self.graph_layer = GatedGraphLayer(dim, reset)
+        self.readout = SoftAttention(dim, bias)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
 

@@ -15,11 +15,79 @@ LN(x) too, where the authors' code takes them from x.
 
 from __future__ import annotations
 
-from models.base import Recipe
-from models.layers import CausalTransformer
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.layers import Transformer
 
 
-class SASRec(CausalTransformer):
+class SASRec(SessionEncoder):
     """Causal self-attention over the clicks; the vector at a click scores what comes next."""
 
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "bce",  # of one negative a target; the mean over a shared sample is the same in expectation
+        "negatives": 128,
+        "in_batch": False,
+        "epochs": 200,
+        "patience": 20,
+        "batch_size": 512,  # targets; theirs is 128 sequences
+        "optimizer": "adam",  # theirs with β₂ = 0.98
+        "lr": 1e-3,
+        "lr_gamma": 1.0,
+        "dim": 50,
+        "layers": 2,
+        "heads": 1,
+        "dropout": 0.5,
+        "head": "native",
+        "scale": 1.0,
+        "max_length": 50,
+    }
+    family: ClassVar[Family] = "sequence"
+    batching: Batching = "positions"
+    causal: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int = 100,
+        layers: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+        head: Head = "niser",
+        scale: float = 16.0,
+        max_length: int = 50,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.scale = scale if head == "niser" else 1.0
+        self.max_length = max_length
+        self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
+        self.encoder = Transformer(
+            dim,
+            max_length=max_length,
+            layers=layers,
+            heads=heads,
+            inner=dim,
+            dropout=dropout,
+            activation=nn.ReLU,
+            norm_first=True,
+        )
+        for table in (self.items, self.encoder.positions):
+            nn.init.normal_(table.weight, std=1 / math.sqrt(dim))
+
+    def forward_all(self, sessions: Tensor) -> Tensor:
+        clicks = self._unit(self.items(sessions)) * math.sqrt(self.items.embedding_dim)  # (1), (B, L, D)
+        return self._unit(self.encoder(clicks))  # (2)–(4)
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1) if self.head == "niser" else vectors
+
+    def item_vectors(self) -> Tensor:
+        return self.items.weight

@@ -21,27 +21,49 @@ Readings: the paper has no σ in (2), the authors' code has, and only with it do
 each other; the code has no projections in (2) and (4), the paper has.
 
 Departures: three layers, the paper has up to six (on yoochoose1_64 six validate no better after an epoch, at
-twice the cost); (10) normalises without centring first, which the authors' code does; batches of 1,024
-instead of 100 at twice the learning rate, as in NISER+; dropout on the item vectors.
+twice the cost); (10) normalises without centring first, which the authors' code does (`centre`); that code's
+reset gate is after the product (`reset=after`), and its (9) has a bias (`bias`); D = 100 instead of 256;
+batches of 1,024 instead of 100 at twice the learning rate, as in NISER+; dropout on the item vectors, no L2
+penalty.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import PAD, Batching, Family, Head, Recipe, SessionEncoder, last_position
-from models.layers import GatedGraphLayer, SessionGraph
+from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, last_position
+from models.layers import GatedGraphLayer, Reset, SessionGraph
 
 
 class SGNNHN(SessionEncoder):
     """Star graph network with a highway, between normalised items and sessions."""
 
     recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "ce",
+        "epochs": 30,
+        "patience": 10,
+        "batch_size": 100,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "lr_step": 3,
+        "lr_gamma": 0.1,
+        "weight_decay": 1e-5,
+        "dim": 256,
+        "layers": 6,
+        "reset": "after",  # their code; the paper's formula is SR-GNN's, `before`
+        "bias": True,  # likewise
+        "centre": True,  # likewise
+        "dropout": 0.0,
+        "scale": 12.0,
+        "max_length": 200,  # whole sessions
+    }
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     head: Head = "niser"
@@ -53,6 +75,9 @@ class SGNNHN(SessionEncoder):
         *,
         dim: int = 100,
         layers: int = 3,
+        reset: Reset = "before",
+        bias: bool = False,
+        centre: bool = False,
         dropout: float = 0.2,
         scale: float = 12.0,
         max_length: int = 50,
@@ -61,10 +86,11 @@ class SGNNHN(SessionEncoder):
         self.scale = scale
         self.max_length = max_length
         self.layers = layers
+        self.centre = centre
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
         self.positions = nn.Embedding(max_length, dim)
         self.dropout = nn.Dropout(dropout)
-        self.graph_layer = GatedGraphLayer(dim)
+        self.graph_layer = GatedGraphLayer(dim, reset)
         self.from_star = StarQuery(dim)  # W_k1, W_q1
         self.to_star = StarQuery(dim)  # W_q2, W_k2
         self.highway = nn.Linear(2 * dim, dim)  # W_g
@@ -72,7 +98,7 @@ class SGNNHN(SessionEncoder):
         self.of_star = nn.Linear(dim, dim, bias=False)  # W₂
         self.of_last = nn.Linear(dim, dim, bias=False)  # W₃
         self.weight = nn.Linear(dim, 1, bias=False)  # w₀
-        self.mix = nn.Linear(2 * dim, dim, bias=False)  # W₄
+        self.mix = nn.Linear(2 * dim, dim, bias=bias)  # W₄
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
 
@@ -96,10 +122,13 @@ class SGNNHN(SessionEncoder):
         asking = self.of_star(star) + self.of_last(last)[:, None]
         gamma = self.weight(torch.sigmoid(self.of_each(clicks) + asking))  # (8), (B, L, 1)
         overall = (gamma * clicks * (sessions > PAD)[:, :, None]).sum(1)  # (B, D)
-        return normalize(self.mix(torch.cat([overall, last], 1)), dim=1)  # (9), (10)
+        return normalize(self._centred(self.mix(torch.cat([overall, last], 1))), dim=1)  # (9), (10)
+
+    def _centred(self, vectors: Tensor) -> Tensor:
+        return vectors - vectors.mean(-1, keepdim=True) if self.centre else vectors
 
     def item_vectors(self) -> Tensor:
-        return self.items.weight
+        return self._centred(self.items.weight)
 
 
 class StarQuery(nn.Module):

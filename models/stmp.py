@@ -13,18 +13,19 @@ authors' code has 1 for Yoochoose and 1.5 for Diginetica, in STAMP, the only one
 
 Departures: (4) has no sigmoid around it, nor has it in the authors' code (a softmax over n numbers between 0
 and 1 can give no item more than e/n); 1,024 targets a step, all positions of a session at once; the item
-table starts from N(0, 1/D): from the paper's N(0, 0.002²) little is learned in few epochs.
+table starts from N(0, 1/D): from the paper's N(0, 0.002²) (`items_std`) little is learned in few epochs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.base import PAD, Batching, Family, Recipe, SessionEncoder
+from models.base import PAD, Batching, Family, Hyper, Recipe, SessionEncoder
 from models.layers import running_mean, shorten
 
 
@@ -32,18 +33,33 @@ class STMP(SessionEncoder):
     """A session's mean click times its last one."""
 
     recipe: Recipe = Recipe(epochs=7, batch_size=1024, lr=3e-3, lr_step=4, patience=2)
+    paper: ClassVar[Mapping[str, Hyper]] = {
+        "loss": "ce",
+        "epochs": 10,
+        "patience": 10,
+        "batch_size": 512,
+        "optimizer": "adam",
+        "lr": 3e-3,
+        "lr_gamma": 1.0,
+        "dim": 100,
+        "max_norm": 1.0,  # Yoochoose; 1.5 on Diginetica
+        "items_std": 0.002,
+    }
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"
     causal: ClassVar[bool] = True
 
-    def __init__(self, n_items: int, *, dim: int = 100, max_norm: float = 1.0) -> None:
+    def __init__(
+        self, n_items: int, *, dim: int = 100, max_norm: float = 1.0, items_std: float = 0.0
+    ) -> None:
         super().__init__()
         self.max_norm = max_norm
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
         self.of_session = nn.Linear(dim, dim)  # W_s, b_s
         self.of_last = nn.Linear(dim, dim)  # W_t, b_t
+        items_std = items_std or 1 / math.sqrt(dim)
         for parameter in self.parameters():
-            nn.init.normal_(parameter, std=1 / math.sqrt(dim) if parameter is self.items.weight else 0.05)
+            nn.init.normal_(parameter, std=items_std if parameter is self.items.weight else 0.05)
         with torch.no_grad():
             self.items.weight[PAD].zero_()
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.base import PAD, SessionEncoder, Sessions
+from models.base import PAD, Recipe, SessionEncoder, Sessions
 from service.ranking.bundle import Bundle
 from tests.models.cases import CASES, Case
 from training.bundling.export import export_bundle
 from training.bundling.provenance import Provenance
 from training.learn.batches import Examples
 from training.learn.checkpoint import RunConfig
+from training.learn.hyper import HyperError, published_settings, resolve
 from training.learn.negatives import NegativeSampler
-from training.learn.registry import model_names
+from training.learn.registry import find_model, model_names
 from training.learn.train import train_phase, training_examples
 from training.measure.metrics import mrr_at_k
 from training.measure.validation import rank_targets, validation_on
@@ -191,3 +192,48 @@ def test_bundle_answers_as_the_model_does(case: Case, tmp_path: Path) -> None:
 def scored_items(model: SessionEncoder) -> torch.Tensor:
     items = model.item_vectors()
     return torch.nn.functional.normalize(items, dim=1) if model.head == "niser" else items
+
+
+PUBLISHED = [(name, which) for name in model_names() for which in published_settings(find_model(name))]
+SAID = {"epochs", "patience", "batch_size", "optimizer", "lr", "lr_gamma", "loss"}
+
+
+@pytest.mark.parametrize(("name", "which"), PUBLISHED)
+def test_what_a_paper_says_leaves_nothing_of_ours(name: str, which: str) -> None:
+    """It names every hyper-parameter, and the recipe begins from what no model has changed."""
+    model = find_model(name)
+    values = published_settings(model)[which]
+    assert model.hyperparameters().keys() | SAID <= values.keys()
+    recipe, hyper = resolve(model, [], which)
+    for field in dataclasses.fields(Recipe):
+        assert getattr(recipe, field.name) == values.get(field.name, getattr(Recipe(), field.name)), (
+            field.name
+        )
+    assert hyper == {each: values[each] for each in model.hyperparameters()}
+    assert recipe.lr_gamma == 1 or "lr_step" in values, "a rate that falls does so at steps of the paper's"
+    if recipe.loss != "ce":
+        assert {"negatives", "in_batch"} <= values.keys()
+    assert resolve(model, ["lr=0.5"], which)[0].lr == 0.5, "--set goes on top"
+
+
+@pytest.mark.parametrize(("name", "which"), PUBLISHED)
+def test_trains_as_published(name: str, which: str, tmp_path: Path) -> None:
+    """One epoch of the planted pattern."""
+    recipe, hyper = resolve(find_model(name), ["epochs=1"], which)
+    trained = train_phase(
+        RunConfig(name, "planted", 1, "32", 1, recipe, hyper),
+        find_model(name),
+        planted(120, 1),
+        validation_on(planted(30, 2)),
+        phase="select",
+        file=tmp_path / "select.pt",
+        resume=False,
+        on_progress=lambda progress: None,
+        on_epoch=lambda record: None,
+    )
+    assert np.isfinite(trained.history[0]["loss"])
+
+
+def test_an_unknown_paper_lists_the_known() -> None:
+    with pytest.raises(HyperError, match=r"--paper-of 2015: of GRU4Rec there is: paper, 2016, "):
+        resolve(find_model("gru4rec"), [], "2015")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn.functional import normalize
 
+from models.base import Batch
 from models.core import CORE
 
 
@@ -24,3 +26,13 @@ def test_items_are_dropped_out_in_training_only() -> None:
     model = CORE(9, dim=50)
     assert (model.item_vectors()[1:] == 0).any()
     assert torch.equal(model.eval().item_vectors(), model.items.weight)
+
+
+def test_the_softmax_is_of_cosines_over_tau() -> None:
+    torch.manual_seed(0)
+    model = CORE(9, dim=4, temperature=0.25).eval()
+    session = torch.tensor([[3, 1, 3, 7]])
+    cosines = model(session)[0] @ normalize(model.items.weight[1:], dim=1).T
+    loss = model.loss(Batch(session, torch.tensor([[0, 0, 0, 2]])))
+    torch.testing.assert_close(loss, -(cosines / 0.25).log_softmax(0)[1])
+    assert CORE(9).scale == pytest.approx(1 / 0.07)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.layers import GatedGraphLayer, SessionGraph, Transformer
+from models.layers import GRU, GatedGraphLayer, Reset, SessionGraph, SoftAttention, Transformer
 
 Matrix = npt.NDArray[np.float64]
 
@@ -32,13 +32,16 @@ def slow_graph(session: list[int]) -> tuple[list[int], Matrix, Matrix]:
     return nodes, rows(edges), rows(edges.T)
 
 
-@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=9), min_size=1, max_size=4))
+@given(
+    st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=9), min_size=1, max_size=4),
+    st.sampled_from(["before", "after"]),
+)
 @settings(max_examples=60, deadline=None)
-def test_graph_equals_its_definition(sessions: list[list[int]]) -> None:
+def test_graph_equals_its_definition(sessions: list[list[int]], reset: Reset) -> None:
     length = max(map(len, sessions)) + 1
     padded = torch.tensor([session + [0] * (length - len(session)) for session in sessions])
     graph = SessionGraph(padded)
-    layer = GatedGraphLayer(4)
+    layer = GatedGraphLayer(4, reset)
     torch.manual_seed(0)
     table = torch.randn(6, 4)
     updated = graph.node_of @ layer(table[padded], graph)  # (B, L, D)
@@ -72,7 +75,9 @@ def slow_update(
         a = torch.cat([arriving, leaving])
         z = torch.sigmoid(w_z @ a + u_z @ x[i] + b_z)
         r = torch.sigmoid(w_r @ a + u_r @ x[i] + b_r)
-        proposed = torch.tanh(w_o @ a + u_o @ (r * x[i]) + b_o)
+        # As the paper, or as the codes, with a bias of the product's own.
+        kept = u_o @ (r * x[i]) if layer.reset == "before" else r * (u_o @ x[i] + layer.of_kept.bias)
+        proposed = torch.tanh(w_o @ a + kept + b_o)
         rows.append((1 - z) * x[i] + z * proposed)
     return torch.stack(rows)
 
@@ -129,3 +134,63 @@ def test_transformer_heads_divide_its_dimension() -> None:
         Transformer(
             8, max_length=6, layers=1, heads=3, inner=8, dropout=0.0, activation=nn.ReLU, norm_first=True
         )
+
+
+def slow_gru(gru: GRU, inputs: npt.NDArray[np.floating], layer: int) -> npt.NDArray[np.floating]:
+    """(L, input) to (L, hidden), gate by gate: torch stacks them as r, z, n."""
+
+    def sigmoid(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        squashed: npt.NDArray[np.floating] = 1 / (1 + np.exp(-x))
+        return squashed
+
+    w, u, b, c = (
+        np.split(gru.get_parameter(f"{kind}_l{layer}").detach().numpy(), 3)
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    h = np.zeros(gru.hidden_size, np.float32)
+    states = []
+    for x in inputs:
+        r = sigmoid(w[0] @ x + b[0] + u[0] @ h + c[0])
+        z = sigmoid(w[1] @ x + b[1] + u[1] @ h + c[1])
+        kept = u[2] @ (r * h) + c[2] if gru.reset == "before" else r * (u[2] @ h + c[2])
+        h = (1 - z) * np.tanh(w[2] @ x + b[2] + kept) + z * h
+        states.append(h)
+    return np.array(states)
+
+
+@pytest.mark.parametrize("reset", ["before", "after"])
+def test_gru_equals_its_definition(reset: Reset) -> None:
+    torch.manual_seed(0)
+    gru = GRU(3, 4, num_layers=2, reset=reset)
+    for parameter in gru.parameters():
+        nn.init.normal_(parameter)
+    inputs = torch.randn(2, 5, 3)
+    states = gru.states(inputs)
+    for row in range(2):
+        expected = slow_gru(gru, slow_gru(gru, inputs[row].numpy(), 0), 1)
+        np.testing.assert_allclose(states[row].detach(), expected, atol=1e-5)
+    first = gru.step(inputs[:, 0], torch.zeros(2, 4), 0)
+    torch.testing.assert_close(gru.step(first, torch.zeros(2, 4), 1), states[:, 0])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_soft_attention_equals_its_equations(bias: bool) -> None:
+    """Over all positions, not the items: a click that is repeated weighs twice."""
+    torch.manual_seed(0)
+    readout = SoftAttention(4, bias)
+    for parameter in readout.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(1, 3, 4)
+    session = torch.tensor([[5, 5, 2, 0]])
+    answer = readout(torch.cat([x, torch.randn(1, 1, 4)], 1), session)[0]
+    q, w1, w2, c = (
+        readout.weight.weight[0],
+        readout.of_last.weight,
+        readout.of_each.weight,
+        readout.of_each.bias,
+    )
+    alpha = [q @ torch.sigmoid(w1 @ x[0, 2] + w2 @ each + c) for each in x[0]]
+    overall = sum((a * each for a, each in zip(alpha, x[0], strict=True)), torch.zeros(4))
+    expected = readout.mix.weight @ torch.cat([x[0, 2], overall])
+    torch.testing.assert_close(answer, expected + readout.mix.bias if bias else expected)
+    assert (readout.mix.bias is not None) == bias

@@ -131,6 +131,33 @@ def test_bpr_max_flattens_scores_below_zero() -> None:
     torch.testing.assert_close(loss, -torch.sigmoid(torch.tensor([0.25])).log())
 
 
+@pytest.mark.parametrize(("alpha", "score"), [(1.0, -1 / 2), (0.5, -1 / 4), (0.0, -math.log(2))])
+def test_bpr_maxs_elu_has_an_alpha(alpha: float, score: float) -> None:
+    """ELU(α) makes α · (1/2 − 1) of −ln 2; 0 leaves it."""
+    loss = bpr_max(torch.tensor([[0.0]]), torch.tensor([[-math.log(2)]]), torch.tensor([[True]]), 1.0, alpha)
+    torch.testing.assert_close(loss, -torch.sigmoid(torch.tensor([-score])).log() + score**2)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "top1", "bpr-max", "top1-max"])
+def test_tanh_is_of_every_score(loss: Loss) -> None:
+    """Scores 2 of the target, 1 and −3 of the negatives."""
+    items, negatives = torch.tensor([[2.0], [1.0], [-3.0]]), Negatives(torch.tensor([1, 2]), torch.zeros(2))
+    squashed = sampled_loss(Objective(loss, tanh=True), torch.ones(1, 1), items, torch.tensor([0]), negatives)
+    plain = sampled_loss(Objective(loss), torch.ones(1, 1), items.tanh(), torch.tensor([0]), negatives)
+    torch.testing.assert_close(squashed, plain)
+
+
+def test_the_objectives_alpha_is_bpr_maxs() -> None:
+    items, negatives = torch.tensor([[0.5], [-1.0]]), Negatives(torch.tensor([1]), torch.zeros(1))
+    losses = [
+        float(
+            sampled_loss(Objective("bpr-max", elu=a), torch.ones(1, 1), items, torch.tensor([0]), negatives)
+        )
+        for a in (0.0, 0.5, 1.0)
+    ]
+    assert len(set(losses)) == 3
+
+
 ALL: list[Loss] = ["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"]
 
 
@@ -179,6 +206,18 @@ def test_logq_makes_a_sample_speak_for_every_item() -> None:
     assert uncorrected > estimate + 1
 
 
+def test_logq_corrects_the_target_too_if_asked() -> None:
+    """As GRU4Rec's code: −ln c of the target and of each negative. By hand: r = 1, 2, 3; c = 2, 4, 8."""
+    items = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    often = torch.tensor([1.0, 2.0, 4.0, 8.0]).log()
+    negatives = Negatives(torch.tensor([2, 3]), often[2:], often)
+    loss = sampled_loss(
+        Objective("sampled-ce", logq_target=True), torch.ones(1, 1), items, torch.tensor([1]), negatives
+    )
+    target, others = math.e / 2, math.e**2 / 4 + math.e**3 / 8
+    assert float(loss) == pytest.approx(math.log((target + others) / target), rel=1e-5)
+
+
 def test_hardest_counts_only_the_highest_scored_negatives() -> None:
     vectors = torch.tensor([[1.0]])
     items = torch.tensor([[2.0], [5.0], [4.0], [3.0]])
@@ -194,6 +233,7 @@ def test_hardest_counts_only_the_highest_scored_negatives() -> None:
     [
         ({"negatives": -1}, "negatives must be at least 0, not -1"),
         ({"hardest": -1}, "hardest must be at least 0, not -1"),
+        ({"elu": -0.5}, "elu must be at least 0, not -0.5"),
         ({"horizon": 0}, "horizon must be at least 1, not 0"),
         ({"loss": "bpr", "in_batch": False}, "loss bpr needs negatives"),
     ],

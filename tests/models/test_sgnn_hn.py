@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -38,16 +39,26 @@ def slow_vector(model: SGNNHN, session: list[int]) -> torch.Tensor:
     asking = model.of_star(star) + model.of_last(u[-1])
     gamma = [model.weight(torch.sigmoid(model.of_each(each) + asking)) for each in u]  # (8)
     overall = sum((g * each for g, each in zip(gamma, u, strict=True)), torch.zeros_like(star))
-    return torch.nn.functional.normalize(model.mix(torch.cat([overall, u[-1]])), dim=0)  # (9), (10)
+    z = model.mix(torch.cat([overall, u[-1]]))  # (9)
+    return torch.nn.functional.normalize(z - z.mean() if model.centre else z, dim=0)  # (10)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_equals_its_equations(layers: int) -> None:
+@pytest.mark.parametrize(("layers", "as_the_code"), [(1, False), (3, False), (2, True)])
+def test_equals_its_equations(layers: int, as_the_code: bool) -> None:
+    """With the departures of the authors' code from their paper, too."""
     torch.manual_seed(0)
-    model = SGNNHN(9, dim=4, layers=layers).eval()
+    code: dict[str, Any] = {"reset": "after", "bias": True, "centre": True} if as_the_code else {}
+    model = SGNNHN(9, dim=4, layers=layers, **code).eval()
+    assert (model.mix.bias is not None) == as_the_code
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()  # no weight so small that leaving out its term would go unseen
     padded = torch.tensor([session + [PAD] * (9 - len(session)) for session in SESSIONS])
     for vector, session in zip(model(padded), SESSIONS, strict=True):
         torch.testing.assert_close(vector, slow_vector(model, session), atol=1e-5, rtol=1e-4)
+
+
+def test_centred_items_sum_to_nothing() -> None:
+    table = SGNNHN(9, dim=4, centre=True).item_vectors()
+    torch.testing.assert_close(table.sum(1), torch.zeros(10), atol=1e-6, rtol=0)
+    assert SGNNHN(9, dim=4).item_vectors().sum(1).abs().max() > 0.1

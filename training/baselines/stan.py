@@ -15,16 +15,25 @@ the paper's 20 days for Diginetica would be 0.138 (47.7/17.7).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.base import Hyper, Sessions
 from service.ranking.neighbours import Candidates, best_of_each, distinct_clicks, match, places, starts
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items
 from training.baselines.counting import Floats, distinct_pairs, offsets
+
+PAPER: Mapping[str, Hyper] = {  # Diginetica
+    "m": 10_000,
+    "k": 500,
+    "decay_place": 1.225,
+    "decay_age": 0.138,  # 20 days
+    "decay_distance": 4.9,
+}
 
 
 @dataclass(frozen=True)

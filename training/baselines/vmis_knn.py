@@ -14,11 +14,15 @@ Departures: the authors' code never answers the session's newest item, and lets 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from models.base import Sessions
+from models.base import Hyper, Sessions
 from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
+
+PAPER: Mapping[str, Hyper] = {"m": 500, "k": 100, "max_length": 50}
 
 
 def fit(train: Sessions, *, m: int = 500, k: int = 100, max_length: int = 50) -> SessionNeighbours:

@@ -11,11 +11,15 @@ Departures: h_i counts the sessions with item i, where the authors' code counts 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from models.base import Sessions
+from models.base import Hyper, Sessions
 from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
+
+PAPER: Mapping[str, Hyper] = {"m": 5000, "k": 500, "idf": 5.0, "max_length": 50}  # Diginetica
 
 
 def fit(

@@ -102,6 +102,20 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any recipe field or hyper-parameter."),
     ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper", help="Settings of the model's paper, as `models NAME` tells them; --set goes on top."
+        ),
+    ] = False,
+    paper_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Other published settings of the model: 2016, 2018, … of gru4rec.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Weights, batches and dropout follow from it.")] = 1,
     refit: Annotated[
         bool, typer.Option("--refit", help="Then train anew on training + validation, for the chosen epochs.")
@@ -155,12 +169,13 @@ def train(
     from training.fit import FitOptions, fit, train_along
     from training.learn.checkpoint import check_writable
     from training.learn.devices import DeviceError, open_fabric, torchrun_processes
-    from training.learn.hyper import HyperError, resolve, resolve_counted
+    from training.learn.hyper import PAPER, HyperError, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
     from training.measure.results import write_result
 
     with reported(json_, together=True) as console:
+        published = paper_of or (PAPER if paper else None)
         if model in baseline_names():
             if (devices or torchrun_processes()) > 1:
                 raise DeviceError(f"--devices: {model} is counted, by one process")
@@ -170,9 +185,9 @@ def train(
                 )
             if refit_epochs is not None:
                 raise HyperError(f"--refit-epochs: {model} is counted, not trained in epochs; use --refit")
-            recipe, hyper = None, resolve_counted(model, set_ or [])
+            recipe, hyper = None, resolve_counted(model, set_ or [], published)
         else:
-            recipe, hyper = resolve(find_model(model), set_ or [])
+            recipe, hyper = resolve(find_model(model), set_ or [], published)
         fabric = open_fabric(device, devices) if recipe else None
         options = FitOptions(
             recipe=recipe,
@@ -223,7 +238,7 @@ def models(
 ) -> None:
     """List the models that can be trained or counted, or tell all about one."""
     from training.learn.cards import all_cards, card, docstring
-    from training.learn.hyper import resolve, resolve_counted
+    from training.learn.hyper import PAPER, paper_of_counted, published_settings, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
 
     with reported(json_) as console:
@@ -235,14 +250,24 @@ def models(
                 console.print(_table(cards))
             return
         one, text = card(name, n_items), docstring(name)
-        settings: dict[str, dict[str, object]] = {"recipe": {}, "hyperparameters": {}}
+        published: list[str] = []
         if name in baseline_names():
-            settings["hyperparameters"] |= resolve_counted(name, [])
+            published = [PAPER] if paper_of_counted(name) else []
+            settings = {
+                each: {"recipe": {}, "hyperparameters": {**resolve_counted(name, [], each)}}
+                for each in (None, *published)
+            }
         else:
-            recipe, hyper = resolve(find_model(name), [])
-            settings = {"recipe": asdict(recipe), "hyperparameters": {**hyper}}
+            published = [*published_settings(find_model(name))]
+            settings = {
+                each: {"recipe": asdict(recipe), "hyperparameters": {**hyper}}
+                for each in (None, *published)
+                for recipe, hyper in [resolve(find_model(name), [], each)]
+            }
+        here = settings.pop(None)
         if json_:
-            print(json.dumps({"n_items": n_items, **asdict(one), "docstring": text, **settings}))
+            whole = {**asdict(one), "docstring": text, **here, "published": settings}
+            print(json.dumps({"n_items": n_items, **whole}))
         else:
             kind_of = (
                 f"{one.head} head, {'causal' if one.causal else 'not causal'}"
@@ -252,11 +277,25 @@ def models(
             print(f"{text}\n\n{one.family}, {kind_of}")
             if one.head:
                 print(f"{one.parameters:,} parameters at {n_items:,} items")
-            for kind, values in settings.items():
+            paper = settings.get(PAPER)
+            for kind, values in here.items():
                 if values:
-                    print(f"\n{kind}, --set NAME=VALUE:")
+                    print(f"\n{kind}, --set NAME=VALUE: here{' / --paper' if paper else ''}")
                 for setting, value in values.items():
-                    print(f"  {setting:<20} {str(value).lower() if isinstance(value, bool) else value}")
+                    theirs = f" / {_typed(paper[kind][setting])}" if paper else ""
+                    print(f"  {setting:<20} {_typed(value)}{theirs}")
+            for each in published[1:]:
+                assert paper is not None
+                print(f"\n--paper-of {each}: as --paper, but")
+                for kind, values in settings[each].items():
+                    for setting, value in values.items():
+                        if value != paper[kind][setting]:
+                            print(f"  {setting}={_typed(value)}")
+
+
+def _typed(value: object) -> str:
+    """A setting's value as `--set` takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(cards: list[Card]) -> Table:

@@ -192,6 +192,12 @@ def save_run(
     )
 
 
+def all_named(model: type[SessionEncoder], hyper: dict[str, Hyper]) -> dict[str, Hyper]:
+    """Hyper-parameters of a checkpoint, with the defaults of those that earlier versions had no name for."""
+    defaults = {name: parameter.default for name, parameter in model.hyperparameters().items()}
+    return {**defaults, **hyper}
+
+
 def own_state(state: State, device: torch.device) -> OwnState:
     """What this process has of its own, on the processor."""
     return {
@@ -212,6 +218,9 @@ def restore(
     """Put model, optimiser and random generators where the checkpoint left them. Raises `CheckpointError`."""
     saved = load(file)
     theirs = {"device": "cpu", "processes": 1, **saved["identity"]}  # which earlier versions did not name
+    theirs["recipe"] = {**dataclasses.asdict(Recipe()), **theirs["recipe"]}
+    theirs["hyper"] = all_named(type(model), theirs["hyper"])
+    identity = {**identity, "hyper": all_named(type(model), identity["hyper"])}
     changed = [key for key in identity if identity[key] != theirs.get(key)]
     if changed:
         differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)

@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from models.base import Batch, SessionEncoder
+from models.base import PAD, Batch, SessionEncoder
 from models.losses import Negatives
 
 T = TypeVar("T")
@@ -136,9 +136,10 @@ def part_of(model: SessionEncoder, batch: Batch, rank: int, world: int) -> tuple
     A process without a target, whose lanes have all run out, say, takes the whole batch at weight 0: all must
     go through a step together, and a mean over nothing is none.
     """
-    own, whole = share(batch, rank, world), model.terms(batch)
-    terms = model.terms(own)
-    return (own, terms * world / whole) if terms else (batch, 0.0)
+    own = share(batch, rank, world)
+    if not (own.targets > PAD).any():
+        return batch, 0.0
+    return own, model.terms(own) * world / model.terms(batch)
 
 
 def everyones(own: T, world: int) -> list[T]:
@@ -166,7 +167,10 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
     negatives = batch.negatives
     if negatives is not None:
-        negatives = Negatives(move(negatives.items), move(negatives.log_expected))
+        of_all = negatives.log_expected_of
+        negatives = Negatives(
+            move(negatives.items), move(negatives.log_expected), None if of_all is None else move(of_all)
+        )
     return dataclasses.replace(
         batch,
         sessions=move(batch.sessions),

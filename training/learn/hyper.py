@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, hyperparameters_of
 from training.learn.registry import find_baseline
 
+PAPER = "paper"  # a model's own paper, among the settings that were published
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -17,23 +19,33 @@ class HyperError(ValueError):
     """A `--set` or `--search` names nothing the model has, or a value of the wrong type."""
 
 
-def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Recipe, dict[str, Hyper]]:
+def resolve(
+    model: type[SessionEncoder], assignments: Sequence[str], published: str | None = None
+) -> tuple[Recipe, dict[str, Hyper]]:
     """The model's recipe and every hyper-parameter, with `name=value` assignments applied.
 
-    Raises `HyperError` that lists the known names.
+    With `published` they begin from what was published (`PAPER`, or a name of `model.papers`), and nothing of
+    our own recipe is left in them. Raises `HyperError` that lists the known names.
     """
+    own, declared = model.recipe, model.hyperparameters()
+    if published is not None:
+        there = published_settings(model)
+        if published not in there:
+            raise HyperError(f"--paper-of {published}: of {model.__name__} there is: {', '.join(there)}")
+        values = there[published]
+        own = dataclasses.replace(Recipe(), **{k: v for k, v in values.items() if k not in declared})  # type: ignore[arg-type]
+        declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
     hints = typing.get_type_hints(Recipe)
     recipe_fields = {
         f.name: HyperParameter(type(default), default, typing.get_args(hints[f.name]))
         for f in dataclasses.fields(Recipe)
-        for default in [getattr(model.recipe, f.name)]
+        for default in [getattr(own, f.name)]
     }
-    declared = model.hyperparameters()
     assigned = _assign(model.__name__, {**recipe_fields, **declared}, assignments)
     hyper = {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
     try:
         recipe = dataclasses.replace(
-            model.recipe,
+            own,
             **{name: value for name, value in assigned.items() if name in recipe_fields},  # type: ignore[arg-type]
         )
     except ValueError as error:
@@ -46,11 +58,30 @@ def resolve(model: type[SessionEncoder], assignments: Sequence[str]) -> tuple[Re
     return recipe, hyper
 
 
-def resolve_counted(baseline: str, assignments: Sequence[str]) -> dict[str, Hyper]:
+def published_settings(model: type[SessionEncoder]) -> dict[str, Mapping[str, Hyper]]:
+    """What was published of a model: its paper's settings, and further ones by name."""
+    return {PAPER: model.paper, **model.papers}
+
+
+def resolve_counted(
+    baseline: str, assignments: Sequence[str], published: str | None = None
+) -> dict[str, Hyper]:
     """Every hyper-parameter of a counted baseline, likewise. Raises `HyperError`."""
     declared = hyperparameters_of(find_baseline(baseline))
+    if published is not None:
+        values = paper_of_counted(baseline)
+        if published != PAPER or not values:
+            there = PAPER if values else "nothing"
+            raise HyperError(f"--paper-of {published}: of {baseline} there is: {there}")
+        declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
     assigned = _assign(baseline, declared, assignments)
     return {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
+
+
+def paper_of_counted(baseline: str) -> Mapping[str, Hyper]:
+    """What the paper of a counted baseline gives; nothing where it gives no settings."""
+    values: Mapping[str, Hyper] = getattr(sys.modules[find_baseline(baseline).__module__], "PAPER", {})
+    return values
 
 
 def _assign(owner: str, known: dict[str, HyperParameter], assignments: Sequence[str]) -> dict[str, Hyper]:

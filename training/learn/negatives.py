@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.base import PAD, Sessions
 from models.losses import Negatives, Objective
+from training.learn.batches import Indices
 
 
 class NegativeSampler:
@@ -22,6 +23,7 @@ class NegativeSampler:
         self._cumulative = np.cumsum(self._drawn)
         self._count = objective.negatives
         self._in_batch = objective.in_batch
+        self._of_targets = objective.logq_target
         self._distinct = objective.hardest > 0  # copies of one item would take the places of other hard ones
 
     def draw(self, targets: Tensor, seed: int, epoch: int, step: int) -> Negatives:
@@ -31,9 +33,22 @@ class NegativeSampler:
         items = np.minimum(drawn, len(self._drawn) - 1) + 1  # rounding may leave the last sum below 1
         own = targets[targets > PAD].numpy() if self._in_batch else np.zeros(0, np.int64)
         both: npt.NDArray[np.int64] = np.concatenate([own, items])
-        expected = self._count * self._drawn[both - 1] + len(own) * self._popularity[both - 1]
         if self._distinct:
             both = np.unique(both)
-            absent = self._count * np.log1p(-self._drawn) + len(own) * np.log1p(-self._popularity)
-            expected = -np.expm1(absent[both - 1])  # how likely it is to be in the sample at all
-        return Negatives(torch.from_numpy(both), torch.from_numpy(np.log(expected)).float())
+        if not self._distinct and not self._of_targets:
+            return Negatives(torch.from_numpy(both), _log(self._expected(both - 1, len(own))))
+        every = self._expected(slice(None), len(own))
+        of_all = _log(np.concatenate([np.ones(1), every])) if self._of_targets else None
+        return Negatives(torch.from_numpy(both), _log(every[both - 1]), of_all)
+
+    def _expected(self, items: Indices | slice, n_own: int) -> npt.NDArray[np.float64]:
+        """How often items (from 0) are to be expected, or of distinct ones how likely they are there."""
+        drawn, popularity = self._drawn[items], self._popularity[items]
+        often: npt.NDArray[np.float64] = self._count * drawn + n_own * popularity
+        if self._distinct:
+            often = -np.expm1(self._count * np.log1p(-drawn) + n_own * np.log1p(-popularity))
+        return often
+
+
+def _log(expected: npt.NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(np.log(expected)).float()

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from models.base import Batch, Recipe, SessionEncoder, Sessions
 from training.learn.batches import Examples
@@ -237,7 +238,15 @@ def _plan(
 def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over the model's parameters."""
     if recipe.optimizer == "adagrad":
-        return AdagradMomentum(model.parameters(), recipe.lr, recipe.momentum, recipe.weight_decay)
+        tables = [table.weight for table in model.modules() if isinstance(table, nn.Embedding)]
+        bias = model.item_bias()
+        return AdagradMomentum(
+            model.parameters(),
+            recipe.lr,
+            recipe.momentum,
+            recipe.weight_decay,
+            tables if bias is None else [*tables, bias],
+        )
     return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 

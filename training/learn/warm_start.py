@@ -16,6 +16,7 @@ from models.base import Hyper, SessionEncoder, Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import ITEMS, read_items, read_manifest
 from training.learn import checkpoint
+from training.learn.checkpoint import all_named
 from training.learn.registry import find_model
 
 Rows = Literal["items", "sessions", "own"]  # what a parameter has a row for; `own`: neither
@@ -77,7 +78,8 @@ def warm_start(
     identity = saved["identity"]
     if identity["data_fingerprint"] != manifest.data_fingerprint:
         raise ColdStart(f"{file} is of other clicks than {version}")
-    changed = sorted(name for name in hyper if hyper[name] != identity["hyper"].get(name))
+    theirs = all_named(find_model(model), identity["hyper"])
+    changed = sorted(name for name in hyper if hyper[name] != theirs.get(name))
     if changed:
         raise ColdStart(f"{version} has another {', '.join(changed)}")
     old_row = {item_id: row for row, item_id in enumerate(read_items(path / ITEMS), start=1)}

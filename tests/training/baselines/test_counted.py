@@ -69,10 +69,27 @@ def test_item_knn_is_a_regularised_cosine(history: list[Session], session: Sessi
         assert score == pytest.approx(similarity[item])
 
 
+@settings(deadline=None, max_examples=40)
+@given(history_strategy, session_strategy)
+def test_item_knn_counts_pairs_of_clicks_as_the_code_does(history: list[Session], session: Session) -> None:
+    """Of each click on the one item, every click on the other in its session."""
+    last = session[-1]
+    support = Counter(item for past in history for item in past)
+    together: Counter[int] = Counter()
+    for past in history:
+        for _ in range(past.count(last)):
+            together.update(item for item in past if item != last)
+    expected = {
+        item: count / math.sqrt((support[last] + 20) * (support[item] + 20))
+        for item, count in together.items()
+    }
+    assert scores_of(item_knn.fit(sessions_of(history), counts="clicks"), session) == about(expected)
+
+
 def test_item_knn_counts_in_blocks_what_it_counts_at_once() -> None:
     train = planted_sessions(200)
     whole = item_knn.fit(train, neighbours=5)
-    blocks = item_knn.most_similar(train, 5, 20.0, block=7)
+    blocks = item_knn.most_similar(train, 5, 20.0, "sessions", block=7)
     assert isinstance(whole, ItemNeighbours)
     np.testing.assert_array_equal(whole.items, blocks.items)
     np.testing.assert_array_equal(whole.scores, blocks.scores)

@@ -157,6 +157,40 @@ def bundle_in(artifacts: Path) -> Path:
     return bundle
 
 
+def test_train_as_published(place: Path, tmp_path: Path) -> None:
+    """Nothing of our recipe is left in what is trained, but for what is set on top."""
+    train = ("train", "--data", str(place / "data"), "--threads", "1", "--artifacts", str(tmp_path), "--json")
+    quick = ("--set", "dim=8", "--set", "epochs=1", "--set", "batch_size=16")
+    for words, loss, momentum in ((("--paper",), "bpr-max", 0.1), (("--paper-of", "2016"), "top1", 0.0)):
+        result = run(*train, "--model", "gru4rec", *words, *quick)
+        assert result.exit_code == 0, result.output
+        trained = json.loads(result.stdout)
+        recipe, hyper = trained["recipe"], trained["hyperparameters"]
+        assert (recipe["loss"], recipe["optimizer"], recipe["momentum"]) == (loss, "adagrad", momentum)
+        assert (recipe["lr_gamma"], recipe["batch_size"], recipe["epochs"]) == (1.0, 16, 1)
+        assert (hyper["batching"], hyper["head"], hyper["dropout_embedding"]) == (
+            "session-parallel",
+            "native",
+            0,
+        )
+    counted = run(*train, "--model", "stan", "--paper")
+    assert json.loads(counted.stdout)["hyperparameters"]["decay_age"] == 0.138
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gru4rec", "--paper-of", "2015"], "of GRU4Rec there is: paper, 2016, 2016-bpr, 2018, "),
+        (["niser", "--paper-of", "2018"], "of NISER there is: paper"),
+        (["pop", "--paper"], "of pop there is: nothing"),
+    ],
+)
+def test_what_was_not_published_is_refused(place: Path, words: list[str], message: str) -> None:
+    result = run("train", "--data", str(place / "data"), "--model", *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("train", "test", "more", "message"),
     [

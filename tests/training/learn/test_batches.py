@@ -97,3 +97,17 @@ def test_an_epoch_in_order_goes_from_the_oldest_session_to_the_newest(batching: 
     assert (np.diff(pools) > 0).all()
     # Within a pool they are mixed, or all its short sessions would come first.
     assert (np.diff([examples.length[batch].mean() for batch in plan[:POOL]]) < 0).sum() > POOL / 4
+
+
+@pytest.mark.parametrize("batching", ["prefixes", "positions"])
+def test_sessions_are_shuffled_and_those_of_like_length_share_a_batch(batching: Batching) -> None:
+    rng = np.random.default_rng(0)
+    sessions = flat([rng.integers(1, 10, n).tolist() for n in rng.integers(2, 30, 2000)])
+    examples = Examples.of(sessions, batching, 50)
+    plan = examples.plan(64, seed=0, epoch=0)
+    inside = np.mean([np.std(examples.length[batch]) for batch in plan])
+    assert inside < np.std(examples.length) / 4, "a batch pads little"
+    assert np.mean([np.ptp(batch) for batch in plan]) > len(examples) / 3, "a batch is of all times"
+    lengths = np.array([examples.length[batch].mean() for batch in plan])
+    step = np.abs(np.diff(lengths)).mean()
+    assert step > np.std(lengths) / 2, "batches come in random order: the next one is of another length"

@@ -67,16 +67,47 @@ def test_one_model_is_told_with_all_that_can_be_set(name: str) -> None:
     assert text.startswith(document["docstring"])
     assert " ".join(document["docstring"].split()).startswith(f"{document['title']}: {document['paper']}")
     settings = document["recipe"] | document["hyperparameters"]
-    told = dict(
-        line.split() for line in text.removeprefix(document["docstring"]).splitlines() if line[:2] == "  "
-    )
-    assert set(told) == set(settings)
-    taken = [f"{setting}={value}" for setting, value in told.items()]
-    if name in baseline_names():
-        assert resolve_counted(name, taken) == resolve_counted(name, []) == settings
-    else:
-        found = resolve(find_model(name), taken)
-        assert found == resolve(find_model(name), []), "what is printed is what --set takes"
+    assert bool(document["published"]) == (name not in ("pop", "spop"))
+    told = shown(text, document["docstring"])
+    assert set(told[""]) == set(settings)
+    for column, which in enumerate([None, *document["published"]]):
+        whose = told[""] if column < 2 else {**told[""], **told[str(which)]}
+        taken = [
+            f"{setting}={values[min(column, len(values) - 1)]}" for setting, values in whose.items()
+        ]  # of a named one the paper's, but for what it changes
+        if name in baseline_names():
+            assert resolve_counted(name, taken) == resolve_counted(name, [], which)
+        else:
+            found = resolve(find_model(name), taken)
+            assert found == resolve(find_model(name), [], which), "what is printed is what --set takes"
+
+
+def shown(text: str, docstring: str) -> dict[str, dict[str, list[str]]]:
+    """What is printed of each setting: here and in the paper (""), and what else was published changes."""
+    told: dict[str, dict[str, list[str]]] = {"": {}}
+    which = ""
+    for line in text.removeprefix(docstring).splitlines():
+        if line.startswith("--paper-of "):
+            which = line.split()[1].rstrip(":")
+            told[which] = {}
+        elif line[:2] == "  ":
+            setting, _, values = line.strip().partition("=" if which else " ")
+            told[which][setting] = values.split(" / ") if not which else [values]
+            told[which][setting] = [value.strip() for value in told[which][setting]]
+    return told
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_here_and_the_paper_stand_beside_each_other(name: str) -> None:
+    """Whatever the two differ in, a reader sees both."""
+    document = json.loads(run(name, "--json"))
+    told = shown(run(name), document["docstring"])[""]
+    here = document["recipe"] | document["hyperparameters"]
+    paper = document["published"]["paper"]["recipe"] | document["published"]["paper"]["hyperparameters"]
+    assert here.keys() == paper.keys() == told.keys()
+    for setting in here:
+        ours, theirs = told[setting]
+        assert (ours != theirs) == (here[setting] != paper[setting]), setting
 
 
 def test_an_unknown_model_is_wrong_input() -> None:

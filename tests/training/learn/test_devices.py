@@ -110,9 +110,23 @@ def test_a_part_without_targets_weighs_nothing() -> None:
     batch = Batch(torch.tensor([[1], [0], [2]]), torch.tensor([2, 0, 3]), torch.tensor([True, False, True]))
     parts = [part_of(model, batch, rank, 2) for rank in range(2)]
     assert parts[0][0].targets.tolist() == [2, 3]
-    assert parts[0][1] == 2.0
+    assert parts[0][1] == pytest.approx(2 * 2 / 3)  # two of three lanes, whether they run or not
     assert parts[1][0] is batch
     assert parts[1][1] == 0.0
+
+
+@pytest.mark.parametrize("targets", [[2, 0, 3, 5, 1], [2, 0, 3, 0, 0], [0, 4, 0, 0, 0]])
+def test_the_lanes_of_several_processes_weigh_what_one_processs_do(targets: list[int]) -> None:
+    """Their weighted losses' mean is the loss of all lanes together: the sum of those that run, by five."""
+    torch.manual_seed(0)
+    model = GRU4Rec(9, dim=4, batching="session-parallel", head="native", dropout_embedding=0.0)
+    wanted = torch.tensor(targets)
+    batch = Batch(torch.where(wanted > 0, 7, 0)[:, None], wanted, wanted > 0)
+    whole, _ = model.step(batch, None)
+    assert whole.isfinite()
+    parts = [part_of(model, batch, rank, 2) for rank in range(2)]
+    losses = [model.step(part, None)[0] * weight for part, weight in parts]
+    torch.testing.assert_close(torch.stack(losses).mean(), whole)
 
 
 def test_batches_that_are_made_ahead_come_in_order() -> None:

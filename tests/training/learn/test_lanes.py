@@ -73,11 +73,27 @@ def test_lanes_carry_their_state_and_new_sessions_do_not(embedding: str) -> None
         batch = lanes.batch(step)
         loss, state = model.step(batch, state)
         assert not state.requires_grad, "gradients end at the click"
-        summed += float(loss.detach()) * int((batch.targets > PAD).sum())
+        summed += float(loss.detach()) * 3  # a sum over the lanes that run, divided by all three
         targets += int((batch.targets > PAD).sum())
     model.batching = "positions"
     alone = 0.0
     for first, last in zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True):
         clicks = torch.from_numpy(sessions.items[first:last].astype(np.int64))[None]
         alone += float(model.loss(Batch(clicks[:, :-1], clicks[:, 1:])).detach()) * (last - first - 1)
+    assert targets == 12
     assert summed / targets == pytest.approx(alone / targets, rel=1e-5)
+
+
+def test_the_last_steps_of_an_epoch_weigh_what_the_authors_have_them_weigh() -> None:
+    """Sum over the lanes that still run, by the lanes there are: cross-entropy, worked out in numpy."""
+    torch.manual_seed(0)
+    model = GRU4Rec(9, dim=4, head="native", batching="session-parallel").eval()
+    items, targets = torch.tensor([[3], [PAD], [5], [PAD]]), torch.tensor([4, PAD, 9, PAD])
+    loss, carried = model.step(Batch(items, targets, starts=torch.tensor([True, False, True, False])), None)
+    vectors = model(items[[0, 2]]).detach().numpy()
+    scores = vectors @ model.item_vectors()[1:].detach().numpy().T  # b is zero
+    chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert float(loss.detach()) == pytest.approx(
+        -(np.log(chances[0, 3]) + np.log(chances[1, 8])) / 4, rel=1e-5
+    )
+    assert carried.isfinite().all(), "a lane that ran out is no NaN"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -52,3 +54,16 @@ def test_a_function_of_seed_epoch_and_step() -> None:
     sampler = NegativeSampler(TRAIN, Objective("bpr", negatives=50))
     draws = [sampler.draw(TARGETS, *numbers).items.tolist() for numbers in [(1, 2, 3), (1, 2, 3), (1, 2, 4)]]
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("hardest", [0, 2])
+def test_every_item_is_said_how_often_it_is_to_be_expected_where_targets_are_corrected(hardest: int) -> None:
+    """The same of an item as of its place in the sample."""
+    objective = Objective("sampled-ce", negatives=7, negatives_power=0.5, logq_target=True, hardest=hardest)
+    negatives = NegativeSampler(TRAIN, objective).draw(TARGETS, 0, 0, 0)
+    assert negatives.log_expected_of is not None
+    assert negatives.log_expected_of.shape == (5,)
+    torch.testing.assert_close(negatives.log_expected_of[negatives.items], negatives.log_expected)
+    plain = NegativeSampler(TRAIN, dataclasses.replace(objective, logq_target=False)).draw(TARGETS, 0, 0, 0)
+    assert plain.log_expected_of is None
+    torch.testing.assert_close(plain.log_expected, negatives.log_expected)

@@ -143,7 +143,13 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path) -> None:
 def test_every_loss_learns(tmp_path: Path, loss: Loss) -> None:
     few = loss == "gbce"  # its sum over many negatives would drown one target of 30 items
     recipe = dataclasses.replace(
-        RECIPE, loss=loss, negatives=3 if few else 20, in_batch=not few, epochs=8, lr_step=8, patience=8
+        RECIPE,
+        loss=loss,
+        negatives=3 if few else 20,
+        in_batch=not few,
+        epochs=16 if few else 8,
+        lr_step=16,
+        patience=16,
     )
     config = dataclasses.replace(CONFIG, recipe=recipe, hyper={"dim": 8, "head": "native"})
     trained = run(tmp_path / "select.pt", config=config)
@@ -163,6 +169,29 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     run(file, config=short)
     other = dataclasses.replace(short, seed=6)
     with pytest.raises(CheckpointError, match=r"seed was 5, is 6"):
+        run(file, config=other, resume=True)
+
+
+def test_a_checkpoint_from_before_a_setting_had_a_name_is_gone_on_with(
+    tmp_path: Path, uninterrupted: Trained
+) -> None:
+    file = tmp_path / "select.pt"
+    named = dataclasses.replace(CONFIG, hyper=resolve(GRU4Rec, ["dim=8"])[1])
+    run(file, config=named)
+    saved = checkpoint.load(file)
+    identity = saved["identity"]
+    for kind, name in (
+        ("recipe", "elu"),
+        ("recipe", "logq_target"),
+        ("hyper", "reset"),
+        ("hyper", "discount"),
+    ):
+        del identity[kind][name]
+    checkpoint.save(file, saved)
+    again = run(file, config=named, resume=True, on_progress=lambda progress: pytest.fail("it trained anew"))
+    assert metrics(again) == metrics(uninterrupted)
+    other = dataclasses.replace(named, hyper={**named.hyper, "reset": "before"})
+    with pytest.raises(CheckpointError, match="hyper was"):
         run(file, config=other, resume=True)
 
 
