@@ -470,6 +470,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     from service.live.deployment import DeploymentError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
+    from training.bundling.blend import BlendError
     from training.bundling.content import ContentError
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
@@ -494,6 +495,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
             raise DeviceError("under torchrun several processes can `train`; run this command without it")
         yield console
     except (
+        BlendError,
         BundleError,
         CatalogueFileError,
         CheckpointError,
