@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from service.ranking.bundle import MANIFEST, Bundle, BundleError, read_manifest
+from service.ranking.bundle import MANIFEST, Bundle, BundleError, Manifest, read_manifest
 from service.ranking.ranker import NearestItems
 from service.ranking.repeats import MOST, Repeats, RepeatTable
 from service.ranking.retriever import CLASSES, Kind, Retriever, Scores
@@ -188,6 +189,14 @@ def test_a_manifest_without_it_does_not_mention_it(tmp_path: Path) -> None:
     assert "repeat" not in json.loads((Shop.make().write(tmp_path) / MANIFEST).read_text())
     path = Shop.make().write(tmp_path, "v2", repeat=RAISES)
     assert read_manifest(path).repeat == RAISES
+
+
+def test_neighbours_have_none(tmp_path: Path) -> None:
+    manifest = read_manifest(Shop.make().write(tmp_path, repeat=RAISES)).model_dump()
+    changed = manifest | {"kind": "neighbours", "model": "vmis_knn"}
+    with pytest.raises(ValidationError, match="neighbours have no vectors"):
+        Manifest.model_validate(changed)
+    assert Manifest.model_validate(changed | {"repeat": None}).repeat is None
 
 
 @pytest.mark.parametrize(

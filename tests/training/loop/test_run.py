@@ -118,6 +118,16 @@ def test_the_bundle_knows_what_to_make_of_items_that_nobody_has_clicked(
     assert 0.05 * even < content.measured["share of places"] < 1.1 * even, "neither vanish nor flood"
 
 
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_score_for_repeats_is_fitted_unless_it_is_not_wanted(
+    artifacts: Path, clicks: Files, repeats: bool
+) -> None:
+    wanted = config("gru4rec", "dim=8", "epochs=1", "batch_size=128")
+    train = wanted.train.model_copy(update={"repeats": repeats})
+    record = make(artifacts, clicks, wanted.model_copy(update={"train": train}))
+    assert (load_bundle(artifacts, record.version).manifest.repeat is not None) is repeats
+
+
 def test_training_that_diverges_stops_the_run_and_is_not_repeated(artifacts: Path, clicks: Files) -> None:
     wanted = config("gru4rec", "dim=8", "epochs=2", "batch_size=128", "lr=1e38")
     stopped = make(artifacts, clicks, wanted)
