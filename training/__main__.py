@@ -8,6 +8,7 @@ import re
 import typer
 
 from training.commands import (
+    blend,
     data,
     demo,
     items,
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (demo, try_, data, models, publish, placements, live, replay, search, results, items):
+for commands in (demo, try_, data, models, blend, publish, placements, live, replay, search, results, items):
     for command in commands.app.registered_commands:
         # Paragraphs, however wide the terminal is: typer breaks lines where the source does.
         told = inspect.getdoc(command.callback) or ""

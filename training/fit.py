@@ -20,17 +20,20 @@ from service.live.deployment import bundle_path
 from service.ranking.bundle import Bundle
 from service.ranking.content import Content
 from service.ranking.neighbours import Neighbours
-from service.ranking.retriever import Vectors
+from service.ranking.repeats import RepeatTable
+from service.ranking.retriever import Retriever, Vectors
 from training.baselines.counting import Counted
 from training.bundling.content import Attributes, Cases, ContentError, fit_content, newest_cases
 from training.bundling.export import (
     export_bundle,
     export_neighbours,
     recent_sessions,
+    served_item_vectors,
     served_session_vectors,
 )
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
+from training.bundling.repeats import fit_repeats, scaled, spread
 from training.data.dataset import Dataset, DatasetError
 from training.learn.checkpoint import (
     Phase,
@@ -39,6 +42,7 @@ from training.learn.checkpoint import (
     RunInUseError,
     alone_in,
     check_writable,
+    load,
     load_trained,
     run_name,
 )
@@ -77,6 +81,7 @@ class FitOptions:
     start: WarmStart | None = None  # None: from random weights
     pace: Pace = USUAL_PACE
     attributes: Attributes | None = None  # of items: they become content of the bundle
+    repeats: bool = True  # fit what is added to items that a session holds
     test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
     fabric: Fabric | None = None  # where a model is trained; None: on the processor, in one process
 
@@ -92,6 +97,7 @@ class TrainedOrCounted:
     parameters: int
     history: Mapping[Phase, list[dict[str, float]]]
     validation: dict[str, float] | None  # percent, of the chosen epoch; None: none was held back from it
+    selected: SessionEncoder | None = None  # a model that has not seen the validation sessions
 
 
 def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, command: str) -> Fitted:
@@ -108,7 +114,8 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     if options.recipe is None and options.attributes is not None:
         raise ContentError(f"{model} is counted, it has no item vectors: attributes say nothing to it")
     check_writable(bundle_path(options.artifacts, options.version or "new").parent)
-    provenance = _provenance(model, data, options.seed, options.recipe, options.hyper)
+    refitted = options.refit or options.refit_epochs is not None
+    provenance = _provenance(model, data, options.seed, options.recipe, options.hyper, refitted=refitted)
     learned = (
         _count(model, data, options)
         if options.recipe is None
@@ -125,12 +132,12 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
             options.index,
             None if options.test else learned.validation or {},
             options.attributes,
+            learned.selected if options.repeats else None,
             watcher.on_step,
         )
     else:
         bundle = None
         evaluation = evaluate_counted(learned.model, data, data.test) if options.test else None
-    refitted = options.refit or options.refit_epochs is not None
     result: dict[str, object] = {
         **headline(model, data),
         "command": command,
@@ -173,7 +180,13 @@ def check_targets(data: Dataset, *, test: bool) -> None:
 
 
 def export_checkpoint(
-    file: Path, data: Dataset, artifacts: Path, index: WantedIndex, attributes: Attributes | None = None
+    file: Path,
+    data: Dataset,
+    artifacts: Path,
+    index: WantedIndex,
+    attributes: Attributes | None = None,
+    *,
+    repeats: bool = True,
 ) -> tuple[Path, Evaluation]:
     """Leave a bundle of what a checkpoint holds; returns where it lies and how it does on the test sessions.
 
@@ -182,8 +195,15 @@ def export_checkpoint(
     check_targets(data, test=True)
     model, config = load_trained(file, data)
     torch.set_num_threads(config.threads)
-    provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper)
-    path, evaluation = _export(model, provenance, data, artifacts, None, index, None, attributes)
+    refitted = load(file)["identity"]["phase"] == "refit"
+    selected: SessionEncoder | None = model
+    if refitted:  # what was trained before it lies beside it
+        before = file.with_name("select.pt")
+        selected = load_trained(before, data)[0] if before.exists() else None
+    provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper, refitted=refitted)
+    path, evaluation = _export(
+        model, provenance, data, artifacts, None, index, None, attributes, selected if repeats else None
+    )
     assert evaluation is not None, "the test sessions were asked for"
     return path, evaluation
 
@@ -270,6 +290,7 @@ def _train(
         sum(parameter.numel() for parameter in last.model.parameters()),
         histories,
         _chosen(phases["select"]) if "select" in phases else None,
+        phases["select"].model if "select" in phases else None,
     )
 
 
@@ -310,10 +331,16 @@ def _count(baseline: str, data: Dataset, options: FitOptions) -> TrainedOrCounte
 
 
 def _provenance(
-    model: str, data: Dataset, seed: int, recipe: Recipe | None, hyper: dict[str, Hyper]
+    model: str,
+    data: Dataset,
+    seed: int,
+    recipe: Recipe | None,
+    hyper: dict[str, Hyper],
+    *,
+    refitted: bool,
 ) -> Provenance:
     """Where the bundle will come from: the code that runs now; what lies there later may be newer."""
-    settings = {**(dataclasses.asdict(recipe) if recipe else {}), **hyper}
+    settings = {**(dataclasses.asdict(recipe) if recipe else {}), **hyper, "refit": refitted}
     return Provenance(model, seed, settings, source_commit(), data.info.fingerprint)
 
 
@@ -326,11 +353,13 @@ def _export(
     index: WantedIndex,
     validation: dict[str, float] | None = None,
     attributes: Attributes | None = None,
+    selected: SessionEncoder | None = None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[Path, Evaluation | None]:
     """A bundle that answers as `model` does, and how it does on the test sessions.
 
-    These are not read where there are figures of `validation` to put in their place.
+    `selected` is `model`, or what validation chose before this was refitted on it. The test sessions are not
+    read where there are figures of `validation` to put in their place.
     """
     evaluations: list[Evaluation] = []
 
@@ -343,7 +372,10 @@ def _export(
     sample, version = recent_sessions(data.train_all), version or new_version(provenance.model, artifacts)
     if isinstance(model, SessionEncoder):
         learn = partial(_learn_content, model, data, attributes, tell)
-        path = export_bundle(model, data.items, sample, provenance, artifacts, version, measure, index, learn)
+        repeats = partial(_learn_repeats, model, selected, data, tell)
+        path = export_bundle(
+            model, data.items, sample, provenance, artifacts, version, measure, index, learn, repeats
+        )
     else:
         path = export_neighbours(model, data.items, sample, provenance, artifacts, version, measure)
     return path, evaluations[-1] if evaluations else None
@@ -374,3 +406,32 @@ def _learn_content(
     measured = ", ".join(f"{name} {value:.4g}" for name, value in content.measured.items())
     tell(f"content: {measured}")
     return content
+
+
+def _learn_repeats(
+    model: SessionEncoder,
+    selected: SessionEncoder | None,
+    data: Dataset,
+    tell: Callable[[str], object],
+    bundle: Bundle,
+) -> RepeatTable | None:
+    """What the validation sessions say of repeats, to a model that was not trained on them."""
+    if selected is None or not data.validation.n_targets:
+        return None
+    retriever, encode = bundle.retriever, bundle.encoder.encode
+    if selected is not model:
+        retriever = Retriever.build(served_item_vectors(selected), "flat")
+        encode = partial(served_session_vectors, selected)
+    table = fit_repeats(retriever, encode, data.validation, model.max_length)
+    if table is None:
+        tell("repeats: a score of their own does not pay")
+        return None
+    if selected is not model:  # how far it spreads its scores may be otherwise
+        before, after = (
+            spread(*each, data.train)
+            for each in ((retriever, encode), (bundle.retriever, bundle.encoder.encode))
+        )
+        table = scaled(table, after / before if before else 1.0)
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in table.measured.items())
+    tell(f"repeats: {measured}")
+    return table

@@ -122,12 +122,12 @@ class Pool:
 
 
 def relevance_of(found: Found) -> Floats:
-    """How relevant each item of a stage is, from 0 to 1."""
+    """How relevant each item of a stage is, from 0 to 1; above 1 an item that is expected again."""
     scores = np.array([score for _, score in found.items], dtype=np.float64)
     if found.stage in ("popular", "pinned"):
         return np.zeros(len(scores))
     if found.is_cosine:
-        return (1 + scores) / 2
+        return np.maximum((1 + scores) / 2, 0.0)  # a boost of less than nothing would lower it
     highest = scores.max(initial=0.0)
     return scores / highest if highest > 0 else np.zeros(len(scores))
 

@@ -37,6 +37,7 @@ from service.ranking.content import CONTENT, Content, ContentFormatError
 from service.ranking.encoder import Encoder, Interrupt
 from service.ranking.neighbours import NEIGHBOURS
 from service.ranking.ranker import NearestItems, Ranker
+from service.ranking.repeats import Repeats, RepeatTable
 from service.ranking.retriever import Codes, Kind, Retriever, spread
 
 SCHEMA_VERSION = 1
@@ -104,6 +105,9 @@ class Manifest(BaseModel):
     dim: int | None = Field(default=None, ge=1)
     max_length: int = Field(ge=1)
     index: IndexInfo | None = None
+    repeat: RepeatTable | None = Field(
+        default=None, description="what is added to the scores of items that the session holds; of an encoder"
+    )
     metrics: dict[str, float]
     files: dict[str, str] = Field(
         description="sha256 of every other file; under manifest.json, of the manifest without that entry"
@@ -113,6 +117,8 @@ class Manifest(BaseModel):
     def _fits_its_kind(self) -> Self:
         if self.kind == "encoder" and None in (self.head, self.dim, self.index):
             raise ValueError("an encoder has a head, a dim and an index")
+        if self.kind == "neighbours" and self.repeat is not None:
+            raise ValueError("neighbours have no vectors to score a repeat by")
         if self.kind == "neighbours" and self.model not in NEIGHBOURS:
             raise ValueError(f"{self.model} is none of the neighbours: {', '.join(NEIGHBOURS)}")
         return self
@@ -155,6 +161,9 @@ class Bundle:
             if CONTENT in manifest.files:
                 content = _load_content(path, ranker.retriever.dim)
                 ranker = replace(ranker, cold=ColdItems(len(items), content.dim, content.calibration))
+            if manifest.repeat is not None:
+                ranker.retriever.ready_vectors()
+                ranker = replace(ranker, repeats=Repeats.of(manifest.repeat, manifest.max_length))
         else:
             ranker = _load_neighbours(path, manifest)
         bundle = cls(
@@ -216,7 +225,7 @@ class Bundle:
 
     @property
     def is_cosine(self) -> bool:
-        """Whether its scores are cosines, of vectors that it has."""
+        """Whether its scores are cosines, of vectors that it has; those of repeats may go beyond."""
         return isinstance(self.ranker, NearestItems)
 
     def ready_vectors(self) -> None:
@@ -342,7 +351,8 @@ def _manifest_text(path: Path) -> str:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest last, with its checksum, and synced: a directory without one is no bundle."""
-    raw = json.loads(manifest.model_dump_json())
+    # What a bundle does not have, a service of before there was it shall not stumble over.
+    raw = json.loads(manifest.model_dump_json(exclude={"repeat"} if manifest.repeat is None else None))
     raw["files"][MANIFEST] = manifest_sha256(raw)
     with (path / MANIFEST).open("w", encoding="utf-8") as file:
         file.write(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")

@@ -11,6 +11,7 @@ import numpy as np
 from service.process.metrics import ENCODE_SECONDS, SEARCH_SECONDS
 from service.ranking.cold import ColdItems, MayAnswer
 from service.ranking.encoder import Encoder
+from service.ranking.repeats import Repeats
 from service.ranking.retriever import Items, Mask, Retriever, Scores, Vectors
 
 Ranked = tuple[Scores, Items]
@@ -65,6 +66,7 @@ class NearestItems:
     retriever: Retriever
     cold: ColdItems | None = None  # None: the bundle has no content
     may_answer: MayAnswer | None = None  # of cold items, by external id; None: all
+    repeats: Repeats | None = None  # None: an item that the session holds is ranked like any other
 
     @property
     def n_items(self) -> int:
@@ -77,7 +79,9 @@ class NearestItems:
     def search(self, sessions: Items, k: int) -> Ranked:
         """See `Ranker`; an HNSW index may find fewer than k."""
         vectors = self.encoder.encode_padded(np.ascontiguousarray(newest(sessions, self.max_length)))
-        return self.retriever.search(vectors, k)
+        if self.repeats is None:
+            return self.retriever.search(vectors, k)
+        return self.repeats.search(self.retriever, vectors, [row[row > 0].tolist() for row in sessions], k)
 
     def rank(
         self, sessions: Sequence[Sequence[int]], ks: Sequence[int], excluded: Sequence[Collection[int]]
@@ -87,10 +91,21 @@ class NearestItems:
             vectors = self.encoder.encode(sessions)
         with SEARCH_SECONDS.time():
             if self.cold is None:
-                return self.retriever.search_each(vectors, ks, excluded)
+                return self._nearest(vectors, sessions, ks, excluded)
             own = [[item for item in out if item <= self.n_items] for out in excluded]
-            found = self.retriever.search_each(vectors, ks, own)
+            found = self._nearest(vectors, sessions, ks, own)
             return self.cold.merged(vectors, found, ks, excluded, self.may_answer) if self.cold else found
+
+    def _nearest(
+        self,
+        vectors: Vectors,
+        sessions: Sequence[Sequence[int]],
+        ks: Sequence[int],
+        excluded: Sequence[Collection[int]],
+    ) -> list[Ranked]:
+        if self.repeats is None:
+            return self.retriever.search_each(vectors, ks, excluded)
+        return self.repeats.rank(self.retriever, vectors, sessions, ks, excluded)
 
     def similar(self, item: int, k: int) -> Ranked:
         """See `Ranker`: by the cosine of their vectors; cold items are asked about, and answered, as well."""

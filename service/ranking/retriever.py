@@ -87,6 +87,7 @@ class Retriever:
         is_approximate = (self._hnsw or self._ivf) and not exact
         self._few = visible is not None and self._n_visible <= self._most_to_look_at(exact=not is_approximate)
         self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for
+        self._stored: Vectors | None = None  # the index's own memory, once single vectors have been asked for
         many = not self._few and self._n_visible >= MIN_SIFTED * self.n_items
         self._sifted = visible if is_approximate and many else None
         # What else `search` asks, and how.
@@ -231,6 +232,24 @@ class Retriever:
             index = self._index if self._ivf else self._storage()
             vectors[known] = index.reconstruct_batch(items[known] - 1)[:, : self.dim]
         return vectors
+
+    def scores_of(self, vectors: Vectors, items: Items) -> Scores:
+        """The score (B, M) of each of (B, M) items for its row of (B, D) vectors; -inf if it is not visible.
+
+        What is said of item 0 means nothing.
+        """
+        if self._ivf:
+            own = self.vectors_of(items.ravel()).reshape(*items.shape, self.dim)
+        else:
+            if self._stored is None:
+                storage = self._storage()
+                memory = faiss.rev_swig_ptr(storage.get_xb(), self.n_items * self.dim)
+                self._stored = memory.reshape(self.n_items, self.dim)
+            own = self._stored[items - 1]  # (B, M, D)
+        scores: Scores = np.matmul(own, vectors[:, :, None])[:, :, 0]
+        if not self._all_visible:
+            scores[~self._visible[items - 1]] = -np.inf
+        return scores
 
     def problem(self, sample: int | None = None) -> str | None:
         """What makes some of the vectors useless, or None; without a sample, of all of them."""

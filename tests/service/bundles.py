@@ -35,6 +35,7 @@ from service.ranking.bundle import (
     write_manifest,
 )
 from service.ranking.content import CONTENT, Calibration, Content, digested
+from service.ranking.repeats import RepeatTable
 from service.ranking.retriever import Kind, Retriever
 
 Vectors = npt.NDArray[np.float32]
@@ -84,7 +85,12 @@ class Shop:
         )
 
     def write(
-        self, artifacts: Path, version: str = "v1", index: Kind = "flat", content: Content | None = None
+        self,
+        artifacts: Path,
+        version: str = "v1",
+        index: Kind = "flat",
+        content: Content | None = None,
+        repeat: RepeatTable | None = None,
     ) -> Path:
         """Write the bundle where the service looks for it."""
         path = bundle_path(artifacts, version)
@@ -107,6 +113,7 @@ class Shop:
             dim=self.vectors.shape[1],
             max_length=self.max_length,
             index=IndexInfo(kind=index, recall_at_20=1),
+            repeat=repeat,
             metrics={"recall@20": 0.5},
             files={file.name: file_sha256(file) for file in path.iterdir()},
         )

@@ -34,6 +34,7 @@ from service.ranking.bundle import (
 )
 from service.ranking.content import CONTENT, Content
 from service.ranking.neighbours import Neighbours
+from service.ranking.repeats import RepeatTable
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, TIE, TOP, NoIndexFits, WantedIndex, write_index
 from training.bundling.provenance import Provenance
@@ -71,15 +72,17 @@ def export_bundle(
     measure: Callable[[Bundle], dict[str, float]],
     wanted: WantedIndex = FASTEST,
     learn_content: Callable[[Vectors], Content | None] = lambda _: None,
+    learn_repeats: Callable[[Bundle], RepeatTable | None] = lambda _: None,
 ) -> Path:
     """Write `bundles/<version>` and return its path.
 
     `items[i]` is the external id of item index i + 1, by descending popularity; `sample` holds real sessions
     of item indices for the checks; `measure` gives the offline metrics of the loaded bundle, `learn_content`
-    what is made of items' attributes and their vectors. Raises `ExportError`.
+    what is made of items' attributes and their vectors, `learn_repeats` the table for items that a session
+    holds. Raises `ExportError`.
     """
     model.eval()
-    with _assembled(artifacts, version) as work:
+    with assembled(artifacts, version) as work:
         vectors = served_item_vectors(model)
         queries = served_session_vectors(model, sample[:INDEX_SESSIONS])
         check_tells_apart(vectors, queries, sample)
@@ -92,13 +95,13 @@ def export_bundle(
         content = learn_content(vectors)
         if content is not None:
             content.save(work / CONTENT)
-        manifest = _manifest(
+        manifest = manifest_of(
             work, version, len(items), provenance, model.max_length, model.head, vectors.shape[1], index
         )
         write_manifest(work, manifest)
-        bundle = _proven(work, torch.get_num_threads())
+        bundle = proven(work, torch.get_num_threads())
         check_parity(model, bundle, sample[:PARITY_SESSIONS])
-        write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
+        finish(work, bundle, learn_repeats, measure)
     return bundle_path(artifacts, version)
 
 
@@ -113,12 +116,12 @@ def export_neighbours(
 ) -> Path:
     """The same for a bundle of neighbours: its answers to `sample` must be those of `neighbours` itself."""
     sample = sample[:PARITY_SESSIONS]
-    with _assembled(artifacts, version) as work:
+    with assembled(artifacts, version) as work:
         neighbours.save(work)
         write_items(work / ITEMS, items)
-        manifest = _manifest(work, version, len(items), provenance, neighbours.max_length)
+        manifest = manifest_of(work, version, len(items), provenance, neighbours.max_length)
         write_manifest(work, manifest)
-        bundle = _proven(work)
+        bundle = proven(work)
         ks, excluded = [TOP] * len(sample), [()] * len(sample)
         counted, loaded = (each.rank(sample, ks, excluded) for each in (neighbours, bundle.ranker))
         for (scores, found), (same_scores, same_items) in zip(counted, loaded, strict=True):
@@ -128,7 +131,22 @@ def export_neighbours(
     return bundle_path(artifacts, version)
 
 
-def _proven(work: Path, threads: int = 1) -> Bundle:
+def finish(
+    work: Path,
+    bundle: Bundle,
+    learn_repeats: Callable[[Bundle], RepeatTable | None],
+    measure: Callable[[Bundle], dict[str, float]],
+) -> None:
+    """Write into the manifest what only the loaded bundle tells: its table for repeats, and how it does."""
+    manifest = bundle.manifest
+    if (table := learn_repeats(bundle)) is not None:
+        manifest = manifest.model_copy(update={"repeat": table})
+        write_manifest(work, manifest)
+        bundle = Bundle.load(work, torch.get_num_threads())
+    write_manifest(work, manifest.model_copy(update={"metrics": measure(bundle)}))
+
+
+def proven(work: Path, threads: int = 1) -> Bundle:
     """What was written, loaded as it will be and looked at in every item. Raises `ExportError`."""
     try:
         bundle = Bundle.load(work, threads)
@@ -139,7 +157,7 @@ def _proven(work: Path, threads: int = 1) -> Bundle:
 
 
 @contextlib.contextmanager
-def _assembled(artifacts: Path, version: str) -> Iterator[Path]:
+def assembled(artifacts: Path, version: str) -> Iterator[Path]:
     """A directory to write a bundle in; it moves into place when all went well, and else is gone."""
     place = bundle_path(artifacts, version)
     if place.exists():
@@ -159,7 +177,7 @@ def _assembled(artifacts: Path, version: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _manifest(
+def manifest_of(
     work: Path,
     version: str,
     n_items: int,
@@ -256,7 +274,9 @@ def served_item_vectors(model: SessionEncoder) -> Vectors:
 @torch.inference_mode()
 def served_session_vectors(model: SessionEncoder, sessions: list[list[int]]) -> Vectors:
     """(B, D') unit vectors, as the bundle's encoder will make them."""
-    vectors: Vectors = ServedEncoder(model).eval()(torch.from_numpy(_pad(sessions, model.max_length))).numpy()
+    vectors: Vectors = (
+        ServedEncoder(model).eval()(torch.from_numpy(right_padded(sessions, model.max_length))).numpy()
+    )
     return vectors
 
 
@@ -289,17 +309,13 @@ def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]])
     """
     served = ServedEncoder(model).eval()
     longest = bundle.encoder.max_length
-    clicks = np.resize(np.concatenate([np.asarray(session) for session in sample]), 5 * longest)
-    shapes = [(b, length) for b in (1, 5) for length in (1, 2, longest)]
-    batches = [clicks[: b * length].reshape(b, length).astype(np.int64) for b, length in shapes]
-    batches += [_pad(sample, longest), *batches]  # a large batch, then the small ones again
-    for batch in batches:
+    for batch in parity_batches(sample, longest):
         expected = served(torch.from_numpy(batch)).numpy()
         difference = float(np.abs(expected - bundle.encoder.encode_padded(batch)).max())
         if not difference <= VECTOR_TOLERANCE:
             raise ExportError(f"ONNX and torch vectors differ by {difference:.2g} at (B, L) = {batch.shape}")
 
-    vectors = served(torch.from_numpy(_pad(sample, longest))).double().numpy()
+    vectors = served(torch.from_numpy(right_padded(sample, longest))).double().numpy()
     scores = vectors @ served_item_vectors(model).T.astype(np.float64)  # (B, n)
     top = min(TOP, scores.shape[1])
     best = -np.sort(-scores, axis=1)[:, :top]
@@ -310,11 +326,19 @@ def check_parity(model: SessionEncoder, bundle: Bundle, sample: list[list[int]])
     _check_order(model, scores, sample, longest)
 
 
+def parity_batches(sample: list[list[int]], longest: int) -> list[npt.NDArray[np.int64]]:
+    """Real sessions in every shape that has ever gone wrong."""
+    clicks = np.resize(np.concatenate([np.asarray(session) for session in sample]), 5 * longest)
+    shapes = [(b, length) for b in (1, 5) for length in (1, 2, longest)]
+    batches = [clicks[: b * length].reshape(b, length).astype(np.int64) for b, length in shapes]
+    return [*batches, right_padded(sample, longest), *batches]  # a large batch, then the small ones again
+
+
 def _check_order(
     model: SessionEncoder, cosines: npt.NDArray[np.float64], sample: list[list[int]], longest: int
 ) -> None:
     """The served cosine orders items as the model's own score does: s·v + b, or the cosine itself."""
-    vectors = model(torch.from_numpy(_pad(sample, longest))).double()
+    vectors = model(torch.from_numpy(right_padded(sample, longest))).double()
     items = model.item_vectors()[1:].double()
     bias = model.item_bias()
     if model.head == "niser":
@@ -328,7 +352,8 @@ def _check_order(
         raise ExportError(f"the cosine reduction changes the model's order by {rise:.2g}")
 
 
-def _pad(sessions: list[list[int]], longest: int) -> npt.NDArray[np.int64]:
+def right_padded(sessions: list[list[int]], longest: int) -> npt.NDArray[np.int64]:
+    """(B, L) sessions, of each its newest `longest` clicks at most."""
     length = min(longest, max(map(len, sessions)))
     padded = np.zeros((len(sessions), length), dtype=np.int64)
     for row, session in zip(padded, sessions, strict=True):

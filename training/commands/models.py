@@ -91,6 +91,13 @@ CatalogueOption = Annotated[
         show_default="catalogue.toml, if there is one",
     ),
 ]
+RepeatsOption = Annotated[
+    bool,
+    typer.Option(
+        "--repeats/--no-repeats",
+        help="Fit on validation what is added to the scores of items that a session holds already.",
+    ),
+]
 CORES = os.cpu_count() or 1
 
 
@@ -141,6 +148,7 @@ def train(
     items: ItemsOption = None,
     cold_share: ColdShareOption = None,
     catalogue: CatalogueOption = None,
+    repeats: RepeatsOption = True,
     artifacts: ArtifactsOption = Path("artifacts"),
     results: Annotated[
         Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
@@ -203,6 +211,7 @@ def train(
             refit_epochs=refit_epochs,
             resume=resume,
             attributes=_attributes(items, cold_share, catalogue),
+            repeats=repeats,
             test=test or results is not None,
             fabric=fabric,
         )
@@ -459,6 +468,7 @@ def export(
     items: ItemsOption = None,
     cold_share: ColdShareOption = None,
     catalogue: CatalogueOption = None,
+    repeats: RepeatsOption = True,
     artifacts: ArtifactsOption = Path("artifacts"),
     json_: JsonOption = False,
 ) -> None:
@@ -470,7 +480,9 @@ def export(
     with reported(json_) as console:
         wanted = WantedIndex(index, max_index_mb)
         attributes = _attributes(items, cold_share, catalogue)
-        path, measured = export_checkpoint(checkpoint, Dataset.load(data), artifacts, wanted, attributes)
+        path, measured = export_checkpoint(
+            checkpoint, Dataset.load(data), artifacts, wanted, attributes, repeats=repeats
+        )
         _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
 
 
@@ -497,6 +509,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     from service.live.deployment import DeploymentError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
+    from training.bundling.blend import BlendError
     from training.bundling.content import ContentError
     from training.bundling.export import ExportError
     from training.data.clicks import ClicksError
@@ -521,6 +534,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
             raise DeviceError("under torchrun several processes can `train`; run this command without it")
         yield console
     except (
+        BlendError,
         BundleError,
         CatalogueFileError,
         CheckpointError,

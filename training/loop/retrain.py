@@ -57,6 +57,7 @@ class TrainConfig(_Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     index: Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"] = "auto"
     max_index_mb: float | None = Field(default=None, gt=0)
+    repeats: bool = True
     content: bool = True
     cold_share: float | None = Field(default=None, ge=0.01, le=10)
 

@@ -213,6 +213,7 @@ def train(run: Run) -> Trained:
             version=version,
             start=start,
             fabric=fabric,
+            repeats=wanted.repeats,
             attributes=_attributes(run) if recipe is not None else None,
         )
         fit(wanted.model, data, options, run.watcher, COMMAND)

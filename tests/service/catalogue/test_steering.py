@@ -25,6 +25,7 @@ from service.catalogue.steering import (
     Stage,
     Steered,
     Steering,
+    relevance_of,
     steer,
 )
 
@@ -288,6 +289,12 @@ def test_a_boost_multiplies_and_adds_and_names_itself() -> None:
     assert ids(answer) == ["i1", "i3", "i9"], "0.95, 0.935, 0.92, before 0.9"
     assert why(answer) == {"i3": ("boost sale",), "i9": ("boost new",)}
     assert answer[2].score == pytest.approx(0.1), "its stage's own score"
+
+
+def test_scores_that_a_bundle_adds_to_repeats_may_leave_the_range_of_cosines() -> None:
+    """Above 1 they keep their order; below -1 a boost still raises nothing."""
+    found = Found("model", [("again", 1.5), ("once", 0.5), ("not again", -3.0)], is_cosine=True)
+    assert relevance_of(found).tolist() == [1.25, 0.75, 0.0]
 
 
 def test_a_boost_moves_within_a_stage_only() -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from service.live.deployment import publish, read_deployment
 from service.ranking.bundle import Bundle
+from service.ranking.repeats import RepeatTable
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
@@ -310,7 +311,13 @@ def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
     live = Bundle.load(tmp_path / "bundles" / (read_deployment(tmp_path).champion or ""))
     assert (live.manifest.kind, live.manifest.version) == ("neighbours", told["bundle"])
     assert live.manifest.metrics == told["test"]
-    assert live.manifest.hyperparameters == {"seed": 1, "m": 500, "k": 30, "max_length": 50}
+    assert live.manifest.hyperparameters == {
+        "seed": 1,
+        "m": 500,
+        "k": 30,
+        "max_length": 50,
+        "refit": True,
+    }
     assert live.ranker.rank([[3, 4]], [2], [(3, 4)])[0][1].tolist() in ([5, 6], [5, 2], [2, 5])
     assert (told["family"], told["epochs"], told["parameters"]) == ("counted", 0, 0)
 
@@ -324,6 +331,33 @@ def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:
         "popularity", "--bundle", str(live.path), "--data", str(place / "data"), "--results", str(tmp_path)
     )
     assert (exported.exit_code, "it has no vectors" in exported.output) == (2, True)
+
+
+def test_repeats_are_fitted_on_sessions_that_were_held_back(place: Path, tmp_path: Path) -> None:
+    """In the planted walks nothing comes again, and a mean of item vectors does not know it."""
+    common = ("train", "--data", str(place / "data"), "--model", "bprmf", *QUICK, "--set", "epochs=1")
+
+    def repeat(*arguments: str) -> RepeatTable | None:
+        result = run(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        name = Path(json.loads(result.stdout)["bundle"]).name
+        return Bundle.load(next(tmp_path.glob(f"*/bundles/{name}"))).manifest.repeat
+
+    selected = repeat(*common, "--artifacts", str(tmp_path / "a"))
+    refitted = repeat(*common, "--artifacts", str(tmp_path / "b"), "--refit")
+    assert selected is not None
+    assert refitted is not None
+    assert selected.by_distance[0] < 0
+    assert selected.measured["mrr@20"] > selected.measured["mrr@20 without"]
+    assert refitted.measured == selected.measured, "it is the first model's, in the second one's units"
+    assert repeat(*common, "--artifacts", str(tmp_path / "c"), "--no-repeats") is None
+    assert repeat(*common, "--artifacts", str(tmp_path / "d"), "--refit-epochs", "1") is None
+    (checkpoint,) = tmp_path.glob("b/runs/**/refit.pt")
+    export = ("export", "--data", str(place / "data"), "--artifacts", str(tmp_path / "e"), "--checkpoint")
+    assert repeat(*export, str(checkpoint)) == refitted
+    assert repeat(*export, str(checkpoint), "--no-repeats") is None
+    checkpoint.with_name("select.pt").unlink()
+    assert repeat(*export, str(checkpoint)) is None
 
 
 def test_resume_exports_again_without_training(place: Path) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from service.live.deployment import challenge, hide, publish, unhide
 from service.process.settings import Settings
+from service.ranking.repeats import RepeatTable
 from tests.service.bundles import Shop
 from tests.service.serving import Serving, serving
 from tests.waiting import eventually
@@ -75,6 +76,31 @@ async def test_every_answer_of_the_model_comes_out_again(published: Path, redis_
     assert result.stderr.startswith("session 'late' held 2 clicks, the newest on 'i1' at ")
     assert replayed(published, recommendation_id, "--session", "late").stdout_bytes == result.stdout_bytes
     assert "at no moment" in replayed(published, recommendation_id, "--session", "s1").stderr
+
+
+async def test_answers_with_items_that_the_session_holds_come_out_again(
+    artifacts: Path, redis_url: str
+) -> None:
+    """Raised or lowered by the bundle's table; none of them under exclude_seen."""
+    table = RepeatTable(by_distance=(-0.4, 0.6, 0.2), by_count=(0.0, 0.3))
+    Shop.make().write(artifacts, repeat=table)
+    publish(artifacts, "v1")
+    given: Given = {}
+    async with serving(artifacts, redis_url) as service:
+        for step, item_id in enumerate(["i1", "i2", "i1", "i3", "i1"]):
+            await service.click("s", item_id)
+            given |= await asked(service, "s", k=5 + step, exclude_seen=step == 3)
+        unstored = await service.client.post(
+            "/recommend", json={"items": ["i1", "i2", "i1", "i3", "i1"], "k": 9}
+        )
+    collected(artifacts, redis_url)
+    for recommendation_id, body in given.items():
+        result = replayed(artifacts, recommendation_id)
+        assert result.stdout_bytes == body + b"\n", result.stderr
+    answers = [json.loads(body)["items"] for body in given.values()]
+    assert answers[2][0]["item_id"] == "i2", "an older item, raised"
+    assert not {"i1", "i2", "i3"} & {item["item_id"] for item in answers[3]}, "under exclude_seen"
+    assert unstored.json()["items"] == answers[4]
 
 
 async def test_another_version_and_what_is_hidden_since_change_nothing(
