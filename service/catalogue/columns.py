@@ -243,7 +243,7 @@ class Columns:
         self._room = 0
         self._free: list[int] = []
         self._columns = {name: column_of(kind) for name, kind in self.kinds.items()}
-        self._ready: dict[tuple[str, ...], dict[int, Raw]] = {}
+        self._ready: dict[tuple[str, ...], dict[str, Raw]] = {}
         self._make_room(FIRST_ROWS)
 
     def __getitem__(self, attribute: str) -> Column:
@@ -273,8 +273,8 @@ class Columns:
             for name, column in self._columns.items():
                 column.put(changed, [values.get(name) for values in all_values])
             for ready in self._ready.values():
-                for row in written:
-                    ready.pop(row, None)
+                for item_id in now:
+                    ready.pop(item_id, None)
         self.version += 1
         return np.sort(changed)
 
@@ -289,22 +289,23 @@ class Columns:
         assert isinstance(column, Strings | Lists), "a placement is checked when it is prepared"
         return column.held(rows)
 
-    def values(self, rows: Sequence[int], fields: tuple[str, ...]) -> list[Raw]:
-        """For each row a JSON object of these fields, null for what is absent."""
+    def values(self, item_ids: Sequence[str], fields: tuple[str, ...]) -> list[Raw]:
+        """For each item a JSON object of these fields, null for what is absent."""
         ready = self._ready.get(fields)
         if ready is None:
             if len(self._ready) >= MAX_FIELD_SETS:
                 del self._ready[next(iter(self._ready))]
             ready = self._ready[fields] = {}
         try:
-            return [ready[row] for row in rows]
+            return [ready[item_id] for item_id in item_ids]
         except KeyError:
-            return [ready.get(row) or self._make_ready(ready, row, fields) for row in rows]
+            return [ready.get(item_id) or self._make_ready(ready, item_id, fields) for item_id in item_ids]
 
-    def _make_ready(self, ready: dict[int, Raw], row: int, fields: tuple[str, ...]) -> Raw:
+    def _make_ready(self, ready: dict[str, Raw], item_id: str, fields: tuple[str, ...]) -> Raw:
         if len(ready) >= MAX_READY:
             del ready[next(iter(ready))]
-        made = ready[row] = Raw(_encode({name: self._columns[name].shown(row) for name in fields}))
+        row = self.row_of.get(item_id, 0)
+        made = ready[item_id] = Raw(_encode({name: self._columns[name].shown(row) for name in fields}))
         return made
 
     def _row(self, item_id: str) -> int:

@@ -189,7 +189,7 @@ class Filters:
 
     def values(self, item_ids: Sequence[str], fields: tuple[str, ...]) -> list[Raw]:
         """For each item a JSON object of these fields, null for what is absent."""
-        return self.columns.values(self.columns.rows(item_ids), fields)
+        return self.columns.values(item_ids, fields)
 
     def rows_of(self, bundle: Bundle) -> Ints:
         """The row of each of a bundle's items, by item index."""

@@ -89,7 +89,7 @@ class Retriever:
         self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for
         self._stored: Vectors | None = None  # the index's own memory, once single vectors have been asked for
         many = not self._few and self._n_visible >= MIN_SIFTED * self.n_items
-        self._sifted = visible if is_approximate and many else None
+        self._sifted = _without_pad(visible) if visible is not None and is_approximate and many else None
         # What else `search` asks, and how.
         exact = not is_approximate or not many
         self._searched = self._storage() if exact else index
@@ -380,7 +380,12 @@ class Retriever:
             parameters = self._search_parameters(breadth, None, exact=False)
             self._sieves[depth, times] = parameters
         scores, items = self._search(self._index, vectors, depth, parameters)
-        items[~visible[items]] = 0
+        is_visible = visible[items]
+        if len(items) == 1:  # as most are, and two thirds of what follows is spared
+            kept = np.flatnonzero(is_visible)[:k]
+            if len(kept) == k:
+                return scores[:, kept], items[:, kept]
+        items[~is_visible] = 0
         rows, kept = np.arange(len(items))[:, None], np.argsort(items == 0, axis=1, kind="stable")[:, :k]
         return scores[rows, kept], items[rows, kept]
 
@@ -462,6 +467,12 @@ def _pad(vectors: Vectors, width: int) -> Vectors:
     wide = np.zeros((len(vectors), width), dtype=np.float32)
     wide[:, : vectors.shape[1]] = vectors
     return wide
+
+
+def _without_pad(visible: Mask) -> Mask:
+    visible = visible.copy()
+    visible[0] = False
+    return visible
 
 
 def _rows(items: Collection[int]) -> Items:

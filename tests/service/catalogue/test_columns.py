@@ -19,7 +19,7 @@ changes = st.lists(st.tuples(ids, st.none() | values), max_size=8)
 
 
 def shown(columns: Columns, item_ids: list[str], fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(each) for each in columns.values(columns.rows(item_ids), fields)]
+    return [msgspec.json.decode(each) for each in columns.values(item_ids, fields)]
 
 
 def expected(item: Values, fields: tuple[str, ...]) -> dict[str, Any]:
@@ -76,15 +76,18 @@ def test_columns_grow() -> None:
 def test_a_ready_answer_is_the_same_object_until_its_item_changes() -> None:
     columns, fields = Columns(KINDS), ("title", "price")
     columns.apply([("a", {"price": 1.0}), ("b", {"price": 2.0})])
-    rows = columns.rows(["a", "b", "?"])
-    first = columns.values(rows, fields)
+    asked = ["a", "b", "?"]
+    first = columns.values(asked, fields)
     columns.apply([("b", {"price": 3.0})])
-    again = columns.values(rows, fields)
+    again = columns.values(asked, fields)
     assert [old is new for old, new in zip(first, again, strict=True)] == [True, False, True]
     assert bytes(again[1]) == b'{"title":null,"price":3.0}'
+    columns.apply([("?", {"price": 4.0}), ("a", None)])
+    later = [bytes(each) for each in columns.values(asked, fields)]
+    assert later == [b'{"title":null,"price":null}', bytes(again[1]), b'{"title":null,"price":4.0}']
     for name in [*KINDS][: MAX_FIELD_SETS + 1]:
-        columns.values(rows, (name, "price"))
-        columns.values(rows, (name, "brand"))
+        columns.values(asked, (name, "price"))
+        columns.values(asked, (name, "brand"))
     assert len(columns._ready) == MAX_FIELD_SETS
 
 
