@@ -308,7 +308,7 @@ def write_graph(blend: Blend, file: Path) -> None:
     ir_version = 0
     for number, member in enumerate(blend.members):
         prefix = f"m{number}/"
-        model = compose.add_prefix(onnx.load(member.bundle.path / ENCODER), prefix)
+        model = _prefixed(onnx.load(member.bundle.path / ENCODER), prefix)
         for opset in model.opset_import:
             if opsets.setdefault(opset.domain, opset.version) != opset.version:
                 raise BlendError(
@@ -353,6 +353,26 @@ def write_graph(blend: Blend, file: Path) -> None:
     onnx.save_model(
         whole, file, save_as_external_data=True, location=ENCODER_DATA, size_threshold=INLINE_BYTES
     )
+
+
+def _prefixed(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """The same with a prefix to all names, those among them by which a loop's body reads what is outside."""
+    prefixed: onnx.ModelProto = compose.add_prefix(model, prefix)
+    _prefix_bodies(prefixed.graph, prefix, set())
+    return prefixed
+
+
+def _prefix_bodies(graph: onnx.GraphProto, prefix: str, outside: set[str]) -> None:
+    defined = [each.name for each in (*graph.input, *graph.initializer)]
+    defined += [name for node in graph.node for name in node.output]
+    outside = outside | {name.removeprefix(prefix) for name in defined}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                for inner in body.node:
+                    names = [prefix + name if name in outside else name for name in inner.input]
+                    inner.input[:] = names
+                _prefix_bodies(body, prefix, outside)
 
 
 def _newest_clicks(prefix: str, length: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
