@@ -35,14 +35,15 @@ SETTINGS = {
     "srgnn": ["dim=6"],
     "niser": ["dim=10", "max_length=4"],
 }
+LOOP = {"pen4rec": ["dim=6"]}  # its graph holds a loop, which reads what is outside of it
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, and three bundles of untrained models of it, that have not seen its validation sessions."""
+    """A data set, and bundles of untrained models of it, that have not seen its validation sessions."""
     path = tmp_path_factory.mktemp("place")
     data = planted_dataset(path / "data")
-    for name, settings in SETTINGS.items():
+    for name, settings in (SETTINGS | LOOP).items():
         _, hyper = resolve(find_model(name), settings)
         torch.manual_seed(len(name))
         model: SessionEncoder = find_model(name).build(data.train, **hyper)
@@ -86,7 +87,7 @@ def ranks_like(bundle: Bundle, expected: Vectors, sessions: list[list[int]]) -> 
         assert expected[row, items - 1] == pytest.approx(best, abs=2e-5)
 
 
-@pytest.mark.parametrize("names", [("gru4rec", "niser"), ("srgnn", "niser", "gru4rec")])
+@pytest.mark.parametrize("names", [("gru4rec", "niser"), ("srgnn", "niser", "gru4rec"), ("niser", "pen4rec")])
 @pytest.mark.parametrize("weights", ["equal", "explicit"])
 def test_it_ranks_by_the_weighted_sum(
     place: Path, tmp_path: Path, names: tuple[str, ...], weights: str
