@@ -22,7 +22,7 @@ from playwright.sync_api import (
 from tests.waiting import DEADLINE_SECONDS
 
 INSTALL = "no chromium on PATH: these tests want one (on Debian: apt-get install chromium)"
-REQUIRED = "NEXTCLICK_BROWSER_TESTS"  # "required": without a browser they fail
+REQUIRED = "BROWSER_TESTS"  # "required": without a browser they fail
 NARROW, WIDE = 360, 1440
 # Not by playwright's routes, which would come between a page that closes and its beacons.
 NOWHERE, HERE = "http://127.0.0.1:9", "127.0.0.1,localhost,[::1]"

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from console.pages import PAGES
 from tests.browser.conftest import INSTALL, NARROW, WIDE
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
@@ -75,16 +76,39 @@ def shop(browser: Browser, url: str) -> None:
             take(page, f"shop-cart-{look}")
 
 
+def console(browser: Browser, url: str, key: str, session: str, item: str) -> None:
+    """Every page of the console, with what the demo has to show there."""
+    asked = {"Sessions": f"?id={session}", "Items": f"?id={item}", "Placements": "?name=product"}
+    for width, dark in ((WIDE, False), (NARROW, True)):
+        look = f"{'wide' if width == WIDE else 'narrow'}-{'dark' if dark else 'light'}"
+        with visitor(browser, width, dark=dark) as page:
+            page.goto(url)
+            page.get_by_label("Admin key").fill(key)
+            page.keyboard.press("Enter")
+            for each in PAGES:
+                page.goto(f"{url.rstrip('/')}{each.path}{asked.get(each.title, '')}")
+                expect(page.get_by_role("heading", level=1)).to_have_text(each.title)
+                page.wait_for_timeout(1500)  # drawn in pieces, for a picture alone
+                take(page, f"console-{each.title.lower()}-{look}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shop", default="http://127.0.0.1:8000/", help="where the demo's shop is")
+    parser.add_argument("--console", help="take those of its console instead, at this address")
+    parser.add_argument("--key", help="the admin key")
+    parser.add_argument("--session", default="me", help="to look up in it")
+    parser.add_argument("--item", default="", help="likewise")
     asked = parser.parse_args()
     path = shutil.which("chromium")
     if path is None:
         raise SystemExit(INSTALL)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        shop(browser, asked.shop)
+        if asked.console is None:
+            shop(browser, asked.shop)
+        else:
+            console(browser, asked.console, asked.key, asked.session, asked.item)
         browser.close()
 
 
