@@ -85,6 +85,7 @@ def console(browser: Browser, url: str, key: str, session: str, item: str) -> No
             page.goto(url)
             page.get_by_label("Admin key").fill(key)
             page.keyboard.press("Enter")
+            expect(page.get_by_role("heading", level=1)).to_have_text(PAGES[0].title)
             for each in PAGES:
                 page.goto(f"{url.rstrip('/')}{each.path}{asked.get(each.title, '')}")
                 expect(page.get_by_role("heading", level=1)).to_have_text(each.title)
