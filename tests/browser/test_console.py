@@ -188,7 +188,8 @@ def test_nobody_is_shut_out(new_page: NewPage, console: Console, width: int, dar
 def test_a_narrow_screen_has_its_navigation_by_keyboard(new_page: NewPage, console: Console) -> None:
     page = new_page(width=NARROW)
     page.goto(console.url)
-    page.keyboard.type(ADMIN["X-API-Key"])  # the field has the focus
+    expect(page.get_by_label("Admin key")).to_be_focused()
+    page.keyboard.type(ADMIN["X-API-Key"])
     page.keyboard.press("Enter")
     entry = page.get_by_role("navigation", name="Pages").get_by_role("link", name="Overview")
     button = page.get_by_role("button", name="Navigation")
