@@ -2,8 +2,9 @@
 
 How a page is written:
 
-* What it shows is computed by a plain function in a module of its own (`alarms.py`, `rates.py`), which knows
-  nothing of NiceGUI and is tested without it; `pages/<name>.py` only lays that out.
+* What it shows is computed by a plain function in a module of its own (`shown/trials.py`,
+  `watching/rates.py`), which knows nothing of NiceGUI and is tested without it; `pages/<name>.py` only lays
+  that out.
 * `pages/<name>.py` has `async def page(console: Console) -> None`, and one row in `pages/__init__.py`. The
   shell has put header, navigation and the page's heading there by then.
 * `console.service` asks the service with the key of who is logged in: `await console.service.get("/models")`.

@@ -17,12 +17,12 @@ import uvicorn
 from fastapi import FastAPI, Request
 from nicegui import ui
 
-from console.gate import LOGIN_KEY, Gate, Login, Logins
-from console.login import login_routes
+from console.door.gate import LOGIN_KEY, Gate, Login, Logins
+from console.door.login import login_routes
 from console.pages import PAGES, Page
 from console.service import ServiceError, connection
 from console.shell import Console, notice, said, shell
-from console.watch import Watch
+from console.watching.watch import Watch
 
 PAGE_SECONDS = 30.0  # to build a page; the service's own answers take at most `TIMEOUT_SECONDS` each
 RECONNECT_SECONDS = 30.0  # a browser that is away or busy for less keeps its page, and what was typed there

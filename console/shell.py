@@ -11,7 +11,7 @@ from typing import Protocol
 from nicegui import ui
 
 from console.service import Service, ServiceError
-from console.watch import Watch
+from console.watching.watch import Watch
 
 log = logging.getLogger("console")
 REFRESH_SECONDS = 2.0  # how often an open page looks at what the watch knows

@@ -11,9 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 MOST_MODULES = 15
-FOLDERS = sorted(
-    {file.parent for package in ("service", "training") for file in (ROOT / package).rglob("*.py")}
-)
+PACKAGES = ("console", "service", "training")
+FOLDERS = sorted({file.parent for package in PACKAGES for file in (ROOT / package).rglob("*.py")})
 WINGS = [folder for folder in FOLDERS if folder.parent != ROOT]
 
 
@@ -41,6 +40,6 @@ def test_the_page_shows_each_wing(wing: Path) -> None:
 def test_what_the_page_points_at_is_there() -> None:
     pointed_at = re.findall(r"`([\w./]+\.(?:py|lua|md))`", PAGE)
     assert len(pointed_at) > 20
-    homes = [ROOT, *(ROOT / package for package in ("service", "training")), *WINGS]
+    homes = [ROOT, *(ROOT / package for package in PACKAGES), *WINGS]
     missing = [path for path in pointed_at if not any((home / path).exists() for home in homes)]
     assert missing == []

@@ -1,4 +1,4 @@
-"""Every page, in the order of the navigation. Imports `console.shell` and what computes the pages."""
+"""Every page, in the order of the navigation. Imports the shell, shown and watching."""
 
 from __future__ import annotations
 

@@ -6,7 +6,10 @@ from html import escape
 
 from nicegui import ui
 
-from console.collected import (
+from console.pages.parts import Freshness, Part, muted, read, section
+from console.pages.tables import table
+from console.shell import Console, notice
+from console.shown.collected import (
     Collected,
     DataRow,
     ScheduledRow,
@@ -15,8 +18,6 @@ from console.collected import (
     find_scheduled,
     share_of,
 )
-from console.pages.parts import Freshness, Part, muted, read, section, table
-from console.shell import Console, notice
 
 COLLECTED = "Of artifacts/clicks/commit.json: what nextclick collect has brought, by day (UTC)."
 PREPARED = "Of dataset.json: what nextclick prepare, or a run, understood of the log, and what it left out."
@@ -57,7 +58,7 @@ def _collected(found: Collected | str) -> None:
     for gap in found.gaps:
         notice(f"The click log had a gap: {gap}.", "warn")
     days = [(day.day, day.clicks, day.files, day.size) for day in found.days]
-    table("Collected clicks by day", ("Day", "Clicks", "Files", "Size"), days[:SHOWN_DAYS])
+    table("Collected clicks by day", ("Day", "Clicks", "Files", "Size"), days[:SHOWN_DAYS]).classes("card")
     if len(days) > SHOWN_DAYS:
         muted(f"{len(days) - SHOWN_DAYS} older days are in artifacts/clicks.")
 
@@ -99,4 +100,4 @@ def _scheduled(found: list[ScheduledRow] | str) -> None:
         "The last scheduled run of each command",
         ("Command", "Scheduled for", "Took", "Outcome"),
         [(row.command, row.scheduled, row.took, row.outcome) for row in found],
-    )
+    ).classes("card")

@@ -7,7 +7,10 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
-from console.items import (
+from console.pages.tables import Cell, heading, item_cell, item_link, item_path, table
+from console.service import ServiceError, segment
+from console.shell import Console, notice
+from console.shown.items import (
     MOST_SHOWN,
     Row,
     Titles,
@@ -19,9 +22,6 @@ from console.items import (
     rows_of,
     stocking,
 )
-from console.service import ServiceError, segment
-from console.shell import Console, notice
-from console.tables import Cell, heading, item_cell, item_link, item_path, table
 
 PAGE = 50
 

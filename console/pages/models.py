@@ -8,11 +8,12 @@ from typing import Any
 
 from nicegui import ui
 
-from console.pages.parts import Freshness, Part, button, muted, read, section, table
-from console.runs import RunRow, find_runs
+from console.pages.parts import Freshness, Part, button, muted, read, section
+from console.pages.tables import table
 from console.service import Json
 from console.shell import Console, notice
-from console.trials import (
+from console.shown.runs import RunRow, find_runs
+from console.shown.trials import (
     BundleRow,
     ChangeRow,
     Role,
@@ -86,7 +87,7 @@ class _View:
             "Versions that are live",
             STANDING,
             [(r.version, r.role, r.share, r.judged, r.hit_rate, r.mrr, r.feedback) for r in rows],
-        )
+        ).classes("card")
         for row in rows:
             if row.problem is not None:
                 notice(f"{row.version}, the {row.role}, does not answer: {row.problem}", "warn")
@@ -212,9 +213,8 @@ def _changes(found: tuple[list[ChangeRow], int]) -> None:
     if not rows:
         muted("Nothing was changed yet.")
         return
-    table(
-        "Changes of what is live", ("When", "What", "By"), [(row.at, row.what, row.by) for row in rows[:20]]
-    )
+    changes = [(row.at, row.what, row.by) for row in rows[:20]]
+    table("Changes of what is live", ("When", "What", "By"), changes).classes("card")
 
 
 def _runs(found: list[RunRow] | str) -> None:

@@ -8,12 +8,12 @@ from html import escape
 
 from nicegui import ui
 
-from console.alarms import RULES, Alarm, Rule
-from console.charts import chart
-from console.figures import Card, VersionRow, cards, duration, said_with, versions
 from console.service import ServiceError
 from console.shell import REFRESH_SECONDS, Console, said
-from console.watch import Watch
+from console.watching.alarms import RULES, Alarm, Rule
+from console.watching.charts import chart
+from console.watching.figures import Card, VersionRow, cards, duration, said_with, versions
+from console.watching.watch import Watch
 
 QUALITY = (
     "Of GET /models, over all workers, since the version was first live: next clicks among the 20 items "

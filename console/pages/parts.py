@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -51,22 +51,6 @@ def section(title: str, about: str = "") -> ui.element:
         if about:
             ui.label(about).classes("caption")
     return box
-
-
-def table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table of text, the first cell of a row being its head; it scrolls by itself."""
-    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    ui.html(
-        f'<div class="scrolls card" tabindex="0" role="region" aria-label="{escape(label, quote=True)}">'
-        f'<table class="numbers"><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>',
-        sanitize=False,
-    ).classes("full-width")
 
 
 class Freshness:

@@ -9,8 +9,11 @@ from typing import Any
 from nicegui import ui
 from nicegui.elements.mixins.validation_element import ValidationElement
 
-from console.items import Titles
-from console.placements import (
+from console.pages.tables import answer_table, heading, table
+from console.service import Json, ServiceError
+from console.shell import Console, notice
+from console.shown.items import Titles
+from console.shown.placements import (
     PARTS,
     SEEN,
     STAGES,
@@ -23,10 +26,7 @@ from console.placements import (
     history_of,
     listed,
 )
-from console.ranks import compared
-from console.service import Json, ServiceError
-from console.shell import Console, notice
-from console.tables import answer_table, heading, table
+from console.shown.ranks import compared
 
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
 DEBOUNCE_MS = 400  # after a key, before the preview is asked for

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from console.items import Titles
-from console.ranks import compared
+from console.pages.tables import answer_table, heading, item_cell, table
 from console.service import Json, ServiceError, segment
-from console.sessions import Click, WhatIf, clicks_of
 from console.shell import Console, notice
-from console.tables import answer_table, heading, item_cell, table
+from console.shown.items import Titles
+from console.shown.ranks import compared
+from console.shown.sessions import Click, WhatIf, clicks_of
 
 
 async def page(console: Console) -> None:

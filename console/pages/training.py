@@ -6,10 +6,10 @@ from html import escape
 
 from nicegui import ui
 
-from console.charts import Line, chart
 from console.pages.parts import Freshness, Part, muted, read, section
-from console.runs import Curve, TrainingRow, find_trainings
 from console.shell import Console, notice
+from console.shown.runs import Curve, TrainingRow, find_trainings
+from console.watching.charts import Line, chart
 
 ABOUT = (
     "Of artifacts/runs: progress.json beside the checkpoints of nextclick train and nextclick run. "

@@ -99,7 +99,7 @@ def table_of(page: Page, name: str) -> Locator:
 
 def shows_column(page: Page, name: str, number: int, expected: list[str]) -> None:
     """A column of a table says this, or begins so; or it comes to."""
-    cells = table_of(page, name).locator(f"tbody td:nth-child({number})")
+    cells = table_of(page, name).locator(f"tbody :is(th, td):nth-child({number})")
     for row, text in enumerate(expected):
         expect(cells.nth(row)).to_have_text(text)
 

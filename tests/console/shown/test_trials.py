@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from console.trials import (
+from console.shown.trials import (
     bundle_rows,
     change_rows,
     publishing,

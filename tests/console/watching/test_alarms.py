@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from console.alarms import DAY, HOUR, MINUTE, RULES, Alarms
-from console.rates import History, Values
+from console.watching.alarms import DAY, HOUR, MINUTE, RULES, Alarms
+from console.watching.rates import History, Values
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
 SECTION = PAGE.partition("## Alarms worth setting")[2].partition("\n## ")[0]
 DOCUMENTED: list[dict[str, Any]] = yaml.safe_load(SECTION.split("```yaml")[1].split("```")[0])["groups"][0][
     "rules"

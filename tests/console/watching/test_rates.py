@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from console.rates import (
+from console.watching.rates import (
     LONG_STEP_SECONDS,
     SHORT_SECONDS,
     History,

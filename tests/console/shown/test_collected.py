@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from console.collected import Collected, find_collected, find_data, find_scheduled
+from console.shown.collected import Collected, find_collected, find_data, find_scheduled
 from tests.console.place import write_clicks, write_data, write_schedule
 from training.data.clicks import COMMIT
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from console.sessions import when
+from console.shown.sessions import when
 
 STAGES = ("neighbours", "model", "trending", "popular")
 SEEN = {"": "as deployed", "true": "leave out", "false": "may be answered"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from console.placements import TEXTS, Form, FormError, changes, errors_of, history_of, listed
+from console.shown.placements import TEXTS, Form, FormError, changes, errors_of, history_of, listed
 from service.catalogue.placements import Placement
 
 RULE = {"attribute": "tags", "contains": "sale"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from console.runs import CheckRow, RunRow, StepRow, find_runs, find_trainings
+from console.shown.runs import CheckRow, RunRow, StepRow, find_runs, find_trainings
 from tests.console.place import write_runs, write_trainings
 from training.loop.run_record import run_paths
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from console.rates import History, labelled
+from console.watching.rates import History, labelled
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 SECTION = "docs/operations.md#alarms-worth-setting"

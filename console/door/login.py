@@ -11,11 +11,11 @@ import httpx
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from console.gate import COOKIE, LIFETIME_SECONDS, LOGIN_KEY, Logins, token_of
+from console.door.gate import COOKIE, LIFETIME_SECONDS, LOGIN_KEY, Logins, token_of
 from console.service import Service, ServiceError
 
 MOST_BYTES = 4096  # of the form
-STYLE = Path(__file__).with_name("console.css")
+STYLE = Path(__file__).parents[1] / "console.css"
 PAGE = """<!doctype html>
 <html lang="en">
 <head>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.ranks import compared
+from console.shown.ranks import compared
 
 
 def answer(*item_ids: str, moved_by: tuple[str, ...] = ()) -> dict[str, Any]:

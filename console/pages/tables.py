@@ -8,8 +8,8 @@ from urllib.parse import quote
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from console.items import Titles
-from console.ranks import Compared
+from console.shown.items import Titles
+from console.shown.ranks import Compared
 
 Cell = str | Callable[[], object]  # a text, or what puts something there
 SIGNS = {"▲": "good", "▼": "warn", "n": "good"}
@@ -20,8 +20,8 @@ def heading(text: str) -> None:
     TextElement(tag="h2", text=text)
 
 
-def table(label: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Rows of cells under heads; `label` is what it is called."""
+def table(label: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> ui.element:
+    """Rows of cells under heads, the first cell of a row being its head; `label` is what it is called."""
     with ui.element("div").classes("scrolls") as box:
         box.props["aria-label"], box.props["role"], box.props["tabindex"] = label, "region", "0"
         with ui.element("table").classes("numbers"):
@@ -32,9 +32,10 @@ def table(label: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> N
             with ui.element("tbody"):
                 for row in rows:
                     with ui.element("tr"):
-                        for cell in row:
-                            with ui.element("td"):
+                        for place, cell in enumerate(row):
+                            with ui.element("td") if place else ui.element("th").props('scope="row"'):
                                 ui.label(cell) if isinstance(cell, str) else cell()
+    return box
 
 
 def item_cell(item_id: str, titles: Titles) -> Callable[[], object]:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from console.service import Service, ServiceError, connection
-from console.watch import Watch
+from console.watching.watch import Watch
 from tests.waiting import eventually
 
 METRICS = 'nextclick_click_log_fill_ratio {fill}\nnextclick_clicks_total{{outcome="accepted"}} 5\n'

@@ -1,6 +1,6 @@
 """What the page Data shows: prepared data sets, collected clicks, the last scheduled runs; without NiceGUI.
 
-As in `console.runs`, what is broken is a row that says so, and readers are imported when asked for.
+As in `console.shown.runs`, what is broken is a row that says so, and readers are imported when asked for.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from console.figures import duration
-from console.runs import said
+from console.shown.runs import said
+from console.watching.figures import duration
 
 MEGABYTE = 1e6
 

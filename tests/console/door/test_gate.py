@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message
 
-from console.gate import COOKIE, LIFETIME_SECONDS, MOST_LOGINS, Gate, Logins
-from console.login import login_routes
+from console.door.gate import COOKIE, LIFETIME_SECONDS, MOST_LOGINS, Gate, Logins
+from console.door.login import login_routes
 from console.service import Service, connection
 
 KEY = "the-admin's-key"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from console.figures import duration
+from console.watching.figures import duration
 
 if TYPE_CHECKING:
     from training.measure.progress import TrainingProgress

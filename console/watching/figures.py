@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from console.charts import Line
-from console.rates import History, Look, between, by, everything, labelled, quantile
+from console.watching.charts import Line
+from console.watching.rates import History, Look, between, by, everything, labelled, quantile
 
 MINUTE = 60.0
 WINDOW_SECONDS = 5 * MINUTE  # of the figures: what Prometheus's alarms look at, too

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from console.figures import percent, thousandths, with_interval
+from console.watching.figures import percent, thousandths, with_interval
 
 Json = Mapping[str, Any]
 Role = Literal["challenger", "shadow"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from console.sessions import MOST_ITEMS, Click, WhatIf, clicks_of
+from console.shown.sessions import MOST_ITEMS, Click, WhatIf, clicks_of
 
 
 def test_clicks_are_numbered_and_told_in_utc() -> None:

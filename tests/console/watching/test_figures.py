@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from console.alarms import RULES, Alarm
-from console.charts import GAP, Line, chart
-from console.figures import cards, duration, number, versions
 from console.pages.overview import alarm_html, card_html, summed_up, versions_html
-from console.rates import History, Values
+from console.watching.alarms import RULES, Alarm
+from console.watching.charts import GAP, Line, chart
+from console.watching.figures import cards, duration, number, versions
+from console.watching.rates import History, Values
 
 
 def metrics(seconds: float) -> Values:

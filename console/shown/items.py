@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from console.service import Service, ServiceError, segment
-from console.sessions import when
+from console.shown.sessions import when
 
 FIRST = ("title", "brand", "categories", "tags", "price", "currency", "available", "published_at", "url")
 MOST_SHOWN = 50  # of the hidden

@@ -7,8 +7,8 @@ import asyncio
 import httpx
 import pytest
 
-from console.items import LONGEST, Row, Titles, attributes_of, found, picture_of, rows_of
 from console.service import Service, ServiceError, connection
+from console.shown.items import LONGEST, Row, Titles, attributes_of, found, picture_of, rows_of
 
 
 def test_a_row_says_what_is_known() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import httpx
 
-from console.alarms import OF_THE_CONSOLE, Alarm, Alarms
-from console.rates import History, parse
 from console.service import Json, Service, ServiceError
+from console.watching.alarms import OF_THE_CONSOLE, Alarm, Alarms
+from console.watching.rates import History, parse
 
 log = logging.getLogger("console")
 LOOK_SECONDS = 5.0

@@ -1,0 +1,1 @@
+"""Who may come in: the login, and the gate before everything. Imports the console's client alone."""

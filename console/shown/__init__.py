@@ -1,0 +1,1 @@
+"""What pages show, without NiceGUI. Imports watching, the console's client, and readers of artifacts."""
