@@ -157,7 +157,7 @@ def test_volumes_and_mounts_belong_together(name: str) -> None:
     for maker, pod in pods(objects):
         spec = pod["spec"]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
-        claimed = {each["metadata"]["name"] for each in one_claims(objects, maker)}
+        claimed = {each["metadata"]["name"] for each in claims_of(objects, maker)}
         (container,) = spec["containers"]
         mounted = {mount["name"]: mount for mount in container["volumeMounts"]}
         assert volumes.keys() | claimed == mounted.keys(), maker
@@ -175,7 +175,7 @@ def test_volumes_and_mounts_belong_together(name: str) -> None:
         assert ("ServiceAccount", spec["serviceAccountName"]) in there
 
 
-def one_claims(objects: list[Object], maker: str) -> list[Object]:
+def claims_of(objects: list[Object], maker: str) -> list[Object]:
     for each in of_kind(objects, "StatefulSet"):
         if each["metadata"]["name"] == maker:
             claims: list[Object] = each["spec"]["volumeClaimTemplates"]
@@ -223,11 +223,11 @@ def test_what_points_at_something_points_at_what_is_there(name: str) -> None:
         assert target["metadata"]["name"] == each["spec"]["scaleTargetRef"]["name"]
         assert "replicas" not in target["spec"], "two would set it"
         assert target["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]
-    for each in of_kind(objects, "ServiceMonitor"):
-        wanted = each["spec"]["selector"]["matchLabels"]
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
         services = of_kind(objects, "Service")
-        (found,) = (one for one in services if wanted.items() <= one["metadata"]["labels"].items())
-        assert (found["metadata"]["name"], each["spec"]["endpoints"][0]["port"]) in ports
+        (found,) = (each for each in services if wanted.items() <= each["metadata"]["labels"].items())
+        assert (found["metadata"]["name"], monitor["spec"]["endpoints"][0]["port"]) in ports
     if name != "production":
         host = {entry["name"]: entry.get("value") for entry in env_of(objects, "service")}["REDIS_HOST"]
         assert (host, 6379) in ports
@@ -637,3 +637,21 @@ def paths_of_values(values: Any, path: str = "") -> set[str]:
     fields = values if isinstance(values, dict) and not free else {}
     within = (paths_of_values(each, f"{path}.{name}".lstrip(".")) for name, each in fields.items())
     return set().union({path} if path else set(), *within)
+
+
+@pytest.mark.parametrize("page", ["scaling.md", "decisions/0030-kubernetes.md"])
+def test_the_pages_name_what_there_is(page: str) -> None:
+    file = ROOT / "docs" / page
+    text = file.read_text()
+    assert set(re.findall(r"NEXTCLICK_[A-Z_]+[A-Z]", text)) <= SETTINGS
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        there = file.parent / path if path else file
+        assert there.exists(), target
+        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, target
+    for value in re.findall(
+        r"`((?:service|trainer|console|artifacts|secrets|networkPolicy|redis)\.[\w.]+?)(?:=\w+)?`", text
+    ):
+        assert value in paths_of_values(VALUES) | {"trainer.resources.limits"}, value
