@@ -194,9 +194,8 @@ def test_selectors_find_their_pods_and_no_others(name: str) -> None:
         for constraint in each["spec"]["template"]["spec"].get("topologySpreadConstraints", []):
             assert constraint["labelSelector"]["matchLabels"] == own
     for each in of_kind(objects, "Service"):
-        found = [pod for pod in templates.values() if selects(each["spec"]["selector"], pod)]
-        assert len(found) == 1, each["metadata"]["name"]
-        ports = {port["name"] for port in found[0]["spec"]["containers"][0]["ports"]}
+        (pod,) = (pod for pod in templates.values() if selects(each["spec"]["selector"], pod))
+        ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
         assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports
     for each in of_kind(objects, "PodDisruptionBudget"):
         assert selects(each["spec"]["selector"]["matchLabels"], templates["shop-nextclick-service"])
