@@ -3,9 +3,9 @@
     python -m benchmarks.idle --shards 16 64 256
 
 Processor time of Redis (`INFO cpu`) for one round, which each worker does every
-NEXTCLICK_TRENDING_REFRESH_SECONDS, by the service's own store; every shard is full of trending items (as many
-as NEXTCLICK_TRENDING_MAX_ITEMS by default). Beside it, which share of the shards the busiest master of a cluster
-has, where each has as many slots as the others: keys of a shard lie in one slot.
+NEXTCLICK_TRENDING_REFRESH_SECONDS, by the service's own store; every shard is full of trending items (as
+many as NEXTCLICK_TRENDING_MAX_ITEMS by default). Beside it, which share of the shards the busiest master of
+a cluster has, where each has as many slots as the others: keys of a shard lie in one slot.
 """
 
 from __future__ import annotations
