@@ -38,7 +38,7 @@ from tests.deploy.chart import (
     values_of,
 )
 from training.loop.cron import Cron
-from training.loop.retrain import load_config
+from training.loop.retrain import RetrainConfig, load_config
 
 SETTINGS = {variable(field) for field in Settings.model_fields} | {"NEXTCLICK_ARTIFACTS_URL"}
 SECRET_SETTINGS = {variable(field) + end for field in SECRETS for end in ("", FILE)}
@@ -135,7 +135,7 @@ def test_the_users_are_those_of_the_images() -> None:
 def test_nothing_asks_for_a_volume_that_many_nodes_write(name: str) -> None:
     modes = [mode for found in everywhere(objects_of(name), "accessModes") for mode in found]
     assert set(modes) <= {"ReadWriteOnce"}
-    assert modes or name == "production"
+    assert modes
 
 
 def everywhere(value: Any, key: str) -> Iterator[Any]:
@@ -488,7 +488,18 @@ def test_a_run_meets_no_other_and_ends(name: str, tmp_path: Path) -> None:
         }
     file = tmp_path / "retrain.toml"
     file.write_text(one(objects, "ConfigMap", "config")["data"]["retrain.toml"])
-    assert load_config(file).train.model == ("sasrec" if name == "everything" else "gru4rec")
+    assert load_config(file).train.model == (
+        "sasrec" if name == "everything" else RetrainConfig().train.model
+    )
+
+
+def test_a_trainer_that_keeps_nothing_has_the_nodes_disk() -> None:
+    values = {**values_of("production"), "trainer": {"scratch": {"keep": False}}}
+    objects = parsed(render(values))
+    assert of_kind(objects, "PersistentVolumeClaim") == []
+    pod = one(objects, "CronJob", "trainer")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (artifacts,) = (volume for volume in pod["volumes"] if volume["name"] == "artifacts")
+    assert artifacts == {"name": "artifacts", "emptyDir": {"sizeLimit": "20Gi"}}
 
 
 def test_without_an_object_store_all_are_where_the_volume_is() -> None:
@@ -513,9 +524,12 @@ def without_store() -> Object:
     return {"artifacts": {}, "service": {}}
 
 
-def test_the_artifacts_outlive_the_release() -> None:
-    claim = one(objects_of("trial"), "PersistentVolumeClaim", "artifacts")
-    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+def test_what_cannot_be_made_again_outlives_the_release() -> None:
+    claims = [each for name in SETS for each in of_kind(objects_of(name), "PersistentVolumeClaim")]
+    ends = [claim["metadata"]["name"].removeprefix("shop-nextclick-") for claim in claims]
+    assert ends == ["artifacts", "trainer", "trainer"]
+    for claim in claims:
+        assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     redis = one(objects_of("trial"), "StatefulSet", "redis")["spec"]
     assert redis["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
