@@ -5,6 +5,7 @@
 #             that the service has logged
 #   first     a bundle of the click logs in data/, only when no bundle is live yet
 #   retrain   the same, whatever is live
+#   console   the operator's pages; its options are those of `nextclick console`
 #
 # Anything else goes to `python -m training`: rollback, evaluate --bundle artifacts/bundles/... and so on.
 # With data/ empty or absent, the clicks are those of a generated demo store. $PREPARE and $TRAIN hold more options
@@ -69,5 +70,6 @@ case ${1:-schedule} in
     ;;
   first) make_first_live ;;
   retrain) make_live ;;
+  console) exec python -m console "${@:2}" ;;
   *) exec python -m training "$@" ;;
 esac

@@ -1,8 +1,10 @@
-# The trainer: from clicks to live bundles. It holds the service too, since a bundle is proven with its code.
+# The trainer: from clicks to live bundles. It holds the service too, since a bundle is proven with its code, and the
+# console, which reads what the trainer wrote by the trainer's own readers.
 FROM python:3.11-slim-bookworm AS requirements
 COPY pyproject.toml /
 RUN python -c 'import tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["train"], sep="\n")' > /requirements.txt
+extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras["train"], *extras["console"], sep="\n")' > /requirements.txt
 
 # Sees no code and of pyproject.toml only that list, so that no other change installs anything again.
 FROM python:3.11-slim-bookworm AS dependencies
@@ -32,6 +34,7 @@ COPY service service
 COPY models models
 COPY training training
 COPY nextclick nextclick
+COPY console console
 RUN printf '#!/bin/sh\nexec /app/docker/with-redis.sh python -m nextclick "$@"\n' > /usr/local/bin/nextclick && chmod 755 /usr/local/bin/nextclick
 # There is no git in here: manifests name the commit that is given to the build.
 ARG SOURCE_COMMIT=unknown

@@ -151,6 +151,7 @@ def test_commands_find_the_projects_redis_by_its_password(tmp_path: Path) -> Non
     assert redis_url(**found, NEXTCLICK_REDIS_URL="").stdout == "redis://:secret@redis:6379/0 a b"
     assert redis_url(**found, NEXTCLICK_REDIS_URL="redis://other").stdout == "redis://other a b"
     assert redis_url(**found, REDIS_URL="redis://other").stdout == "unset a b"
+    assert redis_url(**found, REDIS_HOST="shop-redis").stdout == "redis://:secret@shop-redis:6379/0 a b"
     assert redis_url().stdout == "unset a b"
     gone = redis_url(REDIS_PASSWORD_FILE=str(tmp_path / "gone"))
     assert gone.returncode != 0
@@ -164,6 +165,26 @@ def test_images_run_their_commands_with_it(image: str) -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for copied in re.findall(r"\bdocker/[\w-]+\.sh\b(?=.* docker/)", text):
         assert f"!{copied}" in ignored
+
+
+def test_the_trainers_image_shows_the_console() -> None:
+    """By the argument `console`, with all that its extra names; tests/deploy has what it is called with."""
+    text = (DOCKER / "training.Dockerfile").read_text()
+    (lines,) = re.findall(r"RUN python -c '(.*?)' > /requirements.txt", text, re.DOTALL)
+    code = lines.replace("\\\n", "").replace("/pyproject.toml", str(ROOT / "pyproject.toml"))
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"nicegui", "torch", "uvicorn"} <= set(re.findall(r"^\w+", listed.stdout, re.MULTILINE))
+    assert "COPY console console" in text
+    assert "!console" in (ROOT / ".dockerignore").read_text().splitlines()
+    shown = subprocess.run(
+        [DOCKER / "trainer.sh", "console", "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "NEXTCLICK_ADMIN_API_KEY" in shown.stdout
 
 
 def test_redis_asks_for_the_password_and_has_its_limit(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 from zoneinfo import available_timezones
 
 import pytest
@@ -226,28 +225,6 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         assert (done.returncode, "nextclick" in done.stderr) == (0, False), done.stderr
 
 
-def test_the_cron_job_is_complete() -> None:
-    (text,) = (block for block in blocks("yaml") if "CronJob" in block)
-    job: dict[str, Any] = yaml.safe_load(text)
-    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
-    assert re.fullmatch(r"[a-z0-9-]{1,52}", job["metadata"]["name"])
-    spec = job["spec"]
-    assert Cron.parse(spec["schedule"], spec["timeZone"]).expression == spec["schedule"]
-    assert spec["concurrencyPolicy"] == "Forbid"
-    template = spec["jobTemplate"]["spec"]
-    pod = template["template"]["spec"]
-    assert pod["restartPolicy"] == "Never", "as podFailurePolicy demands"
-    (container,) = pod["containers"]
-    assert [rule["onExitCodes"]["containerName"] for rule in template["podFailurePolicy"]["rules"]] == [
-        container["name"]
-    ]
-    check_command(container["args"])
-    assert {volume["name"] for volume in pod["volumes"]} == {
-        mount["name"] for mount in container["volumeMounts"]
-    }
-    assert {entry["name"] for entry in container["env"]} <= SETTINGS
-
-
 def shoppers_calls() -> dict[str, bool]:
     """Every path that there is, and whether a shop's pages call it.
 
@@ -316,7 +293,7 @@ def test_containers_get_no_variable_that_a_command_would_refuse() -> None:
         given = set(services[name]["environment"])
         assert {each for each in given if each.startswith(PREFIX)} <= SETTINGS, name
     script, with_redis = ((ROOT / "docker" / name).read_text() for name in ("trainer.sh", "with-redis.sh"))
-    read = set(re.findall(r"\$\{([A-Z_]+)[:}]", script + with_redis)) - SETTINGS - {"REDIS_URL"}
+    read = set(re.findall(r"\$\{([A-Z_]+)[:}]", script + with_redis)) - SETTINGS - {"REDIS_URL", "REDIS_HOST"}
     # The password is there to begin anew when it changes, and libraries read where home is.
     assert read == set(services["trainer"]["environment"]) - SETTINGS - {"REDIS_PASSWORD", "HOME"}
     assert PREFIX not in re.sub("^#.*$", "", script, flags=re.MULTILINE)
