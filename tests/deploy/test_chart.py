@@ -16,7 +16,7 @@ import typer.main
 import yaml
 from typer.core import TyperGroup
 
-from console.gate import OPEN
+from console.door.gate import OPEN
 from nextclick.commands import tree
 from service.http.app import create_app
 from service.process.settings import FILE, SECRETS, Settings, load_settings, variable
