@@ -17,6 +17,7 @@ code leaves out only the target's own place in the batch, and divides its means 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,31 +59,42 @@ class Objective:
 class Negatives:
     """The sample of one step: items, and the log of how often each was to be expected in it.
 
-    Items may repeat, but not where only the hardest count.
+    Items may repeat, but not where only the hardest count. Where targets are corrected, too, `target_items`
+    are the step's targets, each once.
     """
 
     items: Tensor  # (K,) int64
     log_expected: Tensor  # (K,)
-    log_expected_of: Tensor | None = None  # (n + 1,) of every item, for what corrects targets
+    n_items: int  # of how many
+    target_items: Tensor | None = None  # (T,) int64, ascending
+    log_expected_targets: Tensor | None = None  # (T,)
+
+    def log_expected_of(self, targets: Tensor) -> Tensor:
+        """The log of how often each of the step's targets was to be expected, in their shape."""
+        assert self.target_items is not None and self.log_expected_targets is not None
+        return self.log_expected_targets[torch.searchsorted(self.target_items, targets)]
+
+
+Rows = Callable[[Tensor], Tensor]  # (N,) items to their rows of a table: a step needs few of them
 
 
 def sampled_loss(
     objective: Objective,
     vectors: Tensor,
-    item_vectors: Tensor,
+    item_vectors: Rows,
     targets: Tensor,
     negatives: Negatives,
     *,
-    bias: Tensor | None = None,
+    bias: Rows | None = None,
     normalise: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Mean loss of (N, D) vectors and their (N,) targets against the step's negatives.
 
-    `item_vectors` (n + 1, D) and `bias` (n + 1,) are indexed by item. With `normalise` items are divided by
-    their L2 norms first (the NISER head). Which negatives are the hardest is looked up in `dtype`.
+    `item_vectors` gives (K, D) of (K,) items, `bias` (K,). With `normalise` items are divided by their L2
+    norms first (the NISER head). Which negatives are the hardest is looked up in `dtype`.
     """
-    of_targets, of_negatives = item_vectors[targets], item_vectors[negatives.items]
+    of_targets, of_negatives = item_vectors(targets), item_vectors(negatives.items)
     if normalise:
         of_targets, of_negatives = normalize(of_targets, dim=1), normalize(of_negatives, dim=1)
     r_target = (vectors * of_targets).sum(1, keepdim=True)  # (N, 1)
@@ -90,10 +102,9 @@ def sampled_loss(
     if objective.loss == "sampled-ce" and objective.logq:
         shift = shift - negatives.log_expected
         if objective.logq_target:
-            assert negatives.log_expected_of is not None, "the sampler says how often a target is drawn"
-            r_target = r_target - negatives.log_expected_of[targets][:, None]
+            r_target = r_target - negatives.log_expected_of(targets)[:, None]
     if bias is not None:
-        r_target, shift = r_target + bias[targets][:, None], shift + bias[negatives.items]
+        r_target, shift = r_target + bias(targets)[:, None], shift + bias(negatives.items)
     if 0 < objective.hardest < len(negatives.items):
         chosen = _hardest(objective.hardest, vectors, of_negatives, shift, targets, negatives.items, dtype)
         few = embedding(chosen, of_negatives)  # (N, k, D): the gradient of all others is 0
@@ -110,7 +121,7 @@ def sampled_loss(
         case "bce":
             losses = bce(r_target, r, real)
         case "gbce":
-            losses = gbce(r_target, r, real, len(item_vectors) - 1, objective.calibration)
+            losses = gbce(r_target, r, real, negatives.n_items, objective.calibration)
         case "bpr":
             losses = bpr(r_target, r, real)
         case "top1":

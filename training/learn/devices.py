@@ -22,7 +22,6 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from models.base import PAD, Batch, SessionEncoder
-from models.losses import Negatives
 
 T = TypeVar("T")
 AHEAD = 3  # batches that are made while a GPU works
@@ -167,9 +166,13 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
     negatives = batch.negatives
     if negatives is not None:
-        of_all = negatives.log_expected_of
-        negatives = Negatives(
-            move(negatives.items), move(negatives.log_expected), None if of_all is None else move(of_all)
+        negatives = dataclasses.replace(
+            negatives,
+            **{
+                field.name: move(part)
+                for field in dataclasses.fields(negatives)
+                if isinstance(part := getattr(negatives, field.name), Tensor)
+            },
         )
     return dataclasses.replace(
         batch,
