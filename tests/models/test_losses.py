@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy as reference
 from torch.nn.functional import normalize
 
+from models import losses
 from models.losses import (
     Loss,
     Negatives,
@@ -62,6 +63,36 @@ def test_equals_torch(
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         scale = float(expected_grad.abs().max())
         torch.testing.assert_close(grad / 3 / scale, expected_grad / scale, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(("with_bias", "unit_items"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("size", [0.2, 1.0, 100.0], ids=["no logit can overflow", "some could", "some would"])
+@pytest.mark.parametrize("several", [False, True], ids=["a target each", "several"])
+def test_items_in_chunks_are_the_same_softmax(
+    with_bias: bool, unit_items: bool, size: float, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and gradients, also where the highest logit comes last; never more logits held than allowed."""
+    vectors, items, bias, targets = inputs()
+    vectors.data *= size
+    with torch.no_grad():
+        items[-1] = 3 * vectors[0] / vectors[0].norm()
+    if several:
+        targets = torch.stack([targets, torch.full_like(targets, -1), targets.flip(0)], 1)
+    parameters = [vectors, items, bias] if with_bias else [vectors, items]
+
+    def value() -> list[torch.Tensor]:
+        losses.free_buffers()
+        loss = cross_entropy(vectors, items, targets, bias=bias if with_bias else None, normalise=unit_items)
+        return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+    whole = value()
+    limit = 17 * 4 * 70  # bytes of 70 items' logits: 300 items are five chunks of 60
+    monkeypatch.setitem(losses._LARGEST_BUFFER, "cpu", limit)
+    for chunked, expected in zip(value(), whole, strict=True):
+        torch.testing.assert_close(chunked, expected, atol=1e-6, rtol=1e-4)
+    assert {held.numel() for held in losses._buffers.values()} == {17 * 60}
+    losses.free_buffers()
+    assert not losses._buffers
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -160,11 +191,11 @@ def test_tanh_is_of_every_score(loss: Loss) -> None:
 def test_the_objectives_alpha_is_bpr_maxs() -> None:
     items, negatives = torch.tensor([[0.5], [-1.0]]), Negatives(torch.tensor([1]), torch.zeros(1), 2)
     one, target = torch.ones(1, 1), torch.tensor([0])
-    losses = [
+    values = [
         float(sampled_loss(Objective("bpr-max", elu=a), one, rows(items), target, negatives))
         for a in (0.0, 0.5, 1.0)
     ]
-    assert len(set(losses)) == 3
+    assert len(set(values)) == 3
 
 
 ALL: list[Loss] = ["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"]

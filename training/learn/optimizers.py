@@ -1,8 +1,9 @@
 """Optimisers that move of a table only the rows that a step touches: Adam, and Adagrad with momentum.
 
 Adagrad has its momentum as GRU4Rec's authors train it (torch's has none). A row that a step does not touch
-stays where it is, whatever its momentum; it is touched if its gradient is not all zero. With a sparse gradient
-a step costs as much as the rows in it, with a dense one as much as the table; the weights are the same.
+stays where it is, whatever its momentum; it is touched if its gradient is not all zero. With a sparse
+gradient a step costs as much as the rows in it, with a dense one as much as the table; the weights are the
+same.
 """
 
 from __future__ import annotations

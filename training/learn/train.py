@@ -22,6 +22,7 @@ import torch
 from lightning_fabric import Fabric
 
 from models.base import Batch, Recipe, SessionEncoder, Sessions
+from models.losses import free_buffers
 from training.learn.batches import Examples
 from training.learn.checkpoint import Phase, Precision, RunConfig, State, own_state, restore, save_run
 from training.learn.devices import everyones, made_ahead, mean_of_processes, moved, part_of, repeatable
@@ -106,7 +107,12 @@ def train_phase(
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     with repeatable(fabric.device):
         watch = on_progress, on_epoch
-        return _train(fabric, config, model_class, train, validate, phase, file, resume, watch, initial, pace)
+        try:
+            return _train(
+                fabric, config, model_class, train, validate, phase, file, resume, watch, initial, pace
+            )
+        finally:
+            free_buffers()
 
 
 def _train(

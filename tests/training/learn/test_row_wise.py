@@ -26,7 +26,7 @@ by_rows = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense
 
 
 def gradient_of(rows: dict[int, list[float]], size: int, *, sparse: bool) -> torch.Tensor:
-    """A table's gradient, each row written down twice as half of it, as rows come that were looked up twice."""
+    """A table's gradient; each row comes twice, as half of it, as one does that was looked up twice."""
     index = torch.tensor([*rows, *rows])
     values = torch.tensor([*rows.values(), *rows.values()], dtype=torch.float64) / 2
     found = torch.sparse_coo_tensor(index[None], values, (size, values.shape[1]), check_invariants=True)
@@ -56,7 +56,7 @@ def test_adam_is_torchs_where_every_row_is_touched(decay: float, sparse: bool) -
 def test_rows_that_a_step_does_not_touch_stay_bit_for_bit(
     optimizer: type[RowWiseAdam | AdagradMomentum], sparse: bool
 ) -> None:
-    """And so does what is kept of them, with a momentum and a weight decay as well; a row of zeros is none."""
+    """And so does what is kept of them, with momentum and weight decay as well; a row of zeros is none."""
     torch.manual_seed(0)
     table = nn.Parameter(torch.randn(5, 2, dtype=torch.float64))
     settings = {"momentum": 0.5} if optimizer is AdagradMomentum else {}
