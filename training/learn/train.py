@@ -49,6 +49,7 @@ class Progress:
     steps: int
     loss: float
     targets_per_second: float
+    epoch_seconds: float  # of this epoch's steps so far
 
 
 @dataclass(frozen=True)
@@ -358,4 +359,5 @@ def _progress(state: State, phase: Phase, recipe: Recipe, steps: int, n_targets:
         steps=steps,
         loss=state.loss_sum / state.step,
         targets_per_second=n_targets * state.step / steps / state.epoch_seconds,
+        epoch_seconds=state.epoch_seconds,
     )
