@@ -163,11 +163,11 @@ class SessionEncoder(nn.Module):
             if isinstance(table, nn.Embedding):
                 table.sparse = sparse
 
-    def tables(self) -> list[nn.Parameter]:
+    def tables(self) -> list[Tensor]:
         """The parameters that steps look rows up in: all embeddings, and the items' bias."""
-        found = [each.weight for each in self.modules() if isinstance(each, nn.Embedding)]
+        found: list[Tensor] = [each.weight for each in self.modules() if isinstance(each, nn.Embedding)]
         bias = self.item_bias()
-        return [*found, bias] if isinstance(bias, nn.Parameter) else found
+        return found if bias is None else [*found, bias]
 
     def _rows(self, table: Tensor, items: Tensor) -> Tensor:
         sparse = self.sparse_rows and isinstance(table, nn.Parameter)

@@ -166,13 +166,13 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
     negatives = batch.negatives
     if negatives is not None:
+        of, log_expected = negatives.target_items, negatives.log_expected_targets
         negatives = dataclasses.replace(
             negatives,
-            **{
-                field.name: move(part)
-                for field in dataclasses.fields(negatives)
-                if isinstance(part := getattr(negatives, field.name), Tensor)
-            },
+            items=move(negatives.items),
+            log_expected=move(negatives.log_expected),
+            target_items=None if of is None else move(of),
+            log_expected_targets=None if log_expected is None else move(log_expected),
         )
     return dataclasses.replace(
         batch,

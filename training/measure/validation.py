@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -101,10 +102,11 @@ def _by_chunk(encoded: Iterator[Encoded], chunk: int) -> Iterator[Encoded]:
         return
     vectors, targets = (torch.cat(parts) for parts in zip(*every, strict=True))
     targets, order = targets.sort()
-    _, sizes = (targets // chunk).unique_consecutive(return_counts=True)
-    for rows, of in zip(order.split(sizes.tolist()), targets.split(sizes.tolist()), strict=True):
-        for part, part_of in zip(rows.split(BATCH_SIZE), of.split(BATCH_SIZE), strict=True):
-            yield vectors[part], part_of
+    ends: list[int] = torch.bincount(targets // chunk).cumsum(0).tolist()
+    for first, last in pairwise([0, *ends]):
+        for start in range(first, last, BATCH_SIZE):
+            part = slice(start, min(start + BATCH_SIZE, last))
+            yield vectors[order[part]], targets[part]
 
 
 def _ranks(vectors: Tensor, targets: Tensor, items: Tensor, bias: Tensor | None, chunk: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_rows_that_a_step_does_not_touch_stay_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", ["adam", "adagrad"])
-def test_sparse_gradients_move_a_model_as_dense_ones_do(kind: str) -> None:
+def test_sparse_gradients_move_a_model_as_dense_ones_do(kind: Literal["adam", "adagrad"]) -> None:
     """Tied table, bias, repeated items: after several steps every weight is the same."""
     recipe = dataclasses.replace(SAMPLED, optimizer=kind, momentum=0.5, weight_decay=0.01, lr=0.05)
     hyper: dict[str, Hyper] = {"dim": 6, "head": "native", "dropout_embedding": 0.0}
