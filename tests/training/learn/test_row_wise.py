@@ -18,7 +18,7 @@ from tests.models.cases import CASES, Case
 from tests.training.planted import planted_sessions
 from training.learn.negatives import NegativeSampler
 from training.learn.optimizers import AdagradMomentum, RowWiseAdam
-from training.learn.train import make_optimizer, sparse_rows, training_examples
+from training.learn.train import Progress, make_optimizer, sparse_rows, training_examples
 from training.learn.warm_start import probe
 
 SESSIONS = planted_sessions(40)
@@ -176,3 +176,24 @@ def test_items_that_no_session_holds_keep_their_vectors(tmp_path: Path, loss: Lo
     assert torch.equal(weights[never], started[0][never])
     assert (weights[clicked] != started[0][clicked]).any(1).all()
     assert not any(each.sparse for each in done.model.modules() if isinstance(each, nn.Embedding))
+
+
+def test_a_run_of_adam_by_rows_is_resumed_in_mid_epoch(tmp_path: Path) -> None:
+    from tests.training.learn.test_train import CONFIG, OFTEN, run
+
+    recipe = dataclasses.replace(SAMPLED, epochs=1, lr=0.01, batch_size=64)
+    config = dataclasses.replace(CONFIG, recipe=recipe, hyper={"dim": 8, "head": "native"})
+    whole = run(tmp_path / "whole.pt", config=config)
+    shown: list[int] = []
+
+    def interrupt(progress: Progress) -> None:
+        shown.append(progress.step)
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut.pt", config=config, on_progress=interrupt, pace=OFTEN)
+    assert 0 < shown[-1] < 13
+    resumed = run(tmp_path / "cut.pt", config=config, resume=True)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
