@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -122,6 +123,8 @@ class SessionEncoder(nn.Module):
     max_length: int = 50  # clicks of a session that are read: its newest ones
     softmax_dtype: torch.dtype = torch.float32  # of the products with the item table in training
     mixed_precision: ClassVar[bool] = False  # the encoder's products, too, are trained in `softmax_dtype`
+    propagates: ClassVar[bool] = False  # an item's vector is worked out of all others': a step moves them all
+    sparse_rows: bool = False  # see `set_sparse_rows`
 
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
@@ -148,6 +151,29 @@ class SessionEncoder(nn.Module):
     def item_bias(self) -> Tensor | None:
         """(n_items + 1,), or None. Ignored by the `niser` head."""
         return None
+
+    def vectors_of(self, items: Tensor) -> Tensor:
+        """Rows (N, D) of `item_vectors` for (N,) items; override where those take more than looking up."""
+        return self._rows(self.item_vectors(), items)
+
+    def set_sparse_rows(self, sparse: bool) -> None:
+        """Whether gradients of tables are sparse: no larger than the rows that a sampled loss looks up."""
+        self.sparse_rows = sparse
+        for table in self.modules():
+            if isinstance(table, nn.Embedding):
+                table.sparse = sparse
+
+    def tables(self) -> list[Tensor]:
+        """The parameters that steps look rows up in: all embeddings, and the items' bias."""
+        found: list[Tensor] = [each.weight for each in self.modules() if isinstance(each, nn.Embedding)]
+        bias = self.item_bias()
+        return found if bias is None else [*found, bias]
+
+    def _rows(self, table: Tensor, items: Tensor) -> Tensor:
+        sparse = self.sparse_rows and isinstance(table, nn.Parameter)
+        if table.dim() == 1:
+            return table.gather(0, items, sparse_grad=sparse)
+        return nn.functional.embedding(items, table, sparse=sparse)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean of the recipe's loss over the batch's targets."""
@@ -202,9 +228,10 @@ class SessionEncoder(nn.Module):
         and `head` is how they are scored in training, if not as they are served.
         """
         normalise = (head or self.head) == "niser"
-        vectors, items = vectors * self.scale, self.item_vectors() if items is None else items
+        vectors = vectors * self.scale
         bias = None if normalise else self.item_bias()
         if self.recipe.loss == "ce":
+            items = self.item_vectors() if items is None else items
             return cross_entropy(
                 vectors,
                 items[1:],
@@ -220,10 +247,10 @@ class SessionEncoder(nn.Module):
         return sampled_loss(
             self.recipe,
             vectors,
-            items,
+            self.vectors_of if items is None else partial(self._rows, items),
             targets,
             negatives,
-            bias=bias,
+            bias=None if bias is None else partial(self._rows, bias),
             normalise=normalise,
             dtype=self.softmax_dtype,
         )

@@ -117,5 +117,9 @@ class BERT4Rec(SessionEncoder):
     def item_vectors(self) -> Tensor:
         return self.items.weight[:-1]
 
+    def vectors_of(self, items: Tensor) -> Tensor:
+        vectors: Tensor = self.items(items)
+        return vectors
+
     def item_bias(self) -> Tensor:
         return self.bias

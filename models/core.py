@@ -9,7 +9,7 @@ The Transformer is causal, as the authors' is, so a click's weight before the so
 clicks: all prefixes of a session share one row of them.
 
 Departures: batches of 1,024 targets instead of 2,048, at twice the learning rate and for fewer epochs; no
-dropout on attention weights.
+dropout on attention weights. Under a sampled loss v's dropout is drawn for each row that is looked up.
 """
 
 from __future__ import annotations
@@ -97,3 +97,7 @@ class CORE(SessionEncoder):
     def item_vectors(self) -> Tensor:
         table: Tensor = self.dropout_items(self.items.weight)
         return table
+
+    def vectors_of(self, items: Tensor) -> Tensor:
+        rows: Tensor = self.dropout_items(self.items(items))
+        return rows

@@ -17,6 +17,8 @@ code leaves out only the target's own place in the batch, and divides its means 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,31 +60,43 @@ class Objective:
 class Negatives:
     """The sample of one step: items, and the log of how often each was to be expected in it.
 
-    Items may repeat, but not where only the hardest count.
+    Items may repeat, but not where only the hardest count. Where targets are corrected, too, `target_items`
+    are the step's targets, each once.
     """
 
     items: Tensor  # (K,) int64
     log_expected: Tensor  # (K,)
-    log_expected_of: Tensor | None = None  # (n + 1,) of every item, for what corrects targets
+    n_items: int  # of how many
+    target_items: Tensor | None = None  # (T,) int64, ascending
+    log_expected_targets: Tensor | None = None  # (T,)
+
+    def log_expected_of(self, targets: Tensor) -> Tensor:
+        """The log of how often each of the step's targets was to be expected, in their shape."""
+        assert self.target_items is not None, "the sampler says how often a target is drawn"
+        assert self.log_expected_targets is not None
+        return self.log_expected_targets[torch.searchsorted(self.target_items, targets)]
+
+
+Rows = Callable[[Tensor], Tensor]  # (N,) items to their rows of a table: a step needs few of them
 
 
 def sampled_loss(
     objective: Objective,
     vectors: Tensor,
-    item_vectors: Tensor,
+    item_vectors: Rows,
     targets: Tensor,
     negatives: Negatives,
     *,
-    bias: Tensor | None = None,
+    bias: Rows | None = None,
     normalise: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Mean loss of (N, D) vectors and their (N,) targets against the step's negatives.
 
-    `item_vectors` (n + 1, D) and `bias` (n + 1,) are indexed by item. With `normalise` items are divided by
-    their L2 norms first (the NISER head). Which negatives are the hardest is looked up in `dtype`.
+    `item_vectors` gives (K, D) of (K,) items, `bias` (K,). With `normalise` items are divided by their L2
+    norms first (the NISER head). Which negatives are the hardest is looked up in `dtype`.
     """
-    of_targets, of_negatives = item_vectors[targets], item_vectors[negatives.items]
+    of_targets, of_negatives = item_vectors(targets), item_vectors(negatives.items)
     if normalise:
         of_targets, of_negatives = normalize(of_targets, dim=1), normalize(of_negatives, dim=1)
     r_target = (vectors * of_targets).sum(1, keepdim=True)  # (N, 1)
@@ -90,10 +104,9 @@ def sampled_loss(
     if objective.loss == "sampled-ce" and objective.logq:
         shift = shift - negatives.log_expected
         if objective.logq_target:
-            assert negatives.log_expected_of is not None, "the sampler says how often a target is drawn"
-            r_target = r_target - negatives.log_expected_of[targets][:, None]
+            r_target = r_target - negatives.log_expected_of(targets)[:, None]
     if bias is not None:
-        r_target, shift = r_target + bias[targets][:, None], shift + bias[negatives.items]
+        r_target, shift = r_target + bias(targets)[:, None], shift + bias(negatives.items)
     if 0 < objective.hardest < len(negatives.items):
         chosen = _hardest(objective.hardest, vectors, of_negatives, shift, targets, negatives.items, dtype)
         few = embedding(chosen, of_negatives)  # (N, k, D): the gradient of all others is 0
@@ -110,7 +123,7 @@ def sampled_loss(
         case "bce":
             losses = bce(r_target, r, real)
         case "gbce":
-            losses = gbce(r_target, r, real, len(item_vectors) - 1, objective.calibration)
+            losses = gbce(r_target, r, real, negatives.n_items, objective.calibration)
         case "bpr":
             losses = bpr(r_target, r, real)
         case "top1":
@@ -197,6 +210,7 @@ def _weights(r: Tensor, real: Tensor) -> Tensor:
 
 _PARTIAL_SUMS = 64  # a row's sum of exponentials is rounded in this many parts, then added in float32
 _SAFE_EXPONENT = 60.0  # exp(60) times a billion items is still far from the largest float
+_LARGEST_BUFFER = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes; 1,024 targets times 131,000 items in bfloat16
 
 
 def cross_entropy(
@@ -208,7 +222,7 @@ def cross_entropy(
     normalise: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Mean full-softmax cross-entropy, without ever holding (N, n) float32 logits.
+    """Mean full-softmax cross-entropy, without ever holding (N, n) float32 logits, of many items even a part.
 
     `vectors` (N, D), `item_vectors` (n, D), `targets` in 0..n-1, `bias` (n,). Targets are (N,), or (N, K)
     with -1 for none: then the mean is over all of them. With `normalise` the item vectors are divided by
@@ -231,6 +245,10 @@ class _CrossEntropy(torch.autograd.Function):
     Only unnormalised exponentials E = exp(logits − max) are stored, in one buffer that is kept between steps:
     fresh memory of this size would cost more than the arithmetic, since the kernel zeroes it page by page.
     The softmax is E / rowsum(E); the division is applied to the small (N, D) factors instead.
+
+    Where E would take more than `_LARGEST_BUFFER`, the items go by in chunks, twice: the sums of all must be
+    known before any item has its gradient. Sums are then of the highest logit so far, and scaled when a
+    higher one comes.
     """
 
     @staticmethod
@@ -244,25 +262,44 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         n_vectors = vectors.shape[0]
         norms = item_vectors.norm(dim=1, keepdim=True)  # (n, 1)
+        inverse = norms.clamp_min(1e-12).reciprocal_() if normalise else None
         largest = vectors.norm(dim=1).max()  # no logit is beyond ± this
-        if normalise:
-            inverse = norms.clamp_min(1e-12).reciprocal_()
-            items = item_vectors * inverse
-        else:
-            items = item_vectors
+        if not normalise:
             largest = largest * norms.max()
-        low_vectors, low_items = vectors.to(dtype), items.to(dtype)
-
-        exponentials = _buffer(n_vectors, low_items)  # (N, n)
-        torch.mm(low_vectors, low_items.T, out=exponentials)
         # To ask a GPU whether a logit could overflow would take longer than to look for the highest ones.
-        if not vectors.is_cuda and bool(largest < _SAFE_EXPONENT):
-            highest = vectors.new_zeros(n_vectors, 1)
-        else:
-            highest = exponentials.amax(1, keepdim=True)  # (N, 1)
-            exponentials.sub_(highest)
-        exponentials.exp_()
-        sums = _row_sums(exponentials)  # (N,)
+        safe = not vectors.is_cuda and bool(largest < _SAFE_EXPONENT)
+        low_vectors = vectors.to(dtype)
+
+        def scored(rows: slice) -> Tensor:  # (n', D)
+            items = item_vectors[rows]
+            return items if inverse is None else items * inverse[rows]
+
+        def products(low_items: Tensor) -> Tensor:  # (N, n')
+            logits = _buffer(n_vectors, low_items)
+            return torch.mm(low_vectors, low_items.T, out=logits)
+
+        chunks = _chunks(n_vectors, len(item_vectors), low_vectors)
+        highest: Tensor | None = vectors.new_zeros(n_vectors, 1, dtype=dtype) if safe else None  # (N, 1)
+        for rows in chunks:
+            low_items = scored(rows).to(dtype)
+            exponentials = products(low_items)
+            before = highest
+            if not safe:
+                here = exponentials.amax(1, keepdim=True)
+                highest = here if before is None else torch.maximum(before, here)
+                exponentials.sub_(highest)
+            exponentials.exp_()
+            some, weighed = _row_sums(exponentials), (exponentials @ low_items).float()  # (N,), (N, D)
+            if rows.start == 0:
+                sums, grad_vectors = some, weighed
+                continue
+            if not safe:
+                assert before is not None
+                assert highest is not None
+                shrunk = (before.float() - highest.float()).exp_()  # (N, 1)
+                sums, grad_vectors = sums * shrunk[:, 0], grad_vectors * shrunk
+            sums, grad_vectors = sums + some, grad_vectors + weighed
+        assert highest is not None
 
         # Every pair of a vector and one of its targets: M in all, `each` (N,) of a vector.
         present = targets.view(n_vectors, -1) >= 0  # (N, K)
@@ -271,23 +308,34 @@ class _CrossEntropy(torch.autograd.Function):
         pair_vectors = vectors if single else vectors.repeat_interleave(each, 0)  # (M, D)
         targets = targets if single else targets[present]  # (M,)
         n_pairs = len(targets)
-        target_items = items[targets]  # (M, D)
+        target_items = item_vectors[targets]  # (M, D)
+        if inverse is not None:
+            target_items = target_items * inverse[targets]
         target_logits = (pair_vectors * target_items).sum(1)
         log_normalisers = highest[:, 0].float() + sums.log()  # (N,)
         mean: Tensor = ((each * log_normalisers).sum() - target_logits.sum()) / n_pairs
 
         scale = (each / (sums * n_pairs))[:, None]  # mean over pairs, and the softmax's denominator
-        grad_vectors = (exponentials @ low_items).float() * scale
+        grad_vectors.mul_(scale)
         if single:
             grad_vectors.sub_(target_items, alpha=1 / n_pairs)
         else:
-            rows = torch.arange(n_vectors, device=vectors.device).repeat_interleave(each)
-            grad_vectors.index_add_(0, rows, target_items, alpha=-1 / n_pairs)
-        grad_items = (exponentials.T @ (vectors * scale).to(dtype)).float()  # (n, D)
+            which = torch.arange(n_vectors, device=vectors.device).repeat_interleave(each)
+            grad_vectors.index_add_(0, which, target_items, alpha=-1 / n_pairs)
+        scaled = (vectors * scale).to(dtype)
+        if len(chunks) == 1:
+            grad_items = (exponentials.T @ scaled).float()  # (n, D)
+        else:
+            grad_items = torch.empty_like(item_vectors)
+            for rows in chunks:
+                exponentials = products(scored(rows).to(dtype))
+                grad_items[rows] = exponentials.sub_(highest).exp_().T @ scaled
         grad_items.index_add_(0, targets, pair_vectors, alpha=-1 / n_pairs)
-        if normalise:  # back through v / ‖v‖
-            grad_items -= items * (grad_items * items).sum(1, keepdim=True)
-            grad_items *= inverse
+        if inverse is not None:  # back through v / ‖v‖
+            for rows in chunks:
+                items, grad = scored(rows), grad_items[rows]
+                grad -= items * (grad * items).sum(1, keepdim=True)
+                grad *= inverse[rows]
         ctx.save_for_backward(grad_vectors, grad_items)
         return mean
 
@@ -298,6 +346,13 @@ class _CrossEntropy(torch.autograd.Function):
         for grad in (grad_vectors, grad_items):
             grad.mul_(upstream)  # ours alone: the forward pass made them for this one use
         return grad_vectors, grad_items, None, None, None
+
+
+def _chunks(rows: int, n_items: int, like: Tensor) -> list[slice]:
+    """The items in as few slices of about the same width as keep a buffer of `rows` within its limit."""
+    most = max(1, _LARGEST_BUFFER[like.device.type] // (max(1, rows) * like.element_size()))
+    width = math.ceil(n_items / math.ceil(n_items / most))
+    return [slice(start, min(start + width, n_items)) for start in range(0, n_items, width)]
 
 
 _buffers: dict[torch.dtype, Tensor] = {}
@@ -315,6 +370,11 @@ def _buffer(rows: int, items: Tensor) -> Tensor:
     if held is None or held.numel() < rows * columns:
         held = _buffers[dtype] = items.new_empty(rows * columns)
     return held[: rows * columns].view(rows, columns)
+
+
+def free_buffers() -> None:
+    """Let go of the scratch memory that is kept between steps."""
+    _buffers.clear()
 
 
 def _row_sums(matrix: Tensor) -> Tensor:

@@ -130,6 +130,9 @@ class SGNNHN(SessionEncoder):
     def item_vectors(self) -> Tensor:
         return self._centred(self.items.weight)
 
+    def vectors_of(self, items: Tensor) -> Tensor:
+        return self._centred(self.items(items))
+
 
 class StarQuery(nn.Module):
     """(W x_i)ᵀ(V x_s) / √d between a session's star and its nodes.

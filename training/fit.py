@@ -46,8 +46,9 @@ from training.learn.checkpoint import (
     load_trained,
     run_name,
 )
+from training.learn.hyper import objective_in_words
 from training.learn.registry import find_baseline, find_model
-from training.learn.train import USUAL_PACE, Pace, Trained, Validate, Watcher, train_phase
+from training.learn.train import USUAL_PACE, Pace, Progress, Trained, Validate, Watcher, train_phase
 from training.learn.warm_start import WarmStart
 from training.measure.evaluate import TOP, Evaluation, evaluate, evaluate_counted
 from training.measure.progress import FILE as PROGRESS
@@ -233,6 +234,7 @@ def _train(
 
     def run_phase(phase: Phase, config: RunConfig, train: Sessions, validate: Validate | None) -> Trained:
         watcher.on_phase(phase, config.recipe.epochs)
+        objective = objective_in_words(recipe, data.info.n_items)
         phases[phase] = train_phase(
             config,
             find_model(model),
@@ -241,7 +243,7 @@ def _train(
             phase=phase,
             file=checkpoints / f"{phase}.pt",
             resume=options.resume,
-            on_progress=watcher.on_progress,
+            on_progress=_telling_cost(watcher, objective),
             on_epoch=lambda record: watcher.on_epoch(phase, record),
             initial=options.start,
             fabric=fabric,
@@ -291,6 +293,29 @@ def _train(
         histories,
         _chosen(phases["select"]) if "select" in phases else None,
         phases["select"].model if "select" in phases else None,
+    )
+
+
+def _telling_cost(watcher: Watcher, objective: str) -> Callable[[Progress], object]:
+    """Hands progress on; after the first steps it says what is trained, and what that costs."""
+    told = False
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            watcher.on_step(cost_in_words(objective, progress))
+        watcher.on_progress(progress)
+
+    return on_progress
+
+
+def cost_in_words(objective: str, progress: Progress) -> str:
+    """What a step and an epoch take, by the steps so far of this one."""
+    step = progress.epoch_seconds / progress.step
+    return (
+        f"{objective}: {1000 * step:,.0f} ms a step, an epoch of {progress.steps:,} steps about"
+        f" {step * progress.steps:,.0f} s (measured on {progress.step:,} steps)"
     )
 
 

@@ -213,9 +213,15 @@ def test_losses_are_those_of_the_processor(loss: Loss, normalise: bool) -> None:
         if loss == "ce":
             found = cross_entropy(v, i, targets.to(device), bias=b, normalise=normalise)
         else:
-            negatives = Negatives(sample.to(device), torch.zeros(40, device=device))
+            negatives = Negatives(sample.to(device), torch.zeros(40, device=device), 299)
             found = sampled_loss(
-                Objective(loss), v, i, targets.to(device), negatives, bias=b, normalise=normalise
+                Objective(loss),
+                v,
+                i.__getitem__,
+                targets.to(device),
+                negatives,
+                bias=None if b is None else b.__getitem__,
+                normalise=normalise,
             )
         return [part.cpu() for part in (found.detach(), *torch.autograd.grad(found, [v, i]))]
 

@@ -96,7 +96,7 @@ def test_loss_by_hand(model_class: type[InteractionEncoder]) -> None:
     model = model_class.build(SESSIONS, dim=5, decay=0.3, head="native", **hyper)
     sample = torch.tensor([5, 8])
     targets = torch.tensor([4, 3, 5, 2])  # the third is in the sample: no negative of its own
-    loss = model.loss(Batch(ASKED, targets, negatives=Negatives(sample, torch.zeros(2))))
+    loss = model.loss(Batch(ASKED, targets, negatives=Negatives(sample, torch.zeros(2), 5)))
     sessions, items = model.embed(ASKED, model.sessions(ASKED))
     bias = model.item_bias()
     bias = torch.zeros(N_ITEMS + 1) if bias is None else bias

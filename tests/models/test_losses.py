@@ -10,10 +10,12 @@ import torch
 from torch.nn.functional import cross_entropy as reference
 from torch.nn.functional import normalize
 
+from models import losses
 from models.losses import (
     Loss,
     Negatives,
     Objective,
+    Rows,
     bce,
     bpr,
     bpr_max,
@@ -24,6 +26,11 @@ from models.losses import (
     top1,
     top1_max,
 )
+
+
+def rows(table: torch.Tensor) -> Rows:
+    """Looks rows of a table up."""
+    return lambda items: table[items]
 
 
 def inputs(n: int = 300) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -56,6 +63,36 @@ def test_equals_torch(
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         scale = float(expected_grad.abs().max())
         torch.testing.assert_close(grad / 3 / scale, expected_grad / scale, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(("with_bias", "unit_items"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("size", [0.2, 1.0, 100.0], ids=["no logit can overflow", "some could", "some would"])
+@pytest.mark.parametrize("several", [False, True], ids=["a target each", "several"])
+def test_items_in_chunks_are_the_same_softmax(
+    with_bias: bool, unit_items: bool, size: float, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and gradients, also where the highest logit comes last; never more logits held than allowed."""
+    vectors, items, bias, targets = inputs()
+    vectors.data *= size
+    with torch.no_grad():
+        items[-1] = 3 * vectors[0] / vectors[0].norm()
+    if several:
+        targets = torch.stack([targets, torch.full_like(targets, -1), targets.flip(0)], 1)
+    parameters = [vectors, items, bias] if with_bias else [vectors, items]
+
+    def value() -> list[torch.Tensor]:
+        losses.free_buffers()
+        loss = cross_entropy(vectors, items, targets, bias=bias if with_bias else None, normalise=unit_items)
+        return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+    whole = value()
+    limit = 17 * 4 * 70  # bytes of 70 items' logits: 300 items are five chunks of 60
+    monkeypatch.setitem(losses._LARGEST_BUFFER, "cpu", limit)
+    for chunked, expected in zip(value(), whole, strict=True):
+        torch.testing.assert_close(chunked, expected, atol=1e-6, rtol=1e-4)
+    assert {held.numel() for held in losses._buffers.values()} == {17 * 60}
+    losses.free_buffers()
+    assert not losses._buffers
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -141,21 +178,24 @@ def test_bpr_maxs_elu_has_an_alpha(alpha: float, score: float) -> None:
 @pytest.mark.parametrize("loss", ["bpr", "top1", "bpr-max", "top1-max"])
 def test_tanh_is_of_every_score(loss: Loss) -> None:
     """Scores 2 of the target, 1 and −3 of the negatives."""
-    items, negatives = torch.tensor([[2.0], [1.0], [-3.0]]), Negatives(torch.tensor([1, 2]), torch.zeros(2))
-    squashed = sampled_loss(Objective(loss, tanh=True), torch.ones(1, 1), items, torch.tensor([0]), negatives)
-    plain = sampled_loss(Objective(loss), torch.ones(1, 1), items.tanh(), torch.tensor([0]), negatives)
+    items, negatives = (
+        torch.tensor([[2.0], [1.0], [-3.0]]),
+        Negatives(torch.tensor([1, 2]), torch.zeros(2), 3),
+    )
+    one, target = torch.ones(1, 1), torch.tensor([0])
+    squashed = sampled_loss(Objective(loss, tanh=True), one, rows(items), target, negatives)
+    plain = sampled_loss(Objective(loss), one, rows(items.tanh()), target, negatives)
     torch.testing.assert_close(squashed, plain)
 
 
 def test_the_objectives_alpha_is_bpr_maxs() -> None:
-    items, negatives = torch.tensor([[0.5], [-1.0]]), Negatives(torch.tensor([1]), torch.zeros(1))
-    losses = [
-        float(
-            sampled_loss(Objective("bpr-max", elu=a), torch.ones(1, 1), items, torch.tensor([0]), negatives)
-        )
+    items, negatives = torch.tensor([[0.5], [-1.0]]), Negatives(torch.tensor([1]), torch.zeros(1), 2)
+    one, target = torch.ones(1, 1), torch.tensor([0])
+    values = [
+        float(sampled_loss(Objective("bpr-max", elu=a), one, rows(items), target, negatives))
         for a in (0.0, 0.5, 1.0)
     ]
-    assert len(set(losses)) == 3
+    assert len(set(values)) == 3
 
 
 ALL: list[Loss] = ["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"]
@@ -165,8 +205,8 @@ ALL: list[Loss] = ["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-
 def test_a_target_without_any_negative_has_finite_loss_and_gradients(loss: Loss) -> None:
     vectors, items, bias, _ = inputs()
     targets = torch.zeros(17, dtype=torch.int64)
-    negatives = Negatives(torch.zeros(4, dtype=torch.int64), torch.zeros(4))  # all of them the target
-    value = sampled_loss(Objective(loss), vectors, items, targets, negatives, bias=bias)
+    negatives = Negatives(torch.zeros(4, dtype=torch.int64), torch.zeros(4), 300)  # all of them the target
+    value = sampled_loss(Objective(loss), vectors, rows(items), targets, negatives, bias=rows(bias))
     grads = torch.autograd.grad(value, [vectors, items, bias])
     assert value.isfinite()
     assert all(grad.isfinite().all() for grad in grads)
@@ -178,11 +218,11 @@ def test_descent_ranks_the_target_first(loss: Loss, normalise: bool) -> None:
     """A few steps down any loss bring the target above the negatives, with both heads."""
     vectors, items, bias, targets = inputs(20)
     vectors.data *= 0.1  # scores near 0, as training begins
-    negatives = Negatives(torch.arange(20), torch.zeros(20))
+    negatives = Negatives(torch.arange(20), torch.zeros(20), 19)
     optimizer = torch.optim.Adam([vectors, items, bias], lr=0.05)
     for _ in range(300):
         value = sampled_loss(
-            Objective(loss), vectors, items, targets, negatives, bias=bias, normalise=normalise
+            Objective(loss), vectors, rows(items), targets, negatives, bias=rows(bias), normalise=normalise
         )
         optimizer.zero_grad()
         torch.autograd.backward(value)
@@ -199,10 +239,10 @@ def test_logq_makes_a_sample_speak_for_every_item() -> None:
     proportion = torch.rand(50) + 0.05
     proportion /= proportion.sum()
     drawn = torch.multinomial(proportion, 200_000, replacement=True)
-    negatives = Negatives(drawn, (len(drawn) * proportion[drawn]).log())
-    estimate = sampled_loss(Objective("sampled-ce"), vectors, items, targets, negatives)
+    negatives = Negatives(drawn, (len(drawn) * proportion[drawn]).log(), 50)
+    estimate = sampled_loss(Objective("sampled-ce"), vectors, rows(items), targets, negatives)
     torch.testing.assert_close(estimate, reference(vectors @ items.T, targets), atol=0.02, rtol=0.01)
-    uncorrected = sampled_loss(Objective("sampled-ce", logq=False), vectors, items, targets, negatives)
+    uncorrected = sampled_loss(Objective("sampled-ce", logq=False), vectors, rows(items), targets, negatives)
     assert uncorrected > estimate + 1
 
 
@@ -210,10 +250,9 @@ def test_logq_corrects_the_target_too_if_asked() -> None:
     """As GRU4Rec's code: −ln c of the target and of each negative. By hand: r = 1, 2, 3; c = 2, 4, 8."""
     items = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     often = torch.tensor([1.0, 2.0, 4.0, 8.0]).log()
-    negatives = Negatives(torch.tensor([2, 3]), often[2:], often)
-    loss = sampled_loss(
-        Objective("sampled-ce", logq_target=True), torch.ones(1, 1), items, torch.tensor([1]), negatives
-    )
+    negatives = Negatives(torch.tensor([2, 3]), often[2:], 3, torch.tensor([1, 3]), often[[1, 3]])
+    objective = Objective("sampled-ce", logq_target=True)
+    loss = sampled_loss(objective, torch.ones(1, 1), rows(items), torch.tensor([1]), negatives)
     target, others = math.e / 2, math.e**2 / 4 + math.e**3 / 8
     assert float(loss) == pytest.approx(math.log((target + others) / target), rel=1e-5)
 
@@ -221,9 +260,9 @@ def test_logq_corrects_the_target_too_if_asked() -> None:
 def test_hardest_counts_only_the_highest_scored_negatives() -> None:
     vectors = torch.tensor([[1.0]])
     items = torch.tensor([[2.0], [5.0], [4.0], [3.0]])
-    negatives = Negatives(torch.tensor([1, 2, 3, 0]), torch.zeros(4))  # the last is the target
+    negatives = Negatives(torch.tensor([1, 2, 3, 0]), torch.zeros(4), 4)  # the last is the target
     loss = sampled_loss(
-        Objective("sampled-ce", logq=False, hardest=2), vectors, items, torch.tensor([0]), negatives
+        Objective("sampled-ce", logq=False, hardest=2), vectors, rows(items), torch.tensor([0]), negatives
     )
     torch.testing.assert_close(loss, torch.tensor([2.0, 5.0, 4.0]).logsumexp(0) - 2.0)
 

@@ -48,7 +48,7 @@ def test_trons_loss_is_over_the_hardest_negatives() -> None:
     model = TRON(300, dim=4, head="native", dropout=0.0)
     model.recipe = type(model.recipe)(**{**vars(model.recipe), "logq": False})
     assert (model.recipe.loss, model.recipe.hardest) == ("sampled-ce", 100)
-    negatives = Negatives(torch.arange(50, 250), torch.zeros(200))
+    negatives = Negatives(torch.arange(50, 250), torch.zeros(200), 250)
     loss = model.loss(Batch(SESSION, torch.tensor([[1, 3, 7, 9]]), negatives=negatives))
     scores = model.forward_all(SESSION)[0] @ model.items.weight.T
     target = scores.gather(1, torch.tensor([[1], [3], [7], [9]]))

@@ -177,7 +177,7 @@ def train(
     from training.fit import FitOptions, fit, train_along
     from training.learn.checkpoint import check_writable
     from training.learn.devices import DeviceError, open_fabric, torchrun_processes
-    from training.learn.hyper import PAPER, HyperError, resolve, resolve_counted
+    from training.learn.hyper import PAPER, HyperError, fit_to_catalogue, resolve, resolve_counted
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
     from training.measure.results import write_result
@@ -196,6 +196,11 @@ def train(
             recipe, hyper = None, resolve_counted(model, set_ or [], published)
         else:
             recipe, hyper = resolve(find_model(model), set_ or [], published)
+        prepared = Dataset.load(data)
+        if recipe is not None:
+            recipe, reason = fit_to_catalogue(recipe, prepared.info.n_items, set_ or [], published)
+            if reason:
+                console.print(reason)
         fabric = open_fabric(device, devices) if recipe else None
         options = FitOptions(
             recipe=recipe,
@@ -217,13 +222,13 @@ def train(
         )
         if fabric and fabric.global_rank:
             with TerminalWatcher(Console(quiet=True)) as watcher:
-                train_along(model, Dataset.load(data), options, watcher)
+                train_along(model, prepared, options, watcher)
             return
         if results is not None:
             check_writable(results)
         try:
             with TerminalWatcher(console) as watcher:
-                fitted = fit(model, Dataset.load(data), options, watcher, _command())
+                fitted = fit(model, prepared, options, watcher, _command())
         except KeyboardInterrupt:
             console.print("interrupted; the same command with --resume goes on from the last checkpoint")
             raise typer.Exit(INTERRUPTED) from None

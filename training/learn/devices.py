@@ -22,7 +22,6 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from models.base import PAD, Batch, SessionEncoder
-from models.losses import Negatives
 
 T = TypeVar("T")
 AHEAD = 3  # batches that are made while a GPU works
@@ -167,9 +166,13 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
     negatives = batch.negatives
     if negatives is not None:
-        of_all = negatives.log_expected_of
-        negatives = Negatives(
-            move(negatives.items), move(negatives.log_expected), None if of_all is None else move(of_all)
+        of, log_expected = negatives.target_items, negatives.log_expected_targets
+        negatives = dataclasses.replace(
+            negatives,
+            items=move(negatives.items),
+            log_expected=move(negatives.log_expected),
+            target_items=None if of is None else move(of),
+            log_expected_targets=None if log_expected is None else move(log_expected),
         )
     return dataclasses.replace(
         batch,

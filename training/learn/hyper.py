@@ -12,6 +12,14 @@ from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, hyperpara
 from training.learn.registry import find_baseline
 
 PAPER = "paper"  # a model's own paper, among the settings that were published
+LARGE_CATALOGUE = 100_000  # items; a step of full softmax takes 8 times a sampled one's, of 43,000 twice
+SAMPLED: dict[str, Hyper] = {
+    "loss": "sampled-ce",
+    "negatives": 8192,
+    "negatives_power": 0.5,
+    "in_batch": True,
+    "logq": True,
+}
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -56,6 +64,35 @@ def resolve(
     if recipe.time_order and batching not in ("prefixes", "positions"):
         raise HyperError(f"--set time_order=true: batches of {batching} have an order of their own")
     return recipe, hyper
+
+
+def fit_to_catalogue(
+    recipe: Recipe, n_items: int, assignments: Sequence[str], published: str | None = None
+) -> tuple[Recipe, str | None]:
+    """The recipe for so many items, and why it is another one; None where it is not.
+
+    A full softmax over more than `LARGE_CATALOGUE` items becomes `SAMPLED`, but for what was assigned. It
+    stays where the loss itself was assigned, or is what was published.
+    """
+    named = {assignment.partition("=")[0] for assignment in assignments}
+    if recipe.loss != "ce" or n_items <= LARGE_CATALOGUE or "loss" in named or published is not None:
+        return recipe, None
+    sampled = {name: value for name, value in SAMPLED.items() if name not in named}
+    return (
+        dataclasses.replace(recipe, **sampled),  # type: ignore[arg-type]
+        f"a full softmax over {n_items:,} items would cost several times as much: the loss is sampled"
+        f" above {LARGE_CATALOGUE:,}; --set loss=ce insists on all",
+    )
+
+
+def objective_in_words(recipe: Recipe, n_items: int) -> str:
+    """What a step's targets are held against."""
+    if recipe.loss == "ce":
+        return f"full softmax over {n_items:,} items"
+    sample = [f"{recipe.negatives:,} negatives"] if recipe.negatives else []
+    sample += ["the step's other targets"] if recipe.in_batch else []
+    corrected = ", corrected by logQ" if recipe.loss == "sampled-ce" and recipe.logq else ""
+    return f"{recipe.loss} against {' and '.join(sample)} of {n_items:,} items{corrected}"
 
 
 def published_settings(model: type[SessionEncoder]) -> dict[str, Mapping[str, Hyper]]:

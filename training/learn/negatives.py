@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +15,10 @@ from training.learn.batches import Indices
 
 
 class NegativeSampler:
-    """Draws items ∝ support^power, beside the step's own targets (Hidasi & Karatzoglou 2018)."""
+    """Draws items ∝ support^power, beside the step's own targets (Hidasi & Karatzoglou 2018).
+
+    What is of all items is worked out once; a step looks up what it draws.
+    """
 
     def __init__(self, train: Sessions, objective: Objective) -> None:
         support = np.bincount(train.items, minlength=train.n_items + 1)[1:].astype(np.float64)
@@ -32,23 +37,23 @@ class NegativeSampler:
         drawn = np.searchsorted(self._cumulative, rng.random(self._count), side="right")
         items = np.minimum(drawn, len(self._drawn) - 1) + 1  # rounding may leave the last sum below 1
         own = targets[targets > PAD].numpy() if self._in_batch else np.zeros(0, np.int64)
-        both: npt.NDArray[np.int64] = np.concatenate([own, items])
+        both: Indices = np.concatenate([own, items])
         if self._distinct:
             both = np.unique(both)
-        if not self._distinct and not self._of_targets:
-            return Negatives(torch.from_numpy(both), _log(self._expected(both - 1, len(own))))
-        every = self._expected(slice(None), len(own))
-        of_all = _log(np.concatenate([np.ones(1), every])) if self._of_targets else None
-        return Negatives(torch.from_numpy(both), _log(every[both - 1]), of_all)
+        negatives = Negatives(torch.from_numpy(both), self._log_expected(both, len(own)), len(self._drawn))
+        if not self._of_targets:
+            return negatives
+        of = np.unique(targets[targets > PAD].numpy())
+        return replace(
+            negatives,
+            target_items=torch.from_numpy(of),
+            log_expected_targets=self._log_expected(of, len(own)),
+        )
 
-    def _expected(self, items: Indices | slice, n_own: int) -> npt.NDArray[np.float64]:
-        """How often items (from 0) are to be expected, or of distinct ones how likely they are there."""
-        drawn, popularity = self._drawn[items], self._popularity[items]
+    def _log_expected(self, items: Indices, n_own: int) -> Tensor:
+        """The log of how often items are to be expected, or of distinct ones how likely they are there."""
+        drawn, popularity = self._drawn[items - 1], self._popularity[items - 1]
         often: npt.NDArray[np.float64] = self._count * drawn + n_own * popularity
         if self._distinct:
             often = -np.expm1(self._count * np.log1p(-drawn) + n_own * np.log1p(-popularity))
-        return often
-
-
-def _log(expected: npt.NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(np.log(expected)).float()
+        return torch.from_numpy(np.log(often)).float()

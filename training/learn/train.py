@@ -20,16 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from models.base import Batch, Recipe, SessionEncoder, Sessions
+from models.losses import free_buffers
 from training.learn.batches import Examples
 from training.learn.checkpoint import Phase, Precision, RunConfig, State, own_state, restore, save_run
 from training.learn.devices import everyones, made_ahead, mean_of_processes, moved, part_of, repeatable
 from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
 from training.learn.negatives import NegativeSampler
-from training.learn.optimizers import AdagradMomentum
+from training.learn.optimizers import AdagradMomentum, RowWiseAdam
 
 Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
 
@@ -49,6 +49,7 @@ class Progress:
     steps: int
     loss: float
     targets_per_second: float
+    epoch_seconds: float  # of this epoch's steps so far
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,12 @@ def train_phase(
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     with repeatable(fabric.device):
         watch = on_progress, on_epoch
-        return _train(fabric, config, model_class, train, validate, phase, file, resume, watch, initial, pace)
+        try:
+            return _train(
+                fabric, config, model_class, train, validate, phase, file, resume, watch, initial, pace
+            )
+        finally:
+            free_buffers()
 
 
 def _train(
@@ -135,6 +141,7 @@ def _train(
     if initial is not None and not resumed:
         initial(bare)
     bare.to(fabric.device)
+    bare.set_sparse_rows(sparse_rows(bare, recipe, world))
     bare_optimizer = make_optimizer(bare, recipe)
     model, optimizer = fabric.setup(bare, bare_optimizer)
     model.mark_forward_method("loss")
@@ -214,6 +221,7 @@ def _train(
     if state.best_weights is not None:
         bare.load_state_dict(state.best_weights)
     vars(bare).pop("forward", None)  # Fabric's, of several processes
+    bare.set_sparse_rows(False)
     return Trained(bare.cpu().eval(), state.best_epoch + 1, state.history)
 
 
@@ -238,16 +246,27 @@ def _plan(
 def make_optimizer(model: SessionEncoder, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over the model's parameters."""
     if recipe.optimizer == "adagrad":
-        tables = [table.weight for table in model.modules() if isinstance(table, nn.Embedding)]
-        bias = model.item_bias()
         return AdagradMomentum(
-            model.parameters(),
-            recipe.lr,
-            recipe.momentum,
-            recipe.weight_decay,
-            tables if bias is None else [*tables, bias],
+            model.parameters(), recipe.lr, recipe.momentum, recipe.weight_decay, model.tables()
         )
+    if moves_by_rows(model, recipe):
+        return RowWiseAdam(model.parameters(), recipe.lr, recipe.weight_decay, model.tables())
     return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+
+
+def moves_by_rows(model: SessionEncoder, recipe: Recipe) -> bool:
+    """Whether a step looks some rows of the tables up, and leaves the others where they are."""
+    return recipe.loss != "ce" and not model.propagates
+
+
+def sparse_rows(model: SessionEncoder, recipe: Recipe, processes: int) -> bool:
+    """Whether gradients of tables shall be sparse, for a step that costs the same in any catalogue.
+
+    Not on a GPU, which would have to be waited for to list rows and makes little of a table's size; nor of
+    several processes, whose sum NCCL forms of dense ones alone. The weights are the same.
+    """
+    on_processor = next(model.parameters()).device.type == "cpu"
+    return moves_by_rows(model, recipe) and on_processor and processes == 1
 
 
 def default_precision(device: torch.device | None = None) -> Precision:
@@ -340,4 +359,5 @@ def _progress(state: State, phase: Phase, recipe: Recipe, steps: int, n_targets:
         steps=steps,
         loss=state.loss_sum / state.step,
         targets_per_second=n_targets * state.step / steps / state.epoch_seconds,
+        epoch_seconds=state.epoch_seconds,
     )

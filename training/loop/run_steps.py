@@ -36,6 +36,7 @@ from training.data.prepare import Rules
 from training.data.prepare import prepare as prepare_dataset
 from training.fit import FitOptions, fit
 from training.learn.devices import open_fabric
+from training.learn.hyper import fit_to_catalogue
 from training.learn.registry import find_baseline
 from training.learn.train import Watcher, default_precision
 from training.learn.warm_start import ColdStart, WarmStart, warm_start
@@ -195,6 +196,10 @@ def train(run: Run) -> Trained:
     """Make the bundle; a checkpoint is gone on with, and a bundle that is there is taken."""
     wanted, data, version = run.config.train, Dataset.load(run.paths.data), run.record.version
     recipe, hyper = wanted.resolved()
+    if recipe is not None:
+        recipe, reason = fit_to_catalogue(recipe, data.info.n_items, wanted.set)
+        if reason:
+            run.watcher.on_step(reason)
     place = bundle_path(run.artifacts, version)
     start, why_not = (None, "neighbours are counted") if recipe is None else _start(run, data)
     if not place.exists():

@@ -25,7 +25,7 @@ from training.data.sample import sample_sessions
 from training.fit import FitOptions, export_checkpoint, fit
 from training.learn.cards import card
 from training.learn.checkpoint import Phase, RunConfig
-from training.learn.hyper import resolve, resolve_counted
+from training.learn.hyper import fit_to_catalogue, resolve, resolve_counted
 from training.learn.registry import baseline_names, find_model
 from training.learn.train import DivergedError, Pace, Progress, default_precision, train_phase
 from training.measure.evaluate import TOP, Evaluation
@@ -358,6 +358,7 @@ def _pace(model: str, data: Dataset, artifacts: Path, budget: Budget, threads: i
     """Targets a second, on the newest sessions."""
     model_class = find_model(model)
     recipe, hyper = resolve(model_class, [])
+    recipe, _ = fit_to_catalogue(recipe, data.info.n_items, [])
     newest = data.train[max(0, len(data.train) - PROBED) :]
     seen = [(0, budget.clock())]  # steps, and when they were done
     pace = 0.0
@@ -401,6 +402,7 @@ def _count(model: str, data: Dataset, artifacts: Path, budget: Budget) -> _Measu
 def _train(model: str, data: Dataset, artifacts: Path, watcher: _Clocked, threads: int) -> _Measured | None:
     """None: not even one epoch was done in time."""
     recipe, hyper = resolve(find_model(model), [])
+    recipe, _ = fit_to_catalogue(recipe, data.info.n_items, [])
     checkpoints = artifacts / "runs" / model
     options = FitOptions(
         recipe, hyper, 1, default_precision(), threads, artifacts, FLAT, checkpoints=checkpoints, pace=OFTEN

@@ -26,7 +26,7 @@ from training.data.dataset import Dataset
 from training.learn import checkpoint
 from training.learn.checkpoint import CheckpointError, Precision, RunConfig
 from training.learn.devices import open_fabric, resolve_device
-from training.learn.hyper import resolve
+from training.learn.hyper import fit_to_catalogue, resolve
 from training.learn.registry import find_model
 from training.learn.train import Watcher, train_phase
 from training.measure.validation import validation_on
@@ -144,7 +144,9 @@ def _train(
 ) -> float:
     """The best validation MRR@20 of the trial's epochs. Raises `TrialPruned`."""
     model_class = find_model(model)
-    recipe, hyper = resolve(model_class, [*options.fixed, *assignments(trial.params)])
+    chosen = [*options.fixed, *assignments(trial.params)]
+    recipe, hyper = resolve(model_class, chosen)
+    recipe, _ = fit_to_catalogue(recipe, data.info.n_items, chosen)
     epochs: list[dict[str, float]] = []
 
     def judge(record: dict[str, float]) -> None:

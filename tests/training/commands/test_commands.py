@@ -21,6 +21,7 @@ from service.ranking.repeats import RepeatTable
 from tests.training.planted import planted_dataset
 from training.__main__ import app
 from training.data.dataset import Dataset
+from training.learn import hyper
 from training.learn.checkpoint import alone_in
 
 QUICK = ["--set", "dim=8", "--set", "lr=0.02", "--set", "batch_size=64", "--threads", "1"]
@@ -47,6 +48,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_bundle(place: Path) -> Path:
     version: str = json.loads((place / "trained.json").read_text())["bundle"]
     return place / "artifacts/bundles" / version
+
+
+def test_train_says_what_it_samples_and_what_steps_cost(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a catalogue that is large: here, of more than ten items."""
+    monkeypatch.setattr(hyper, "LARGE_CATALOGUE", 10)
+    words = ("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=1")
+    result = run(*words, "--set", "negatives=9", "--artifacts", str(tmp_path), "--json")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stderr.split())
+    assert "a full softmax over 30 items would cost" in told
+    steps = r"(\d+) ms a step, an epoch of (\d+) steps about (\d+) s \(measured on (\d+) steps\)"
+    assert re.search(
+        rf"sampled-ce against 9 negatives and the step's other targets of 30 items, .*: {steps}", told
+    )
+    assert json.loads(result.stdout)["recipe"]["loss"] == "sampled-ce"
 
 
 def test_train_leaves_a_bundle_with_its_test_metrics(place: Path) -> None:

@@ -6,7 +6,15 @@ import pytest
 
 from models.gru4rec import GRU4Rec
 from models.niser import NISER
-from training.learn.hyper import HyperError, resolve
+from models.tron import TRON
+from training.learn.hyper import (
+    LARGE_CATALOGUE,
+    SAMPLED,
+    HyperError,
+    fit_to_catalogue,
+    objective_in_words,
+    resolve,
+)
 from training.learn.registry import UnknownModelError, find_model
 
 
@@ -48,3 +56,38 @@ def test_time_order_is_refused_where_batches_have_their_own() -> None:
     assert resolve(GRU4Rec, ["time_order=true"])[0].time_order
     with pytest.raises(HyperError, match="time_order=true: batches of session-parallel have an order"):
         resolve(GRU4Rec, ["time_order=true", "batching=session-parallel", "loss=bpr-max", "negatives=8"])
+
+
+def test_a_full_softmax_is_sampled_in_a_large_catalogue_and_it_is_said() -> None:
+    small, reason = fit_to_catalogue(GRU4Rec.recipe, LARGE_CATALOGUE, [])
+    assert (small, reason) == (GRU4Rec.recipe, None)
+    large, reason = fit_to_catalogue(GRU4Rec.recipe, LARGE_CATALOGUE + 1, ["lr=0.5"])
+    assert reason is not None
+    assert f"{LARGE_CATALOGUE + 1:,} items" in reason
+    assert "--set loss=ce" in reason
+    assert {name: getattr(large, name) for name in SAMPLED} == SAMPLED
+    assert (large.loss, large.logq) == ("sampled-ce", True)
+    assert large.lr == GRU4Rec.recipe.lr
+
+
+def test_what_was_set_or_published_or_is_sampled_anyway_stays_in_a_large_catalogue() -> None:
+    many = 10 * LARGE_CATALOGUE
+    for loss in ("ce", "bpr"):
+        recipe, _ = resolve(GRU4Rec, [f"loss={loss}"])
+        assert fit_to_catalogue(recipe, many, [f"loss={loss}"]) == (recipe, None)
+    assert fit_to_catalogue(TRON.recipe, many, []) == (TRON.recipe, None)
+    assert fit_to_catalogue(GRU4Rec.recipe, many, [], published="paper") == (GRU4Rec.recipe, None)
+    recipe, _ = resolve(GRU4Rec, ["negatives=77"])
+    assert fit_to_catalogue(recipe, many, ["negatives=77"])[0].negatives == 77
+
+
+def test_an_objective_in_words() -> None:
+    assert objective_in_words(GRU4Rec.recipe, 43_097) == "full softmax over 43,097 items"
+    large, _ = fit_to_catalogue(GRU4Rec.recipe, 10**6, [])
+    assert objective_in_words(large, 10**6) == (
+        "sampled-ce against 8,192 negatives and the step's other targets of 1,000,000 items,"
+        " corrected by logQ"
+    )
+    assert objective_in_words(TRON.recipe, 9) == (
+        "sampled-ce against 16,384 negatives of 9 items, corrected by logQ"
+    )

@@ -57,13 +57,30 @@ def test_a_function_of_seed_epoch_and_step() -> None:
 
 
 @pytest.mark.parametrize("hardest", [0, 2])
-def test_every_item_is_said_how_often_it_is_to_be_expected_where_targets_are_corrected(hardest: int) -> None:
-    """The same of an item as of its place in the sample."""
+def test_every_target_is_said_how_often_it_is_to_be_expected_where_targets_are_corrected(
+    hardest: int,
+) -> None:
+    """The same of an item as of its place in the sample; targets come in any shape and order."""
     objective = Objective("sampled-ce", negatives=7, negatives_power=0.5, logq_target=True, hardest=hardest)
     negatives = NegativeSampler(TRAIN, objective).draw(TARGETS, 0, 0, 0)
-    assert negatives.log_expected_of is not None
-    assert negatives.log_expected_of.shape == (5,)
-    torch.testing.assert_close(negatives.log_expected_of[negatives.items], negatives.log_expected)
+    for target in (1, 3):
+        place = negatives.items.tolist().index(target)
+        of = negatives.log_expected_of(torch.tensor([[3, target]]))
+        assert of.shape == (1, 2)
+        assert of[0, 1] == negatives.log_expected[place]
     plain = NegativeSampler(TRAIN, dataclasses.replace(objective, logq_target=False)).draw(TARGETS, 0, 0, 0)
-    assert plain.log_expected_of is None
+    assert plain.target_items is None
     torch.testing.assert_close(plain.log_expected, negatives.log_expected)
+
+
+@pytest.mark.parametrize("hardest", [0, 3])
+def test_a_steps_sample_is_no_larger_in_a_larger_catalogue(hardest: int) -> None:
+    """Neither what it holds nor what is drawn in it, though targets are corrected."""
+    large = Sessions(np.arange(1, 100_001, dtype=np.int32), np.array([0, 100_000]), 100_000)
+    objective = Objective("sampled-ce", negatives=7, logq_target=True, hardest=hardest)
+    negatives = NegativeSampler(large, objective).draw(TARGETS, 0, 0, 0)
+    parts = [getattr(negatives, field.name) for field in dataclasses.fields(negatives)]
+    assert max(len(part) for part in parts if isinstance(part, torch.Tensor)) <= 7 + 3
+    np.testing.assert_allclose(
+        negatives.log_expected_of(torch.tensor([3])).exp(), (7 + 3) / 100_000, rtol=1e-3
+    )

@@ -45,7 +45,7 @@ class Clock:
 
 
 def at(step: int) -> Progress:
-    return Progress("select", 2, 10, step, 100, 3.5, 1000.0)
+    return Progress("select", 2, 10, step, 100, 3.5, 1000.0, 4.0)
 
 
 def record(epoch: int) -> dict[str, float]:

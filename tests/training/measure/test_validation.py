@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from models.base import Hyper, Sessions
 from models.gru4rec import GRU4Rec
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.learn.batches import Examples
 from training.learn.registry import find_model
-from training.measure.validation import rank_targets, validation_on
+from training.measure.validation import BATCH_SIZE, rank_targets, sample_of, validation_on
 
 
 def test_a_model_that_has_diverged_ranks_last() -> None:
@@ -37,3 +38,72 @@ def test_every_next_click_is_judged_in_percent(model: str) -> None:
         "mrr@20": pytest.approx(100 * np.mean(np.where(ranks <= 20, 1 / ranks, 0))),
     }
     assert 0 < found["mrr@20"] < found["recall@20"] < 100
+
+
+@pytest.mark.parametrize("chunk", [1, 7, N_ITEMS - 1])
+@pytest.mark.parametrize("hyper", [{"head": "niser"}, {"head": "native"}])
+def test_ranks_are_the_same_in_chunks_of_items(hyper: dict[str, Hyper], chunk: int) -> None:
+    """With a bias and without; ties count against the target, wherever they lie."""
+    torch.manual_seed(0)
+    model = GRU4Rec(N_ITEMS, dim=8, **hyper)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.items.weight[5:] = model.items.weight[2]  # most items alike, in several chunks
+        if model.bias is not None:
+            model.bias[:5] = 0.1 * torch.arange(5)
+    examples = Examples.of(planted_sessions(200), "positions", model.max_length)
+    whole, chunked = rank_targets(model, examples), rank_targets(model, examples, chunk)
+    assert len(chunked) == examples.n_targets > BATCH_SIZE
+    assert sorted(chunked.tolist()) == sorted(whole.tolist())
+    assert len(set(whole.tolist())) > 3
+
+
+def test_no_more_scores_are_held_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GRU4Rec(N_ITEMS, dim=8)
+    held: list[int] = []
+    below = torch.Tensor.__lt__
+
+    def seen(scores: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        held.append(scores.shape[1])
+        return below(scores, other)
+
+    monkeypatch.setattr(torch.Tensor, "__lt__", seen)
+    rank_targets(model, Examples.of(planted_sessions(20), "positions", model.max_length), 7)
+    assert max(held) == 6  # 30 items are five chunks of 6
+
+
+def test_few_targets_are_all_judged() -> None:
+    sessions = planted_sessions(50)
+    assert sample_of(sessions, sessions.n_targets) is sessions
+
+
+def test_of_many_targets_a_sample_of_whole_sessions_is_judged_always_the_same() -> None:
+    sessions = planted_sessions(2000)
+    sample = sample_of(sessions, 301)
+    assert sample.n_targets == 301
+    again = sample_of(sessions, 301)
+    assert np.array_equal(sample.items, again.items)
+    of_all = {tuple(clicks) for clicks in _clicks(sessions)}
+    cut = [clicks for clicks in _clicks(sample) if tuple(clicks) not in of_all]
+    assert len(cut) <= 1
+    lengths = np.diff(sessions.offsets)
+    assert np.diff(sample.offsets).mean() == pytest.approx(lengths.mean(), rel=0.1)
+    assert np.diff(sample.offsets).min() > 1
+
+
+def test_a_session_longer_than_the_sample_is_cut() -> None:
+    sessions = Sessions(np.arange(1, 26, dtype=np.int32), np.array([0, 1, 25]), 30)
+    sample = sample_of(sessions, 4)
+    assert sample.items.tolist() == [2, 3, 4, 5, 6]
+    assert sample.offsets.tolist() == [0, 5]
+
+
+def test_validation_looks_at_the_sample() -> None:
+    torch.manual_seed(0)
+    model, sessions = GRU4Rec(N_ITEMS, dim=8), planted_sessions(300)
+    found = validation_on(sessions, 100)(model)
+    assert found == validation_on(sample_of(sessions, 100))(model)
+    assert found != validation_on(sessions)(model)
+
+
+def _clicks(sessions: Sessions) -> list[list[int]]:
+    return [part.tolist() for part in np.split(sessions.items, sessions.offsets[1:-1])]
