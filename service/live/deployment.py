@@ -213,7 +213,7 @@ def write_mirrored(place: Artifacts, store: ObjectStore) -> Deployment:
 def bring_live_here(artifacts: Place) -> None:
     """Have all that is live, and the version before, in the directory, if that mirrors a store.
 
-    Raises `ObjectStoreError`, `DeploymentError`, `HistoryError`, and `BundleError` for a bundle that is altered.
+    Raises `ObjectStoreError`, `DeploymentError`, `HistoryError`, and `BundleError` for an altered bundle.
     """
     place = located(artifacts)
     if place.store is not None:
