@@ -47,7 +47,7 @@ class S3:
 
     def up(self) -> None:
         """Listen, on the same port as before."""
-        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True)  # type: ignore[arg-type]
+        self._server = make_server("127.0.0.1", self.port, self._app, threaded=True)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from service.live.artifacts import Artifacts, fetch_bundle, share_bundle, take_away_bundles
 from service.live.deployment import (
     FILE,
+    Deployment,
     DeploymentConflict,
     bundle_path,
     challenge,
@@ -117,15 +119,15 @@ def test_two_changes_at_once_are_both_made_and_both_told(url: str, tmp_path: Pat
     a, b = machine(tmp_path, url, "a", "v1", "v2"), Artifacts(tmp_path / "b", url)
     publish(a, "v1")
     share_bundle(a, "v2")
-    tried = []
+    tried: list[Deployment] = []
 
-    def change_between(old: object) -> object:
+    def change_between(old: Deployment) -> Deployment:
         if not tried:
             challenge(b, "v2", 0.5, by="b")
         tried.append(old)
-        return old.model_copy(update={"exclude_seen": True})  # type: ignore[attr-defined]
+        return old.model_copy(update={"exclude_seen": True})
 
-    update_deployment(a, change_between)  # type: ignore[arg-type]
+    update_deployment(a, change_between)
     assert len(tried) == 2, "the first try lost, and was made again on what had won"
     now = read_deployment(a)
     assert (now.exclude_seen, now.challenger) == (True, "v2")
@@ -147,13 +149,13 @@ def test_who_never_gets_a_turn_is_told_and_changes_nothing(
     count = iter(range(9))
     found = ObjectStore(url)
 
-    def outrun(old: object) -> object:
+    def outrun(old: Deployment) -> Deployment:
         read = found.read(FILE)
         found.replace(FILE, json.dumps({"champion": "v1", "hidden": [f"i{next(count)}"]}).encode(), read)
-        return old.model_copy(update={"exclude_seen": True})  # type: ignore[attr-defined]
+        return old.model_copy(update={"exclude_seen": True})
 
     with pytest.raises(DeploymentConflict, match="others change it all the time"):
-        update_deployment(other, outrun)  # type: ignore[arg-type]
+        update_deployment(other, outrun)
     assert (read_deployment(place).exclude_seen, read_deployment(place).hidden) == (False, ("i1",))
 
 
@@ -163,9 +165,9 @@ def test_a_write_whose_answer_was_lost_is_known_again(url: str, monkeypatch: pyt
 
     store, put = ObjectStore(url), obstore.put
 
-    def twice(*arguments: object, **options: object) -> object:
-        put(*arguments, **options)  # type: ignore[call-overload]
-        return put(*arguments, **options)  # type: ignore[call-overload]
+    def twice(*arguments: Any, **options: Any) -> object:
+        put(*arguments, **options)
+        return put(*arguments, **options)
 
     monkeypatch.setattr(obstore, "put", twice)
     assert store.replace(FILE, b"1", None)
@@ -178,7 +180,7 @@ def test_an_upload_that_was_cut_off_is_no_bundle(
 ) -> None:
     place = machine(tmp_path, url, "a", "v1", "v2")
     publish(place, "v1")
-    upload, files = ObjectStore.upload, []
+    upload, files = ObjectStore.upload, list[str]()
 
     def cut_off(store: ObjectStore, name: str, file: Path) -> None:
         if len(files) == 2:
@@ -225,7 +227,12 @@ def test_a_bundle_that_was_altered_in_the_store_is_never_shown_to_workers(url: s
 
     with capture_logs() as logs:
         until(follows_what_needs_no_bundle)
-        until(lambda: mirror.look() or any("items.txt: sha256 differs" in str(each) for each in logs))
+
+        def is_told() -> bool:
+            mirror.look()
+            return any("items.txt: sha256 differs" in str(each) for each in logs)
+
+        until(is_told)
     assert read_deployment(there.directory).champion == "v1"
     assert [path.name for path in (there.directory / "bundles").glob("v*")] == ["v1"]
     ObjectStore(url).upload("bundles/v2/items.txt", bundle_path(place.directory, "v2") / "items.txt")
@@ -314,7 +321,7 @@ def test_from_a_store_to_an_answer_and_back(
         "NEXTCLICK_DEPLOYMENT_POLL_SECONDS": "0.05",
         "NEXTCLICK_LOG_FORMAT": "json",
     }
-    with running(tmp_path, **environment) as service:
+    with running(tmp_path, workers=1, **environment) as service:
 
         def answers(version: str) -> bool:
             return (

@@ -12,7 +12,7 @@ from service.live.object_store import ObjectStore
 from tests.object_stores import S3, s3
 from tests.training.shop import Shop, click
 from training.data.clicks import Commit
-from training.loop.collect import CollectError
+from training.loop.collect import Collected, CollectError
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_of_two_collectors_at_once_one_is_told_and_no_click_is_lost_or_doubled(
 ) -> None:
     a, b = (machine(shop, store, tmp_path / name) for name in "ab")
     shop.send(*((f"s{number}", click(f"i{number}")) for number in range(6)))
-    collected = []
+    collected: list[Collected] = []
 
     def other_comes_between(_: Commit) -> None:
         if not collected:
