@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from service.catalogue.attributes import CatalogueFileError, Schema
+from service.live.artifacts import Artifacts
+from service.live.mirror import mirrored
+from service.live.object_store import ObjectStoreError
 from service.process import logs
 from service.process.embedded_redis import EmbeddedRedisError
 from service.process.listener import ListenError
@@ -50,7 +53,11 @@ def run(host: str | None, port: str | None, workers: str | None, *, print_settin
         return 2
     logs.configure(settings)
     try:
-        return serve(settings)
+        with mirrored(Artifacts.of(settings), settings.deployment_poll_seconds):
+            return serve(settings)
+    except ObjectStoreError as error:
+        print(error, file=sys.stderr)
+        return 2
     except (ListenError, EmbeddedRedisError) as error:
         print(error, file=sys.stderr)
         return 1

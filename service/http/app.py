@@ -29,8 +29,10 @@ from service.http.pages.shop import shop
 from service.http.pages.tag import tag
 from service.http.request_log import RequestLog
 from service.http.text_paths import TextPaths
+from service.live.artifacts import Artifacts
 from service.live.click_log_metrics import follow_click_log
 from service.live.follower import DeploymentFollower
+from service.live.mirror import follow_mirror
 from service.live.quality import QualityMonitor
 from service.live.trending import Trending
 from service.process.embedded_redis import data_directory
@@ -65,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     filters = Filters(schema.kinds)
     catalogue = CatalogueFollower(items, filters, settings.catalogue_poll_seconds)
     follower = DeploymentFollower(
-        settings.artifacts_dir,
+        Artifacts.of(settings),
         settings.deployment_poll_seconds,
         settings.bundle_load_timeout_seconds,
         filters=filters,
@@ -98,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             trending.follow(settings.trending_refresh_seconds),
             follow_click_log(store, settings.trending_refresh_seconds, data_directory(settings)),
             in_flight.tell(),
+            *([follow_mirror(settings.artifacts_dir)] if settings.artifacts_url is not None else []),
         )
         tasks = [asyncio.create_task(follow) for follow in followers]
         try:

@@ -11,8 +11,10 @@ from service.catalogue.follower import CatalogueFollower
 from service.http.admin_schemas import ProbeAnswer
 from service.http.problems import RETRY_AFTER, Problem, described
 from service.live.follower import DeploymentFollower
+from service.live.mirror import outage
 from service.process.append_only import damaged
 from service.process.embedded_redis import data_directory
+from service.process.settings import Settings
 from service.state.link import StoreUnavailable
 from service.state.store import SessionStore
 
@@ -49,6 +51,9 @@ async def health_ready(request: Request) -> Response:
             f"the catalogue cannot be read ({catalogue.error}): items are as they were "
             f"{catalogue.behind_seconds:.0f} seconds ago"
         )
+    settings: Settings = request.app.state.settings
+    if settings.artifacts_url is not None and (told := outage(settings.artifacts_dir)) is not None:
+        warnings.append(told)
     if warnings:
         answer["warnings"] = warnings
     return JSONResponse(answer)

@@ -21,6 +21,7 @@ from service.catalogue.placements import PlacementError
 from service.catalogue.rules import RuleError
 from service.live.deployment import DeploymentError, UnknownPlacement
 from service.live.history import HistoryError
+from service.live.object_store import ObjectStoreError
 from service.process import request_ids
 from service.process.origins import Origins
 from service.ranking.bundle import BundleError
@@ -139,6 +140,10 @@ def add_problem_handlers(app: FastAPI, routes: Sequence[Route], origins: Origins
     @app.exception_handler(HistoryError)
     async def deployment_problem(_: Request, error: BundleError | DeploymentError | HistoryError) -> Response:
         return render(Problem(HTTPStatus.CONFLICT, "not-deployed", str(error)))
+
+    @app.exception_handler(ObjectStoreError)
+    async def object_store_problem(_: Request, error: ObjectStoreError) -> Response:
+        return render(Problem(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", str(error), RETRY_AFTER))
 
     @app.exception_handler(RequestValidationError)
     async def validation_problem(request: Request, error: RequestValidationError) -> Response:

@@ -27,7 +27,17 @@ from service.catalogue.placements import (
     PlacementVersion,
 )
 from service.live import history
+from service.live.artifacts import (
+    Artifacts,
+    Place,
+    fetch_bundle,
+    located,
+    put_back,
+    share_bundle,
+    take_away_bundles,
+)
 from service.live.history import Action, Change, HistoryError
+from service.live.object_store import ObjectStore, ObjectStoreError, attempts
 
 FILE = "deployment.json"
 COMMAND = "command"  # whose change it was, unless another is named
@@ -39,6 +49,10 @@ log = structlog.get_logger()
 
 class DeploymentError(ValueError):
     """deployment.json cannot be read or changed; the message says why."""
+
+
+class DeploymentConflict(DeploymentError):  # noqa: N818
+    """Others changed deployment.json at each try; nothing was changed."""
 
 
 class UnknownPlacement(DeploymentError):  # noqa: N818
@@ -85,23 +99,38 @@ def bundle_path(artifacts: Path, version: str) -> Path:
     return artifacts / "bundles" / version
 
 
-def read_deployment(artifacts: Path) -> Deployment:
-    """The current deployment; an empty one when nothing was published yet. Raises `DeploymentError`."""
-    file = artifacts / FILE
+def read_deployment(artifacts: Place) -> Deployment:
+    """The current deployment, in a store if there is one; an empty one when nothing was published yet.
+
+    Raises `DeploymentError`, `ObjectStoreError`.
+    """
+    place = located(artifacts)
+    if place.store is not None:
+        found = place.store.read(FILE)
+        if found is not None:
+            return parsed(found.content, f"{place.store.url}/{FILE}")
+    file = place.directory / FILE
     try:
-        return Deployment.model_validate_json(file.read_bytes())
+        content = file.read_bytes()
     except FileNotFoundError:
         return Deployment()
     except OSError as error:
         raise DeploymentError(f"{file}: cannot be read: {error.strerror}") from error
+    return parsed(content, str(file))
+
+
+def parsed(content: bytes, told: str) -> Deployment:
+    """What deployment.json says, which is `told` of where it lies. Raises `DeploymentError`."""
+    try:
+        return Deployment.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise DeploymentError(f"{file}: {place + ': ' if place else ''}{first['msg']}") from error
+        raise DeploymentError(f"{told}: {place + ': ' if place else ''}{first['msg']}") from error
 
 
 def update_deployment(
-    artifacts: Path,
+    artifacts: Place,
     change: Callable[[Deployment], Deployment],
     needs: str | None = None,
     told: Callable[[Deployment, Deployment], Change] | None = None,
@@ -110,28 +139,115 @@ def update_deployment(
 
     What was changed, as `told` makes it of before and after, goes into the history. Raises `DeploymentError`
     when the file cannot be read or written, or when the bundle of the version `needs` was deleted; the old
-    one then stands.
+    one then stands. In a store publishers try again instead of waiting, `change` may be called several times,
+    and what fails raises `ObjectStoreError`, `BundleError` or `DeploymentConflict`.
     """
+    place = located(artifacts)
+    directory = place.directory
     try:
-        artifacts.mkdir(parents=True, exist_ok=True)
-        with _publisher_lock(artifacts):
-            old = read_deployment(artifacts)
+        directory.mkdir(parents=True, exist_ok=True)
+        if place.store is not None:
+            return _update_in_store(place, place.store, change, needs, told)
+        with _publisher_lock(directory):
+            old = read_deployment(directory)
             new = change(old)
-            if needs is not None and not bundle_path(artifacts, needs).is_dir():
-                raise DeploymentError(f"{bundle_path(artifacts, needs)}: there is no such bundle")
-            # A service of before there were placements still reads a file that has none.
-            unused = None if new.placements else {"placements"}
-            content = new.model_dump_json(indent=2, exclude=unused).encode()
-            replace_file(artifacts / FILE, content + b"\n")
+            if needs is not None and not bundle_path(directory, needs).is_dir():
+                raise DeploymentError(f"{bundle_path(directory, needs)}: there is no such bundle")
+            replace_file(directory / FILE, _written(new))
             if told is not None and new != old:
-                _remember(artifacts, told(old, new))
+                _remember(directory, told(old, new))
     except OSError as error:
-        raise DeploymentError(f"{artifacts / FILE}: cannot be written: {error.strerror}") from error
+        raise DeploymentError(f"{directory / FILE}: cannot be written: {error.strerror}") from error
     return new
 
 
+def _update_in_store(
+    place: Artifacts,
+    store: ObjectStore,
+    change: Callable[[Deployment], Deployment],
+    needs: str | None,
+    told: Callable[[Deployment, Deployment], Change] | None,
+) -> Deployment:
+    if needs is not None:
+        share_bundle(place, needs)
+    for _ in attempts():
+        found = store.read(FILE)
+        if found is None:  # the first one goes on from what the directory says
+            old = read_deployment(place.directory)
+            for version in sorted(old.needed):
+                share_bundle(place, version)
+        else:
+            old = parsed(found.content, f"{store.url}/{FILE}")
+        new = change(old)
+        if store.replace(FILE, _written(new), found):
+            break
+    else:
+        raise DeploymentConflict(f"{store.url}/{FILE}: others change it all the time: nothing was changed")
+    if needs is not None:
+        share_bundle(place, needs)  # a prune may have begun to take it away just before
+    if told is not None and new != old:
+        _remember_in_store(place, store, told(old, new))
+    try:
+        write_mirrored(place, store)
+    except (HistoryError, ObjectStoreError) as error:  # the change itself is made
+        log.warning("directory not brought up to date", error=str(error))
+    return new
+
+
+def write_mirrored(place: Artifacts, store: ObjectStore) -> Deployment:
+    """Let the directory say what the store says, as far as the bundles are there; returns what that says.
+
+    Under the lock, and read within it: two writers of the directory never take it back in time.
+    """
+    with _publisher_lock(place.directory):
+        wanted, local = read_deployment(place), read_deployment(place.directory)
+        shown = as_far_as_there(wanted, local, lambda version: place.bundle(version).is_dir())
+        if shown != local:
+            replace_file(place.directory / FILE, _written(shown))
+        past = store.read(history.FILE)
+        if past is not None and past.content != history.read_bytes(place.directory):
+            replace_file(place.directory / history.FILE, past.content)
+    return wanted
+
+
+def bring_live_here(artifacts: Place) -> None:
+    """Have all that is live, and the version before, in the directory, if that mirrors a store.
+
+    Raises `ObjectStoreError`, `DeploymentError`, `HistoryError`, and `BundleError` for an altered bundle.
+    """
+    place = located(artifacts)
+    if place.store is not None:
+        for version in sorted(read_deployment(place).needed):
+            fetch_bundle(place, version)
+        write_mirrored(place, place.store)
+
+
+def as_far_as_there(wanted: Deployment, local: Deployment, there: Callable[[str], bool]) -> Deployment:
+    """`wanted`, but no role is given to a bundle that is not there: the champion stays who it was."""
+    kept: dict[str, object] = {}
+    if wanted.champion is not None and not there(wanted.champion):
+        kept |= local.model_dump(include={"champion", "previous", "exclude_seen"})
+    for role in ("challenger", "shadow"):
+        version = getattr(wanted, role)
+        if version is not None and not there(version):
+            kept |= {role: None, f"{role}_share": 0.0}
+    return wanted.model_copy(update=kept)
+
+
+def _written(deployment: Deployment) -> bytes:
+    # A service of before there were placements still reads a file that has none.
+    unused = None if deployment.placements else {"placements"}
+    return deployment.model_dump_json(indent=2, exclude=unused).encode() + b"\n"
+
+
+def _told(artifacts: Place) -> str:
+    """deployment.json, by where it is the truth."""
+    place = located(artifacts)
+    return f"{place.url or place.directory}/{FILE}"
+
+
 def publish(
-    artifacts: Path, version: str, *, exclude_seen: bool | None = None, by: str = COMMAND
+    artifacts: Place, version: str, *, exclude_seen: bool | None = None, by: str = COMMAND
 ) -> Deployment:
     """Make `version` the champion; the old champion becomes `previous`, and an experiment with it ends.
 
@@ -150,22 +266,22 @@ def publish(
     return update_deployment(artifacts, change, version, lambda _, __: _change("publish", version, by))
 
 
-def challenge(artifacts: Path, version: str, share: float, by: str = COMMAND) -> Deployment:
+def challenge(artifacts: Place, version: str, share: float, by: str = COMMAND) -> Deployment:
     """Let `version` answer a share of the sessions, beside the champion. Raises `DeploymentError`."""
     return _experiment(artifacts, "challenger", version, share, by)
 
 
-def shadow(artifacts: Path, version: str, share: float, by: str = COMMAND) -> Deployment:
+def shadow(artifacts: Place, version: str, share: float, by: str = COMMAND) -> Deployment:
     """Score `version` on a share of the sessions, never answering. Raises `DeploymentError`."""
     return _experiment(artifacts, "shadow", version, share, by)
 
 
-def withdraw(artifacts: Path, role: Role, by: str = COMMAND) -> Deployment:
+def withdraw(artifacts: Place, role: Role, by: str = COMMAND) -> Deployment:
     """End the experiment with the challenger or the shadow. Raises `DeploymentError` if there is none."""
 
     def change(old: Deployment) -> Deployment:
         if getattr(old, role) is None:
-            raise DeploymentError(f"{artifacts / FILE}: there is no {role}")
+            raise DeploymentError(f"{_told(artifacts)}: there is no {role}")
         return old.model_copy(update={role: None, f"{role}_share": 0.0})
 
     def told(old: Deployment, _: Deployment) -> Change:
@@ -175,12 +291,12 @@ def withdraw(artifacts: Path, role: Role, by: str = COMMAND) -> Deployment:
     return update_deployment(artifacts, change, told=told)
 
 
-def rollback(artifacts: Path, by: str = COMMAND) -> Deployment:
+def rollback(artifacts: Place, by: str = COMMAND) -> Deployment:
     """Swap champion and previous. Raises `DeploymentError` when there is no previous version."""
 
     def change(old: Deployment) -> Deployment:
         if old.previous is None:
-            raise DeploymentError(f"{artifacts / FILE}: there is no previous version to roll back to")
+            raise DeploymentError(f"{_told(artifacts)}: there is no previous version to roll back to")
         return _without_experiments(old, old.previous).model_copy(
             update={"champion": old.previous, "previous": old.champion}
         )
@@ -192,13 +308,25 @@ def rollback(artifacts: Path, by: str = COMMAND) -> Deployment:
     return update_deployment(artifacts, change, told=told)
 
 
-def prune(artifacts: Path, keep: int, also: Collection[str] = ()) -> list[str]:
+def prune(artifacts: Place, keep: int, also: Collection[str] = ()) -> list[str]:
     """Delete bundles that nothing names, but those of `also` and the `keep` newest of the rest.
 
     Returns the versions deleted.
 
-    A worker that still serves one has its files mapped, and is not disturbed. Raises `DeploymentError`.
+    A worker that still serves one has its files mapped, and is not disturbed. In a store, too, they are gone
+    at once, and their files a day later. Raises `DeploymentError`, `ObjectStoreError`.
     """
+    place = located(artifacts)
+    if place.store is None:
+        return _prune(place.directory, keep, also)
+    needed = read_deployment(place).needed
+    taken = take_away_bundles(place.store, keep, needed.union(also))
+    for version in read_deployment(place).needed.intersection(taken):  # published just now
+        put_back(place.store, version, taken.pop(version))
+    return sorted({*taken, *_prune(place.directory, keep, needed.union(also))})
+
+
+def _prune(artifacts: Path, keep: int, also: Collection[str]) -> list[str]:
     try:
         with _publisher_lock(artifacts):
             needed = read_deployment(artifacts).needed
@@ -216,17 +344,17 @@ def prune(artifacts: Path, keep: int, also: Collection[str] = ()) -> list[str]:
     return sorted(doomed)
 
 
-def hide(artifacts: Path, *item_ids: str) -> Deployment:
+def hide(artifacts: Place, *item_ids: str) -> Deployment:
     """Never answer `item_ids` again; they need not be items of any bundle."""
     return change_hidden(artifacts, item_ids, ())
 
 
-def unhide(artifacts: Path, *item_ids: str) -> Deployment:
+def unhide(artifacts: Place, *item_ids: str) -> Deployment:
     """Let `item_ids` be answered again."""
     return change_hidden(artifacts, (), item_ids)
 
 
-def change_hidden(artifacts: Path, hide: Iterable[str], unhide: Iterable[str]) -> Deployment:
+def change_hidden(artifacts: Place, hide: Iterable[str], unhide: Iterable[str]) -> Deployment:
     """Let some items be answered again and hide others, in one step; one that is named twice is hidden."""
 
     def change(old: Deployment) -> Deployment:
@@ -241,7 +369,7 @@ def placements_of(deployment: Deployment) -> dict[str, Placement]:
     return {name: history[-1].placement for name, history in deployment.placements.items()}
 
 
-def set_placement(artifacts: Path, name: str, placement: Placement, by: str) -> Deployment:
+def set_placement(artifacts: Place, name: str, placement: Placement, by: str) -> Deployment:
     """Make a placement, or let it be another; one that is so already gets no new version.
 
     Whoever calls this has prepared it: its rules can be read.
@@ -260,7 +388,7 @@ def set_placement(artifacts: Path, name: str, placement: Placement, by: str) -> 
     return update_deployment(artifacts, change)
 
 
-def rollback_placement(artifacts: Path, name: str, by: str, number: int | None = None) -> Deployment:
+def rollback_placement(artifacts: Place, name: str, by: str, number: int | None = None) -> Deployment:
     """Let a placement be what it was in the version before, or in version `number`; that is a new version.
 
     Raises `DeploymentError` when there is no such version.
@@ -278,7 +406,7 @@ def rollback_placement(artifacts: Path, name: str, by: str, number: int | None =
     return update_deployment(artifacts, change)
 
 
-def delete_placement(artifacts: Path, name: str) -> Deployment:
+def delete_placement(artifacts: Place, name: str) -> Deployment:
     """Forget a placement, and what it was. Raises `DeploymentError` when there is none."""
 
     def change(old: Deployment) -> Deployment:
@@ -316,7 +444,7 @@ def check_experiment(deployed: Deployment, role: Role, version: str, share: floa
             raise DeploymentError(f"{version} is the {other}: it cannot be the {role} as well")
 
 
-def _experiment(artifacts: Path, role: Role, version: str, share: float, by: str) -> Deployment:
+def _experiment(artifacts: Place, role: Role, version: str, share: float, by: str) -> Deployment:
     def change(old: Deployment) -> Deployment:
         check_experiment(old, role, version, share)
         return old.model_copy(update={role: version, f"{role}_share": share})
@@ -333,6 +461,19 @@ def _remember(artifacts: Path, change: Change) -> None:
     try:
         replace_file(artifacts / history.FILE, history.with_change(artifacts, change))
     except (HistoryError, OSError) as error:
+        log.warning("history not written", error=str(error), **change.model_dump())
+
+
+def _remember_in_store(place: Artifacts, store: ObjectStore, change: Change) -> None:
+    """The same, in the store: after all others that were told meanwhile."""
+    try:
+        for _ in attempts():
+            found = store.read(history.FILE)
+            before = found.content if found is not None else history.read_bytes(place.directory)
+            if store.replace(history.FILE, history.appended(before, change), found):
+                return
+        log.warning("history not written", error="others write it all the time", **change.model_dump())
+    except (HistoryError, ObjectStoreError) as error:
         log.warning("history not written", error=str(error), **change.model_dump())
 
 
@@ -358,6 +499,7 @@ def replace_file(file: Path, content: bytes) -> None:
 
 @contextmanager
 def _publisher_lock(artifacts: Path) -> Iterator[None]:
+    artifacts.mkdir(parents=True, exist_ok=True)
     with (artifacts / ".deployment.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

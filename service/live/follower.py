@@ -28,6 +28,7 @@ import structlog
 from service.catalogue.attributes import KNOWN, Kind
 from service.catalogue.filters import Alignment, Filters
 from service.catalogue.placements import Placement, Prepared, prepare, prepare_all
+from service.live.artifacts import Place, fetch_bundle, located
 from service.live.deployment import (
     COMMAND,
     FILE,
@@ -72,7 +73,7 @@ class DeploymentFollower:
 
     def __init__(
         self,
-        artifacts: Path,
+        artifacts: Place,
         poll_seconds: float,
         load_timeout_seconds: float = LOAD_TIMEOUT_SECONDS,
         load: Load | None = None,
@@ -81,7 +82,8 @@ class DeploymentFollower:
         self.current = Snapshot()
         self.filters = filters or Filters(KNOWN)
         self.refused: dict[str, str] = {}
-        self._artifacts = artifacts
+        self._place = located(artifacts)  # which changes go to
+        self._artifacts = self._place.directory  # which is followed
         self._poll_seconds = poll_seconds
         self._load_bundle = load or load_bundle
         self._load_timeout_seconds = load_timeout_seconds
@@ -148,7 +150,7 @@ class DeploymentFollower:
 
     async def activate(self, version: str, by: str = COMMAND) -> None:
         """Make `version` the champion of every worker. Raises `BundleError` and then changes nothing."""
-        await asyncio.to_thread(self._load_in_time, version)
+        await self._prove(version)
         await self._change(partial(publish, by=by), version)
         await self.settle()
 
@@ -157,8 +159,9 @@ class DeploymentFollower:
 
         Raises `BundleError` or `DeploymentError` and then changes nothing.
         """
-        check_experiment(read_deployment(self._artifacts), role, version, share)
-        await asyncio.to_thread(self._load_in_time, version)
+        deployed = await asyncio.to_thread(read_deployment, self._place)
+        check_experiment(deployed, role, version, share)
+        await self._prove(version)
         await self._change(challenge if role == "challenger" else shadow, version, share, by)
         await self.settle()
 
@@ -168,9 +171,9 @@ class DeploymentFollower:
 
     async def rollback(self, by: str = COMMAND) -> None:
         """Swap champion and previous. Raises `DeploymentError` or `BundleError` and then changes nothing."""
-        previous = read_deployment(self._artifacts).previous
+        previous = (await asyncio.to_thread(read_deployment, self._place)).previous
         if previous is not None:
-            await asyncio.to_thread(self._load_in_time, previous)
+            await self._prove(previous)
         await self._change(rollback, by)
         await self.settle()
 
@@ -197,8 +200,13 @@ class DeploymentFollower:
 
     async def _change(self, write: Callable[..., Deployment], *arguments: object) -> None:
         # In a thread: it may have to wait for another publisher's lock.
-        await asyncio.to_thread(write, self._artifacts, *arguments)
+        await asyncio.to_thread(write, self._place, *arguments)
         await self.look()
+
+    async def _prove(self, version: str) -> None:
+        """Load a version that may lie in the store alone. Raises `BundleError`, `ObjectStoreError`."""
+        await asyncio.to_thread(fetch_bundle, self._place, version)
+        await asyncio.to_thread(self._load_in_time, version)
 
     async def _apart(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._applier, work, *arguments)

@@ -35,7 +35,7 @@ class Change(BaseModel):
 def read_history(artifacts: Path) -> tuple[list[Change], int]:
     """The changes, the newest first, and how many lines cannot be read. Raises `HistoryError`."""
     changes, unreadable = [], 0
-    for line in _lines(artifacts):
+    for line in _lines(read_bytes(artifacts)):
         try:
             changes.append(Change.model_validate_json(line))
         except ValidationError:
@@ -48,15 +48,25 @@ def with_change(artifacts: Path, change: Change) -> bytes:
 
     Raises `HistoryError`.
     """
-    lines = [*_lines(artifacts)[1 - KEPT :], change.model_dump_json().encode()]
+    return appended(read_bytes(artifacts), change)
+
+
+def appended(content: bytes, change: Change) -> bytes:
+    """`content` with a change more, of all others the newest `KEPT` - 1."""
+    lines = [*_lines(content)[1 - KEPT :], change.model_dump_json().encode()]
     return b"".join(line + b"\n" for line in lines)
 
 
-def _lines(artifacts: Path) -> list[bytes]:
+def read_bytes(artifacts: Path) -> bytes:
+    """What the file holds; nothing when there is none. Raises `HistoryError`."""
     file = artifacts / FILE
     try:
-        return [line for line in file.read_bytes().split(b"\n") if line]
+        return file.read_bytes()
     except FileNotFoundError:
-        return []
+        return b""
     except OSError as error:
         raise HistoryError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return [line for line in content.split(b"\n") if line]

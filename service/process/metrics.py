@@ -85,3 +85,8 @@ CATALOGUE_BEHIND_SECONDS = Gauge(
 CATALOGUE_MISFITS = Counter(
     "nextclick_catalogue_misfits", "Values left out: stored when their attribute was of another kind"
 )
+ARTIFACTS_BEHIND_SECONDS = Gauge(
+    "nextclick_artifacts_behind_seconds",
+    "Since the object store of the artifacts last answered this machine",
+    multiprocess_mode="livemax",
+)

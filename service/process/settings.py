@@ -32,6 +32,12 @@ REDIS_URL = "NEXTCLICK_REDIS_URL"  # the one variable with a second name, REDIS_
 FILE = "_FILE"  # how the name of a variable ends that names a file with what is secret
 SECRETS = ("redis_url", "api_key", "server_api_key", "admin_api_key", "keys")
 ANY_ORIGIN = "*"
+# Nothing of who asks: that is for the variables of each cloud, which are never shown.
+STORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[A-Za-z0-9._=-]+)*/?")
+NO_STORE = "is no store's URL: s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+NO_DIRECTORY = (
+    "is a URL: a store is named by NEXTCLICK_ARTIFACTS_URL, and this is the directory that mirrors it"
+)
 
 Caller = Literal["public", "server", "admin"]  # a shop's pages, the shop's own server, its operators
 
@@ -95,6 +101,10 @@ class Settings(BaseSettings):
 
     artifacts_dir: Path = Field(
         default=Path("artifacts"), description="bundles, deployment.json, embedded Redis data"
+    )
+    artifacts_url: str | None = Field(
+        default=None,
+        description="object store of the artifacts, s3://bucket/prefix (gs, az): the directory mirrors it",
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
@@ -286,6 +296,20 @@ class Settings(BaseSettings):
         default=15, ge=0, description="requests in flight get this long to finish"
     )
 
+    @field_validator("artifacts_dir", mode="before")
+    @classmethod
+    def _a_directory(cls, value: object) -> object:
+        if looks_like_url(str(value)):
+            raise ValueError(NO_DIRECTORY)
+        return value
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _a_store(cls, value: str | None) -> str | None:
+        if value is not None and not STORE_URL.fullmatch(value):
+            raise ValueError(NO_STORE)
+        return value
+
     @field_validator("encoder_click_types", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -452,6 +476,20 @@ def _keys_of(text: str) -> object:
     if content.keys() - {"keys"} or not isinstance(content.get("keys", []), list):
         raise ValueError("holds something else than [[keys]]")
     return content.get("keys", [])
+
+
+def looks_like_url(path: str) -> bool:
+    """Whether a path was meant for a URL, also when a `Path` has made one slash of two."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
+
+
+def artifacts_url() -> str | None:
+    """NEXTCLICK_ARTIFACTS_URL, for commands that read no other setting. Raises `SettingsError`."""
+    name = variable("artifacts_url")
+    url = os.environ.get(name) or None
+    if url is not None and not STORE_URL.fullmatch(url):
+        raise SettingsError(f"{name}: {NO_STORE}")
+    return url
 
 
 def variable(field: str) -> str:

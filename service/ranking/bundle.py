@@ -148,10 +148,7 @@ class Bundle:
         Raises `BundleError` for anything missing, altered, truncated, newer, inconsistent or not finite.
         """
         manifest = read_manifest(path)
-        check_files(path, manifest)
-        for name, sha256 in manifest.files.items():
-            if name != MANIFEST and file_sha256(file_within(path, name)) != sha256:
-                raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
+        check_sums(path, manifest)
         items = read_items(path / ITEMS)
         _agree(path, {f"{ITEMS}: items": (len(items), manifest.n_items)})
         ranker: Ranker
@@ -328,6 +325,14 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path / MANIFEST}: 'files' has no sha256 for {name}")
     for name in manifest.files:
         file_within(path, name)
+
+
+def check_sums(path: Path, manifest: Manifest) -> None:
+    """Whether every file is there, and as it was written. Raises `BundleError`."""
+    check_files(path, manifest)
+    for name, sha256 in manifest.files.items():
+        if name != MANIFEST and file_sha256(file_within(path, name)) != sha256:
+            raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
 
 
 def _manifest_text(path: Path) -> str:

@@ -57,6 +57,7 @@ def blend(
     """
     import torch
 
+    from service.live.artifacts import Artifacts
     from service.live.deployment import publish as publish_version
     from service.ranking.bundle import Bundle
     from training.blending import blended
@@ -77,7 +78,7 @@ def blend(
             tell=console.print,
         )
         if publish:
-            publish_version(artifacts, made.bundle.name)
+            publish_version(Artifacts.at(artifacts), made.bundle.name)
         if json_:
             print(json.dumps(made.told()))
             return

@@ -46,6 +46,7 @@ def collect(
     service runs or not. Exit code 1: another collection runs, Redis fails, or entries of the log are missing,
     which is said once, when everything else is collected.
     """
+    from service.live.object_store import ObjectStoreError
     from service.process.settings import SettingsError
     from training.data.clicks import ClicksError
     from training.loop.collect import CollectError
@@ -56,7 +57,7 @@ def collect(
         collected = collect_clicks(_service_settings(artifacts), batch=batch)
     except (ClicksError, SettingsError) as error:
         fail(str(error), code=2)
-    except CollectError as error:
+    except (CollectError, ObjectStoreError) as error:
         fail(str(error), code=1)
     totals, commit = collected.totals, collected.commit
     if json_:
@@ -231,13 +232,14 @@ def prune(
 
     Those that the gate compares with, as they were live `drift_days` ago, stay too.
     """
+    from service.live.artifacts import Artifacts
     from service.live.deployment import prune as prune_bundles
     from training.loop.retrain import load_config
     from training.loop.run_record import anchors, newest_drift_days
 
     with reported(json_) as console:
         days = load_config(config).gate.drift_days if config else newest_drift_days(artifacts)
-        deleted = prune_bundles(artifacts, keep, anchors(artifacts, days))
+        deleted = prune_bundles(Artifacts.at(artifacts), keep, anchors(artifacts, days))
         if json_:
             print(json.dumps({"deleted": deleted}))
         else:

@@ -29,10 +29,22 @@ app = typer.Typer(no_args_is_help=True)
 INTERRUPTED = 130
 
 DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: what `prepare` wrote.")]
+
+
+def _directory(path: Path) -> Path:
+    """A URL would silently become a directory of that name."""
+    from service.process.settings import NO_DIRECTORY, looks_like_url
+
+    if looks_like_url(str(path)):
+        raise typer.BadParameter(f"{path}: {NO_DIRECTORY}")
+    return path
+
+
 ArtifactsOption = Annotated[
     Path,
     typer.Option(
         "--artifacts",
+        callback=_directory,
         help="Holds bundles/, runs/, tune/ and deployment.json.",
         envvar="NEXTCLICK_ARTIFACTS_DIR",
     ),
@@ -169,6 +181,7 @@ def train(
     what was --set; Ctrl-C or a kill loses nothing before the last one: run again with --resume.
     With --devices, or under torchrun, several processes train one model together, and the first one writes.
     """
+    from service.live.artifacts import Artifacts
     from service.live.deployment import publish as publish_version
     from service.ranking.neighbours import NEIGHBOURS
     from training.bundling.indexes import WantedIndex
@@ -235,7 +248,7 @@ def train(
         if results is not None:
             console.print(f"wrote {write_result(results, fitted)}")
         if publish and fitted.bundle is not None:
-            publish_version(artifacts, fitted.bundle.name)
+            publish_version(Artifacts.at(artifacts), fitted.bundle.name)
         made = str(fitted.bundle) if fitted.bundle else f"{model} is measured, not served: no bundle"
         if not json_ and fitted.result["validation"] is None and not options.test:
             made += "\nno validation figures: nothing was held back from it; --test or `evaluate` measures"
@@ -512,6 +525,7 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     from service.catalogue.attributes import CatalogueFileError
     from service.catalogue.placements import PlacementError
     from service.live.deployment import DeploymentError
+    from service.live.object_store import ObjectStoreError
     from service.process.settings import SettingsError
     from service.ranking.bundle import BundleError
     from training.bundling.blend import BlendError
@@ -561,7 +575,14 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except (CollectError, DivergedError, ImportStoppedError, RunInUseError, RunLockedError) as error:
+    except (
+        CollectError,
+        DivergedError,
+        ImportStoppedError,
+        ObjectStoreError,
+        RunInUseError,
+        RunLockedError,
+    ) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except BrokenPipeError:  # whoever read what is printed is gone

@@ -30,10 +30,11 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As in ?placem
 @placements.command("list")
 def list_(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
     """Every placement, its version, and who wrote it when."""
+    from service.live.artifacts import Artifacts
     from service.live.deployment import read_deployment
 
     with reported(json_) as console:
-        found = read_deployment(artifacts).placements
+        found = read_deployment(Artifacts.at(artifacts)).placements
         if json_:
             print(json.dumps([_told(name, history[-1]) for name, history in found.items()]))
         else:
@@ -69,6 +70,7 @@ def set_(
     from service.catalogue.attributes import FILE, Schema
     from service.catalogue.placements import Placement, PlacementError, prepare
     from service.live import deployment
+    from service.live.artifacts import Artifacts
 
     with reported(json_) as console:
         schema = Schema.read(catalogue or (FILE if FILE.exists() else None))
@@ -80,7 +82,7 @@ def set_(
             field = ".".join(map(str, first["loc"]))
             raise PlacementError(field or str(file), first["msg"]) from None
         prepare(name, placement, schema.kinds)
-        _report(deployment.set_placement(artifacts, name, placement, BY), name, json_, console)
+        _report(deployment.set_placement(Artifacts.at(artifacts), name, placement, BY), name, json_, console)
 
 
 @placements.command()
@@ -89,9 +91,10 @@ def delete(
 ) -> None:
     """Forget a placement and its history; who asks for it is told that there is none."""
     from service.live import deployment
+    from service.live.artifacts import Artifacts
 
     with reported(json_) as console:
-        deployed = deployment.delete_placement(artifacts, name)
+        deployed = deployment.delete_placement(Artifacts.at(artifacts), name)
         if json_:
             print(json.dumps({"placements": sorted(deployed.placements)}))
         else:
@@ -122,15 +125,17 @@ def rollback(
 ) -> None:
     """Let a placement be what it was; that is a new version, and can be rolled back as well."""
     from service.live import deployment
+    from service.live.artifacts import Artifacts
 
     with reported(json_) as console:
-        _report(deployment.rollback_placement(artifacts, name, BY, to), name, json_, console)
+        _report(deployment.rollback_placement(Artifacts.at(artifacts), name, BY, to), name, json_, console)
 
 
 def _versions(artifacts: Path, name: str) -> tuple[PlacementVersion, ...]:
+    from service.live.artifacts import Artifacts
     from service.live.deployment import history_of, read_deployment
 
-    return history_of(read_deployment(artifacts), name)
+    return history_of(read_deployment(Artifacts.at(artifacts)), name)
 
 
 def _told(name: str, version: PlacementVersion) -> dict[str, object]:

@@ -53,6 +53,7 @@ def publish(
 ) -> None:
     """Verify a bundle and make it the live one, or try it out; every worker follows within seconds."""
     from service.live import deployment
+    from service.live.artifacts import Artifacts, fetch_bundle
     from service.live.deployment import DeploymentError, bundle_path
     from service.ranking.bundle import Bundle, BundleError
 
@@ -66,18 +67,20 @@ def publish(
         place = bundle_path(artifacts, version)
         if Path(bundle).name != bundle and Path(bundle).resolve() != place.resolve():
             raise BundleError(f"{bundle}: a bundle is published from {place.parent}")
+        shared = Artifacts.at(artifacts)
+        fetch_bundle(shared, version)
         found = Bundle.load(place).manifest.version
         if found != version:
             raise BundleError(f"{place}: its manifest says version {found}")
         if role is None:
-            deployed = deployment.publish(artifacts, version, exclude_seen=exclude_seen)
+            deployed = deployment.publish(shared, version, exclude_seen=exclude_seen)
             _report(deployed, f"{version} is live", json_, console)
             return
         share = SHARE if share is None else share
         if role == "challenger":
-            deployed = deployment.challenge(artifacts, version, share)
+            deployed = deployment.challenge(shared, version, share)
         else:
-            deployed = deployment.shadow(artifacts, version, share)
+            deployed = deployment.shadow(shared, version, share)
         _report(deployed, f"{version} is the {role} of {share:.0%}", json_, console)
 
 
@@ -90,15 +93,17 @@ def withdraw(
 ) -> None:
     """End the trial of the challenger or of the shadow."""
     from service.live import deployment
+    from service.live.artifacts import Artifacts
     from service.live.deployment import DeploymentError, read_deployment
 
     with reported(json_) as console:
         role = _role(challenger, shadow)
         if role is None:
             raise DeploymentError("say which to withdraw: --challenger or --shadow")
-        old = read_deployment(artifacts)
+        shared = Artifacts.at(artifacts)
+        old = read_deployment(shared)
         version = old.challenger if role == "challenger" else old.shadow
-        deployed = deployment.withdraw(artifacts, role)
+        deployed = deployment.withdraw(shared, role)
         _report(deployed, f"{version} is the {role} no longer", json_, console)
 
 
@@ -106,14 +111,17 @@ def withdraw(
 def rollback(artifacts: ArtifactsOption = Path("artifacts"), json_: JsonOption = False) -> None:
     """Make the previous version live again."""
     from service.live import deployment
+    from service.live.artifacts import Artifacts, fetch_bundle
     from service.live.deployment import bundle_path, read_deployment
     from service.ranking.bundle import Bundle
 
     with reported(json_) as console:
-        previous = read_deployment(artifacts).previous
+        shared = Artifacts.at(artifacts)
+        previous = read_deployment(shared).previous
         if previous is not None:
+            fetch_bundle(shared, previous)
             Bundle.load(bundle_path(artifacts, previous))  # a bundle that cannot be served stays where it is
-        deployed = deployment.rollback(artifacts)
+        deployed = deployment.rollback(shared)
         _report(deployed, f"{previous} is live", json_, console)
 
 

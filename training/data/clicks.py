@@ -128,15 +128,22 @@ def read_commit(clicks: Path) -> Commit:
     """The last commit; an empty one when there is none. Raises `ClicksError` when it is damaged."""
     file = clicks / COMMIT
     try:
-        return Commit.model_validate_json(file.read_bytes())
+        content = file.read_bytes()
     except FileNotFoundError:
         return Commit()
     except OSError as error:
         raise ClicksError(f"{file}: cannot be read: {error.strerror}") from error
+    return parsed_commit(content, str(file))
+
+
+def parsed_commit(content: bytes, told: str) -> Commit:
+    """What commit.json says, which is `told` of where it lies. Raises `ClicksError` when it is damaged."""
+    try:
+        return Commit.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the whole file"
-        raise ClicksError(f"{file}: is damaged: {field}: {first['msg']}: restore it from a backup") from error
+        raise ClicksError(f"{told}: is damaged: {field}: {first['msg']}: restore it from a backup") from error
 
 
 def files_of_newest_days(clicks: Path, days: int | None) -> list[Path]:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from training.data.clicks import REJECTED, ClickFile, Commit, Gap, StoredFile, Totals
-from training.loop.click_files import CLICKS, REJECTS, Generation, Layout
+from training.loop.click_files import CLICKS, REJECTS, Commits, Generation, Layout
 from training.loop.click_log import Batch
 
 MAX_FILES_OF_A_DAY = 32
@@ -72,22 +72,23 @@ File = TypeVar("File", bound=StoredFile)
 
 
 class Merge:
-    """Writes batches to the files in `clicks`; joins them in a database of its own."""
+    """Writes batches to the files beside the commits; joins them in a database of its own."""
 
     def __init__(
         self,
-        clicks: Path,
+        commits: Commits,
         database: duckdb.DuckDBPyConnection,
         max_files_of_a_day: int = MAX_FILES_OF_A_DAY,
     ) -> None:
         """A day with more files than that has them merged into one."""
-        self._clicks = clicks
+        self._commits = commits
+        self._clicks = commits.clicks
         self._database = database
         self._max_files_of_a_day = max_files_of_a_day
 
     def commit(self, commit: Commit, batch: Batch) -> Commit:
         """Add a batch to what `commit` lists; the commit that is returned is on disk."""
-        new = Generation(self._clicks, commit.generation + 1)
+        new = Generation(self._commits, commit.generation + 1)
         self._database.register("entries", batch.entries)
         self._database.execute(_TABLES)
         files = self._without_erased(new, commit.files, CLICKS)
@@ -122,7 +123,7 @@ class Merge:
         rejected = tuple(file for file in commit.rejected if logged[file.path] >= (first - EPOCH).days)
         if (files, rejected) == (commit.files, commit.rejected):
             return commit
-        new = Generation(self._clicks, commit.generation + 1)
+        new = Generation(self._commits, commit.generation + 1)
         kept = commit.model_copy(
             update={"generation": new.number, "files": files, "rejected": rejected},
         )

@@ -25,12 +25,14 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from service.live.artifacts import Artifacts
+from service.live.object_store import ObjectStoreError
 from service.process.embedded_redis import EmbeddedRedisError, redis_at_hand
 from service.process.redis_url import RedisUrl, Sentinels, parse
 from service.process.settings import Settings
 from service.state.sentinels import sentinel_options
-from training.data.clicks import COMMIT, DIRECTORY, Commit, Gap, Totals
-from training.loop.click_files import SPILL, checked_commit, remove_unlisted, write_commit
+from training.data.clicks import DIRECTORY, Commit, Gap, Totals
+from training.loop.click_files import SPILL, Commits, ConflictError, commits_of
 from training.loop.click_log import ClickLog
 from training.loop.click_merge import DAY_SECONDS, EPOCH, MAX_FILES_OF_A_DAY, Merge
 
@@ -75,25 +77,26 @@ def collect(
     try:
         clicks.mkdir(parents=True, exist_ok=True)
         with _locked(clicks):
-            commit = checked_commit(clicks)
+            commits = commits_of(Artifacts.of(settings))
+            commit = commits.last()
             with redis_at_hand(settings) as url, _connected(url) as client, _database(clicks) as database:
                 click_log = ClickLog(client, settings, database)
-                merge = Merge(clicks, database, max_files_of_a_day)
-                collected = _collect(clicks, commit, click_log, merge, batch, on_commit)
+                merge = Merge(commits, database, max_files_of_a_day)
+                collected = _collect(commits, commit, click_log, merge, batch, on_commit)
                 days = settings.click_retention_days
                 if days is None:
                     return collected
                 # What one clock that is wrong says deletes nothing.
                 now = min(clock(), click_log.now())
                 return _without_expired(collected, merge, now, days, on_commit)
-    except EmbeddedRedisError as error:
+    except (ConflictError, EmbeddedRedisError, ObjectStoreError) as error:
         raise CollectError(str(error)) from error
     except (duckdb.Error, OSError) as error:
         raise CollectError(f"{clicks}: {str(error).splitlines()[0]}; what is committed stays") from error
 
 
 def _collect(
-    clicks: Path,
+    commits: Commits,
     commit: Commit,
     click_log: ClickLog,
     merge: Merge,
@@ -105,9 +108,9 @@ def _collect(
         log.warning("this Redis holds no click log: no service has used it yet")
     before = commit
     commit = commit.model_copy(update={"shards": len(ends) or None})
-    if not (clicks / COMMIT).exists():
-        write_commit(clicks, commit)
-    remove_unlisted(clicks, commit)
+    if not commits.begun:
+        commits.write(commit)
+    commits.remove_unlisted(commit)
     click_log.acknowledge(commit.positions)  # in case a kill has kept the last collection from it
     for entries in click_log.batches(commit.positions, ends, batch):
         commit = merge.commit(commit, entries)

@@ -13,7 +13,8 @@ from time import perf_counter
 
 from pydantic_core import to_jsonable_python
 
-from service.live.deployment import prune, read_deployment
+from service.live.artifacts import Artifacts
+from service.live.deployment import bring_live_here, prune, read_deployment
 from service.process.settings import Settings
 from training.bundling.export import ExportError
 from training.data.formats import PrepareError
@@ -46,9 +47,10 @@ def run(
     """Make a run, or go on with the unfinished one unless `new`; returns its record, however it ended.
 
     A step that fails leaves its reason in run.json and raises what it raised; the champion serves on. Raises
-    `RunLockedError`, `RunError`.
+    `RunLockedError`, `RunError`; `ObjectStoreError` when there is a store, and it does not answer.
     """
-    artifacts = settings.artifacts_dir
+    artifacts, place = settings.artifacts_dir, Artifacts.of(settings)
+    bring_live_here(place)
     if config.publish.as_ == "challenger" and read_deployment(artifacts).champion is None:
         raise RunError('[publish] as = "challenger": there is no champion yet: publish one first')
     with run_lock(artifacts):
@@ -62,7 +64,7 @@ def run(
             if this.record.status == "running" and not _is_done(this.record, name):
                 _take(this, name, step)
         if this.record.status in ("published", "refused"):
-            prune(artifacts, config.publish.keep, anchors(artifacts, config.gate.drift_days))
+            prune(place, config.publish.keep, anchors(artifacts, config.gate.drift_days))
         tidy(artifacts)
         return this.record
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue, TypeAdapter
 
+from service.live.artifacts import Artifacts
 from service.live.deployment import bundle_path, challenge, read_deployment, replace_file
 from service.live.deployment import publish as publish_version
 from service.process.settings import Settings
@@ -78,6 +79,11 @@ class Run:
     @property
     def artifacts(self) -> Path:
         return self.settings.artifacts_dir
+
+    @property
+    def place(self) -> Artifacts:
+        """Where what is live is said, and said by it."""
+        return Artifacts.of(self.settings)
 
     def write(
         self, steps: Mapping[str, StepRecord], status: Status = "running", reason: str | None = None
@@ -352,16 +358,16 @@ def gate(run: Run) -> Judged:
 def publish(run: Run) -> Published:
     """Deploy the bundle in its role; workers follow by themselves."""
     wanted, version = run.config.publish, run.record.version
-    now = read_deployment(run.artifacts)
+    now = read_deployment(run.place)
     champion = _evaluated(run).champion
     if now.previous == version:
         raise StoppedError(f"{version} was published, and rolled back since")
     if now.champion not in (champion.version if champion else None, version):
         raise StoppedError(f"the champion is {now.champion} now, which {version} was not compared with")
     if wanted.as_ == "champion":
-        deployed = publish_version(run.artifacts, version, by=run.record.id)
+        deployed = publish_version(run.place, version, by=run.record.id)
     else:
-        deployed = challenge(run.artifacts, version, wanted.share, run.record.id)
+        deployed = challenge(run.place, version, wanted.share, run.record.id)
     share = deployed.challenger_share if wanted.as_ == "challenger" else 1.0
     return Published(wanted.as_, share, deployed.previous)
 

@@ -11,6 +11,7 @@ import pytest
 from service.state.store import Click
 from tests.training.shop import DAY, NOON, Shop, click
 from training.data.clicks import Commit, Totals
+from training.loop.click_files import Commits
 from training.loop.click_log import ClickLog
 from training.loop.click_merge import NEAR_DAYS, Merge
 
@@ -122,7 +123,7 @@ def committed(shop: Shop) -> tuple[Commit, int]:
         click_log = ClickLog(shop.client, shop.settings, database)
         (batch,) = click_log.batches(commit.positions, click_log.ends(commit), 1000)
         database.execute("CALL enable_logging('FileSystem')")
-        commit = Merge(shop.clicks, database).commit(commit, batch)
+        commit = Merge(Commits(shop.clicks), database).commit(commit, batch)
         query = (
             "SELECT count(DISTINCT path) FROM duckdb_logs_parsed('FileSystem') WHERE path LIKE '%.parquet'"
         )

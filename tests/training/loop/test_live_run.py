@@ -16,10 +16,13 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from service.catalogue.attributes import Values
-from service.live.deployment import read_deployment
+from service.live.artifacts import Artifacts
+from service.live.deployment import bring_live_here, read_deployment
+from service.live.object_store import ObjectStore
 from service.process.settings import Settings
 from service.state.items import ItemStore
 from service.state.keys import Keys
+from tests.object_stores import s3
 from tests.training.interrupts import heed_interrupts
 from tests.training.shop_clicks import DAYS, Files, read_clicks, write_shop
 from tests.waiting import DEADLINE_SECONDS, until
@@ -244,3 +247,20 @@ def test_attributes_are_those_of_the_live_catalogue(artifacts: Path, redis_url: 
     assert found is not None
     assert dict(found.items) == {item_id: values for item_id, values in items if item_id != "i7"}
     assert found.kinds["price"] == "number"
+
+
+def test_a_run_writes_into_the_store(artifacts: Path, logged: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clicks, bundle and what is live; a machine that has nothing gets all of it from there."""
+    with s3() as server:
+        server.make_bucket("shop")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("NEXTCLICK_ARTIFACTS_URL", "s3://shop/a")
+        done = run(artifacts, SMALL + 'model = "vmis_knn"\n', "--json")
+        assert done.exit_code == 0, done.output
+        version = json.loads(done.stdout)["version"]
+        elsewhere = Artifacts(artifacts.parent / "elsewhere", "s3://shop/a")
+        assert read_deployment(elsewhere).champion == version
+        bring_live_here(elsewhere)
+        assert read_deployment(elsewhere.directory).champion == version
+        assert ObjectStore("s3://shop/a").read("clicks/commit.json") is not None
