@@ -1,8 +1,8 @@
 # The service: what it needs to answer a request, and no torch.
 FROM python:3.11-slim-bookworm AS requirements
 COPY pyproject.toml /
-RUN python -c 'import tomllib; print(*tomllib.load(open("/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    > /requirements.txt
+RUN python -c 'import tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["store"], sep="\n")' > /requirements.txt
 
 # Sees no code and of pyproject.toml only that list, so that no other change installs anything again.
 FROM python:3.11-slim-bookworm AS dependencies

@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm AS requirements
 COPY pyproject.toml /
 RUN python -c 'import tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
 extras = project["optional-dependencies"]; \
-print(*project["dependencies"], *extras["train"], *extras["console"], sep="\n")' > /requirements.txt
+print(*project["dependencies"], *extras["train"], *extras["console"], *extras["store"], sep="\n")' > /requirements.txt
 
 # Sees no code and of pyproject.toml only that list, so that no other change installs anything again.
 FROM python:3.11-slim-bookworm AS dependencies

@@ -167,13 +167,26 @@ def test_images_run_their_commands_with_it(image: str) -> None:
         assert f"!{copied}" in ignored
 
 
+def installed_in(image: str) -> set[str]:
+    """What an image's requirements ask for."""
+    (lines,) = re.findall(
+        r"RUN python -c '(.*?)' > /requirements.txt", (DOCKER / image).read_text(), re.DOTALL
+    )
+    code = lines.replace("\\\n", "").replace("/pyproject.toml", str(ROOT / "pyproject.toml"))
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(re.findall(r"^[\w-]+", listed.stdout, re.MULTILINE))
+
+
+def test_images_reach_an_object_store() -> None:
+    assert {"obstore", "uvicorn"} <= installed_in("service.Dockerfile")
+    assert "torch" not in installed_in("service.Dockerfile")
+    assert "obstore" in installed_in("training.Dockerfile")
+
+
 def test_the_trainers_image_shows_the_console() -> None:
     """By the argument `console`, with all that its extra names; tests/deploy has what it is called with."""
     text = (DOCKER / "training.Dockerfile").read_text()
-    (lines,) = re.findall(r"RUN python -c '(.*?)' > /requirements.txt", text, re.DOTALL)
-    code = lines.replace("\\\n", "").replace("/pyproject.toml", str(ROOT / "pyproject.toml"))
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"nicegui", "torch", "uvicorn"} <= set(re.findall(r"^\w+", listed.stdout, re.MULTILINE))
+    assert {"nicegui", "torch", "uvicorn"} <= installed_in("training.Dockerfile")
     assert "COPY console console" in text
     assert "!console" in (ROOT / ".dockerignore").read_text().splitlines()
     shown = subprocess.run(

@@ -40,7 +40,7 @@ from tests.deploy.chart import (
 from training.loop.cron import Cron
 from training.loop.retrain import RetrainConfig, load_config
 
-SETTINGS = {variable(field) for field in Settings.model_fields} | {"NEXTCLICK_ARTIFACTS_URL"}
+SETTINGS = {variable(field) for field in Settings.model_fields}
 SECRET_SETTINGS = {variable(field) + end for field in SECRETS for end in ("", FILE)}
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 VALUES: Object = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -345,7 +345,6 @@ def test_the_program_starts_with_what_its_pod_is_given(
     objects = objects_of(name)
     given = dict(one(objects, "ConfigMap", "settings").get("data") or {})
     given |= {entry["name"]: entry["value"] for entry in env_of(objects, component)}
-    given.pop("NEXTCLICK_ARTIFACTS_URL", None)
     secrets = values_of(name).get("secrets", {}).get("create", {})
     for label, value in given.items():
         if label.endswith("_FILE") and label.startswith("NEXTCLICK_") and label != "NEXTCLICK_CATALOGUE_FILE":
@@ -359,6 +358,7 @@ def test_the_program_starts_with_what_its_pod_is_given(
         monkeypatch.setenv(label, given[label])
     settings = load_settings()
     assert str(settings.artifacts_dir) == "/app/artifacts"
+    assert (settings.artifacts_url is None) == (name == "trial")
     assert (settings.redis_url is not None) == (name == "production")
     if component == "service":
         assert (settings.port, settings.metrics_port) == (8000, 9464)
