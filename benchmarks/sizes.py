@@ -38,14 +38,16 @@ from service.ranking.bundle import (
     ENCODER_DATA,
     INDEX,
     ITEMS,
+    LOOKUP,
     Bundle,
     IndexInfo,
     Manifest,
-    file_sha256,
     read_manifest,
     write_items,
+    write_lookup,
     write_manifest,
 )
+from service.ranking.checksums import file_sha256
 from service.ranking.retriever import Vectors
 from training.bundling.indexes import FASTEST, INDEX_SESSIONS, write_index
 
@@ -64,8 +66,9 @@ def grown(live: Bundle, n_items: int, queries: Vectors, artifacts: Path) -> Path
         names = live.items[1 : n_items + 1]
         copies = [f"copy-{number}" for number in range(n_items - len(names))]
         write_items(path / ITEMS, [*names, *copies])
+        write_lookup(path)
         info = write_index(vectors, queries, FASTEST, path / INDEX)
-        files = {name: file_sha256(path / name) for name in live.manifest.required}
+        files = {name: file_sha256(path / name) for name in (*live.manifest.required, LOOKUP)}
         write_manifest(
             path,
             live.manifest.model_copy(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Head, Hyper, Recipe, Sessions
-from models.interactions import InteractionEncoder
+from models.interactions import InteractionEncoder, held
 
 
 class BPRMF(InteractionEncoder):
@@ -54,7 +54,7 @@ class BPRMF(InteractionEncoder):
 
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
-        return cls(train.n_items, len(train), **hyper)  # type: ignore[arg-type]
+        return cls(train.n_items, len(held(train)), **hyper)  # type: ignore[arg-type]
 
     def embed(self, sessions: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         return own, self.items.weight

@@ -21,6 +21,8 @@ from models.layers import running_mean
 
 Indices = npt.NDArray[np.int64]
 
+MAX_SESSIONS = 1_000_000  # at 100 dimensions 1.6 GB of vectors, gradients and Adam's two means
+
 
 @dataclass(frozen=True)
 class SparseRows:
@@ -75,6 +77,11 @@ class SparseRows:
             per_sample_weights=self.weights,
             include_last_offset=True,
         )
+
+
+def held(sessions: Sessions) -> Sessions:
+    """The newest sessions, as many as get a vector each: of more, a model learns from these."""
+    return sessions[-MAX_SESSIONS:]
 
 
 def interactions(sessions: Sessions) -> tuple[Indices, Indices]:
@@ -213,7 +220,7 @@ class GraphEncoder(InteractionEncoder):
 
     @classmethod
     def build(cls, train: Sessions, **hyper: Hyper) -> Self:
-        return cls(train.n_items, SessionItemGraph(train), **hyper)  # type: ignore[arg-type]
+        return cls(train.n_items, SessionItemGraph(held(train)), **hyper)  # type: ignore[arg-type]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What moves the model moves its graph, which is no part of it: no checkpoint or export holds any."""

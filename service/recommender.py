@@ -315,7 +315,6 @@ class Recommender:
         whole = served
         if filtered is not None and served is not None:
             served = filtered.served(served)
-        index_of = served.bundle.index_of if served else {}
         exclude_seen = options.exclude_seen
         if exclude_seen is None:
             exclude_seen = placement.exclude_seen
@@ -323,7 +322,9 @@ class Recommender:
             exclude_seen = snapshot.deployment.exclude_seen
         excluded = {*options.exclude, *visit.seen} if exclude_seen else {*options.exclude}
         refused = frozenset(excluded) if steers else ()
-        known = [item_id for item_id in visit.encoder_items if item_id in index_of]
+        clicked = visit.encoder_items
+        indices = served.bundle.index_of.of(clicked) if served else [0] * len(clicked)
+        known = [item_id for item_id, item in zip(clicked, indices, strict=True) if item]
         known = known[-served.ranker.max_length :] if served else []
         items: list[Scored] = []
         stages: list[StageName] = []
@@ -345,7 +346,7 @@ class Recommender:
             elif stage == "model":
                 if served and known:
                     left_out = served.indices(excluded) if excluded else ()
-                    query = Query([index_of[item_id] for item_id in known], room, left_out)
+                    query = Query([item for item in indices if item][-len(known) :], room, left_out)
                     found = await self._batcher.rank(served, query)
             elif stage == "trending":
                 found = self._trending.top(room, allowed)
@@ -387,7 +388,7 @@ class Recommender:
             reason=_reason(visit, served, known, stages),
             degraded=visit.degraded,
             ignored=list(
-                dict.fromkeys(item_id for item_id in visit.encoder_items if item_id not in index_of)
+                dict.fromkeys(item_id for item_id, item in zip(clicked, indices, strict=True) if not item)
             ),
             encoded=known if "model" in stages else [],
             items=items,
@@ -440,8 +441,8 @@ class Recommender:
         excluded = {*pool.excluded, *present}
         more: list[Found] = []
         if pool.known:
-            index_of = served.bundle.index_of
-            query = Query([index_of[item_id] for item_id in pool.known], k, served.indices(excluded))
+            items = served.bundle.index_of.of(pool.known)
+            query = Query(items, k, served.indices(excluded))
             found = await self._batcher.rank(served, query)
             more.append(Found("model", found))
             excluded.update(item_id for item_id, _ in found)

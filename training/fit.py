@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from models.base import Hyper, Recipe, SessionEncoder, Sessions
+from models.interactions import held
 from service.live.deployment import bundle_path
 from service.ranking.bundle import Bundle
 from service.ranking.content import Content
@@ -235,6 +236,9 @@ def _train(
     def run_phase(phase: Phase, config: RunConfig, train: Sessions, validate: Validate | None) -> Trained:
         watcher.on_phase(phase, config.recipe.epochs)
         objective = objective_in_words(recipe, data.info.n_items)
+        if find_model(model).batching == "interactions" and len(held(train)) < len(train):
+            newest = f"the newest {len(held(train)):,} of {len(train):,}"
+            watcher.on_step(f"{model} learns a vector for each session, and from {newest} sessions alone")
         phases[phase] = train_phase(
             config,
             find_model(model),

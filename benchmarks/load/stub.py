@@ -63,6 +63,7 @@ def create_app() -> FastAPI:
     vectors = bundle.retriever.vectors()
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
+    index_of, item_ids = dict(bundle.index_of), tuple(bundle.items)
     max_length, version = bundle.manifest.max_length, bundle.manifest.version
     redis = Redis.from_url(os.environ["STUB_REDIS_URL"], decode_responses=True)
 
@@ -90,7 +91,7 @@ def create_app() -> FastAPI:
     @app.get("/recommend")
     async def recommend(session_id: str, k: int = 20) -> Recommendations:
         clicked = await redis.lrange(session_id, 0, -1)
-        known = [bundle.index_of[item_id] for item_id in clicked if item_id in bundle.index_of]
+        known = [index_of[item_id] for item_id in clicked if item_id in index_of]
         if known:
             session = np.array([known[-max_length:]], dtype=np.int64)
             scores, rows = index.search(encoder.run(None, {"sessions": session})[0], k)
@@ -99,7 +100,7 @@ def create_app() -> FastAPI:
             ]
         else:  # the most popular ones
             found = [(item, 0.0) for item in range(1, k + 1)]
-        items = [Item(item_id=bundle.items[item], score=score) for item, score in found]
+        items = [Item(item_id=item_ids[item], score=score) for item, score in found]
         return Recommendations(session_id=session_id, version=version, items=items)
 
     return app

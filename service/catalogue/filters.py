@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Raw
 
 from service.catalogue.attributes import Kind, Values
@@ -31,6 +32,8 @@ MAX_SERVED = 8  # bundles that one rule restricts: there are three, and some tha
 CAUGHT_UP = 500  # items that change while a bundle is aligned, and are looked up on the event loop
 AVAILABLE = "available"
 
+Rows = npt.NDArray[np.int32]
+
 
 class Alignment:
     """Where a bundle's items stand in some columns."""
@@ -38,12 +41,19 @@ class Alignment:
     def __init__(self, bundle: Bundle, columns: Columns) -> None:
         self.bundle = bundle  # held, so that no other one gets its id
         self.columns = columns
-        self.rows: Ints = np.zeros(len(bundle.items), dtype=np.int64)  # by item index; 0: not there
+        self.rows: Rows = np.zeros(len(bundle.items), dtype=np.int32)  # by item index; 0: not there
         self._touched: list[str] | None = []  # while it is filled: the items that have changed since
 
     def fill(self) -> None:
         """Look up every item, while some may change; for another thread than the event loop's."""
-        rows = np.array(self.columns.rows(self.bundle.items), dtype=np.int64)
+        rows = np.zeros(
+            len(self.bundle.items), dtype=np.int32
+        )  # where nothing is written, it takes no memory
+        if len(self.columns):  # what comes from now on is among the touched
+            first = 1
+            for item_ids in self.bundle.items.pieces():
+                rows[first : first + len(item_ids)] = self.columns.rows(item_ids)
+                first += len(item_ids)
         while self._touched is not None and len(self._touched) > CAUGHT_UP:
             touched, self._touched = self._touched, []
             self._look_up(rows, touched)
@@ -62,11 +72,10 @@ class Alignment:
             return False
         return self._look_up(self.rows, item_ids)
 
-    def _look_up(self, rows: Ints, item_ids: Iterable[str]) -> bool:
-        index_of, row_of, moved = self.bundle.index_of, self.columns.row_of, False
+    def _look_up(self, rows: Rows, item_ids: Iterable[str]) -> bool:
+        find, row_of, moved = self.bundle.index_of.find, self.columns.row_of, False
         for item_id in item_ids:
-            item = index_of.get(item_id)
-            if item is not None:
+            if item := find(item_id):
                 row = row_of.get(item_id, 0)
                 moved |= row != rows.item(item)
                 rows[item] = row
@@ -191,7 +200,7 @@ class Filters:
         """For each item a JSON object of these fields, null for what is absent."""
         return self.columns.values(item_ids, fields)
 
-    def rows_of(self, bundle: Bundle) -> Ints:
+    def rows_of(self, bundle: Bundle) -> Rows:
         """The row of each of a bundle's items, by item index."""
         alignment = self._alignments.get(id(bundle))
         if alignment is None:  # nobody has made it ready

@@ -19,12 +19,8 @@ from service.catalogue.attributes import Kind
 from service.catalogue.columns import Columns
 from service.catalogue.rules import Rule, RuleError, Session, every, read
 from service.catalogue.steering import Boost, Bury, Cap, Matches, Pin, Promotion, Steering, Values
-from service.ranking.bundle import (
-    MAX_ITEM_ID_LENGTH,
-    NO_CONTROL_CHARACTERS,
-    VERSION_PATTERN,
-    item_id_problem,
-)
+from service.ranking.bundle import NO_CONTROL_CHARACTERS, VERSION_PATTERN
+from service.ranking.item_ids import MAX_ITEM_ID_LENGTH, item_id_problem
 
 MAX_PLACEMENTS = 32
 MAX_VERSIONS = 20  # of each, that are kept

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from service.catalogue.placements import Placement
 from service.live.history import Change
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS, item_id_problem
+from service.ranking.bundle import NO_CONTROL_CHARACTERS
+from service.ranking.item_ids import MAX_ITEM_ID_LENGTH, item_id_problem
 
 MAX_CHANGES = 50_000  # of one call
 

@@ -15,7 +15,8 @@ from service.http.operations import operation
 from service.http.problems import Problem, invalid_input
 from service.http.schemas import ItemPath
 from service.process.settings import Caller
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS
+from service.ranking.bundle import NO_CONTROL_CHARACTERS
+from service.ranking.item_ids import MAX_ITEM_ID_LENGTH
 from service.state.items import MAX_ITEMS_AT_ONCE, ItemStore, ItemTooLarge
 
 MAX_PAGE = 200

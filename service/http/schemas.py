@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.catalogue.placements import STEERING
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH, NO_CONTROL_CHARACTERS
+from service.ranking.bundle import NO_CONTROL_CHARACTERS
+from service.ranking.item_ids import MAX_ITEM_ID_LENGTH
 from service.recommender import DEFAULT_K, MAX_K
 
 MAX_BATCH = 100

@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.process import redis_url
 
 PREFIX = "NEXTCLICK_"
+CHECKED_DIRECTORY = "BUNDLES_CHECKED_DIR"  # no setting: the parent process tells its workers
 REDIS_URL = "NEXTCLICK_REDIS_URL"  # the one variable with a second name, REDIS_URL
 FILE = "_FILE"  # how the name of a variable ends that names a file with what is secret
 SECRETS = ("redis_url", "api_key", "server_api_key", "admin_api_key", "keys")

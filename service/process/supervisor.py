@@ -30,7 +30,7 @@ from service.process.metrics_server import metrics_server
 from service.process.origins import Origins
 from service.process.parent import stop_with
 from service.process.protocol import Connection, Limits
-from service.process.settings import Settings, load_settings, variable
+from service.process.settings import CHECKED_DIRECTORY, Settings, load_settings, variable
 from service.process.worker import Worker
 
 APP = "service.http.app:create_app"
@@ -210,6 +210,8 @@ def serve(settings: Settings, app: str = APP, hang_seconds: float = HANG_SECONDS
         # The workers find all of this in their environment, before they import anything.
         metrics = stack.enter_context(metrics_directory(settings.metrics_dir))
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        checked = tempfile.TemporaryDirectory(prefix="nextclick-checked-")  # nobody else may write there
+        os.environ[CHECKED_DIRECTORY] = stack.enter_context(checked)
         if settings.metrics_port:
             or_another = "metrics_port" not in settings.model_fields_set
             stack.enter_context(

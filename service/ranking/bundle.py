@@ -4,6 +4,8 @@ A bundle is a directory that holds exactly what is needed to answer a session:
 
     manifest.json       what this is, how it was made, and the sha256 of every other file and of itself
     items.txt           external item id of item index 1..n, by descending training popularity
+    items.lookup.npy    where each id stands and which index it has: see `service.ranking.item_ids`; bundles
+                        of before there was one go without, and each worker makes its own
 
 and, if its kind is `encoder`,
 
@@ -21,7 +23,6 @@ import json
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -32,9 +33,19 @@ import numpy as np
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.ranking.checksums import first_that_differs
 from service.ranking.cold import ColdItems
 from service.ranking.content import CONTENT, Content, ContentFormatError
 from service.ranking.encoder import Encoder, Interrupt
+from service.ranking.item_ids import (
+    MAX_ITEM_ID_LENGTH,
+    BadItems,
+    IndexOf,
+    ItemIds,
+    ItemTable,
+    item_id_problem,
+    lookup_of,
+)
 from service.ranking.neighbours import NEIGHBOURS
 from service.ranking.ranker import NearestItems, Ranker
 from service.ranking.repeats import Repeats, RepeatTable
@@ -46,8 +57,8 @@ ENCODER = "encoder.onnx"
 ENCODER_DATA = "encoder.onnx.data"
 INDEX = "index.faiss"
 ITEMS = "items.txt"
+LOOKUP = "items.lookup.npy"
 ENCODER_FILES = (ENCODER, ENCODER_DATA, INDEX, ITEMS)
-MAX_ITEM_ID_LENGTH = 256
 # Of an id, for documents. Not `$`, which Python also finds before a last line feed.
 NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*(?![\s\S])"
 MAX_MANIFEST_BYTES = 1_000_000  # they have about 2,000
@@ -135,8 +146,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    items: tuple[str, ...]
-    index_of: dict[str, int]
+    items: ItemIds
+    index_of: IndexOf
     ranker: Ranker
     content: Content | None = None  # gives vectors to items that it has never seen; its ranker has them
 
@@ -149,15 +160,14 @@ class Bundle:
         """
         manifest = read_manifest(path)
         check_sums(path, manifest)
-        items = read_items(path / ITEMS)
-        _agree(path, {f"{ITEMS}: items": (len(items), manifest.n_items)})
+        items = _load_items(path, manifest)
         ranker: Ranker
         content = None
         if manifest.kind == "encoder":
             ranker = _load_encoder(path, manifest, threads, interrupt)
             if CONTENT in manifest.files:
                 content = _load_content(path, ranker.retriever.dim)
-                ranker = replace(ranker, cold=ColdItems(len(items), content.dim, content.calibration))
+                ranker = replace(ranker, cold=ColdItems(items.n_items, content.dim, content.calibration))
             if manifest.repeat is not None:
                 ranker.retriever.ready_vectors()
                 ranker = replace(ranker, repeats=Repeats.of(manifest.repeat, manifest.max_length))
@@ -166,8 +176,8 @@ class Bundle:
         bundle = cls(
             path=path,
             manifest=manifest,
-            items=("", *items),
-            index_of={item_id: i for i, item_id in enumerate(items, start=1)},
+            items=ItemIds(items),
+            index_of=IndexOf(items),
             ranker=ranker,
             content=content,
         )
@@ -180,6 +190,8 @@ class Bundle:
         Raises `BundleError` for what is not finite or has no direction, and for answers that are no items.
         """
         n_items, longest = self.manifest.n_items, self.manifest.max_length
+        if problem := self.index_of.problem(sample):
+            raise BundleError(f"{self.path / LOOKUP}: {problem}")
         if isinstance(self.ranker, NearestItems):
             if problem := self.ranker.retriever.problem(sample):
                 raise BundleError(f"{self.path / INDEX}: {problem}")
@@ -234,6 +246,18 @@ class Bundle:
         if not isinstance(self.ranker, NearestItems):
             raise BundleError(f"{self.path}: {self.manifest.model} ranks by neighbours: it has no vectors")
         return self.ranker
+
+
+def _load_items(path: Path, manifest: Manifest) -> ItemTable:
+    file = path / ITEMS
+    try:
+        table = ItemTable.open(file, path / LOOKUP) if LOOKUP in manifest.files else ItemTable.build(file)
+    except (ValueError, OSError) as error:
+        if LOOKUP not in manifest.files:
+            read_items(file)  # says which line it is
+        raise BundleError(f"{path / LOOKUP}: {error}") from error
+    _agree(path, {f"{ITEMS}: items": (table.n_items, manifest.n_items)})
+    return table
 
 
 def _load_encoder(path: Path, manifest: Manifest, threads: int, interrupt: Interrupt | None) -> NearestItems:
@@ -328,11 +352,17 @@ def check_files(path: Path, manifest: Manifest) -> None:
 
 
 def check_sums(path: Path, manifest: Manifest) -> None:
-    """Whether every file is there, and as it was written. Raises `BundleError`."""
+    """Whether every file is there, and as it was written; what this host has read before, and is the same
+    file still, is not read again. Raises `BundleError`.
+    """
     check_files(path, manifest)
-    for name, sha256 in manifest.files.items():
-        if name != MANIFEST and file_sha256(file_within(path, name)) != sha256:
-            raise BundleError(f"{path / name}: sha256 differs from the manifest's: altered or truncated")
+    files = {name: sha256 for name, sha256 in manifest.files.items() if name != MANIFEST}
+    try:
+        different = first_that_differs(path, files)
+    except OSError as error:
+        raise BundleError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+    if different is not None:
+        raise BundleError(f"{path / different}: sha256 differs from the manifest's: altered or truncated")
 
 
 def _manifest_text(path: Path) -> str:
@@ -429,21 +459,14 @@ def _all_good(items: Sequence[str]) -> bool:
 
 def write_items(file: Path, items: Sequence[str]) -> None:
     """Write one id per line; the counterpart of `read_items`."""
-    file.write_text("".join(f"{item_id}\n" for item_id in items), encoding="utf-8")
+    with file.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(f"{item_id}\n" for item_id in items)
 
 
-def item_id_problem(item_id: str) -> str | None:
-    """What is wrong with an external item id, or None."""
-    if not item_id:
-        return "is empty"
-    if len(item_id) > MAX_ITEM_ID_LENGTH:
-        return f"is longer than {MAX_ITEM_ID_LENGTH} characters"
-    if not item_id.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in item_id):
-        return "holds a control character"
-    return None
-
-
-def file_sha256(file: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def write_lookup(path: Path) -> None:
+    """Write the lookup of `path`/items.txt beside it. Raises `BundleError` as `read_items` does."""
+    try:
+        np.save(path / LOOKUP, lookup_of((path / ITEMS).read_bytes()))
+    except (BadItems, UnicodeDecodeError):
+        read_items(path / ITEMS)
+        raise

@@ -38,7 +38,7 @@ class ServedBundle:
     @classmethod
     def of(cls, bundle: Bundle, hidden: frozenset[str] = frozenset()) -> ServedBundle:
         """`bundle` without `hidden`, external item ids that it need not know."""
-        items = {bundle.index_of[item_id] for item_id in hidden if item_id in bundle.index_of}
+        items = set(bundle.index_of.of(hidden)) - {0}
         whole = cls(bundle, bundle.ranker)
         if items or (whole.cold is not None and hidden):
             visible = all_but(len(bundle.items) - 1, items) if items else None
@@ -69,8 +69,7 @@ class ServedBundle:
 
     def indices(self, item_ids: Collection[str]) -> set[int]:
         """The indices of those that it can rank."""
-        index_of = self.bundle.index_of
-        found = {index_of[item_id] for item_id in item_ids if item_id in index_of}
+        found = set(self.bundle.index_of.of(item_ids)) - {0}
         if self.cold:
             cold = self.cold.index_of
             found.update([cold[item_id] for item_id in item_ids if item_id in cold])
@@ -97,8 +96,8 @@ class ServedBundle:
 
     def similar(self, item_id: str, k: int) -> list[Scored]:
         """The items nearest to one that it `knows`. Raises `KeyError`."""
-        item = self.bundle.index_of.get(item_id)
-        if item is None:
+        item = self.bundle.index_of.find(item_id)
+        if not item:
             item = (self.cold.index_of if self.cold is not None else {})[item_id]
         return self._scored(*self.ranker.similar(item, k))
 
@@ -106,8 +105,11 @@ class ServedBundle:
         """The vectors (n, D) of some items, zero for those that it does not know; None if it has none."""
         if not isinstance(self.ranker, NearestItems):
             return None
-        index_of, cold = self.bundle.index_of, self.cold.index_of if self.cold else {}
-        return self.ranker.vectors_of([index_of.get(each) or cold.get(each, 0) for each in item_ids])
+        items = self.bundle.index_of.of(item_ids)
+        if self.cold:
+            cold = self.cold.index_of
+            items = [item or cold.get(each, 0) for item, each in zip(items, item_ids, strict=True)]
+        return self.ranker.vectors_of(items)
 
     def popular(self, k: int, excluded: Collection[str]) -> list[Scored]:
         """What was clicked most in training; it has no scores."""
@@ -115,22 +117,17 @@ class ServedBundle:
         if self.mask is None:
             candidates: Sequence[str] = self.bundle.items[1 : 1 + wanted]
         else:
-            candidates = [self.bundle.items[item] for item in first(wanted, self.mask)]
+            candidates = self.bundle.items.of(first(wanted, self.mask))
         return [(item_id, 0.0) for item_id in candidates if item_id not in excluded][:k]
 
     def _scored(self, scores: Scores, items: Items) -> list[Scored]:
-        item_ids = self.bundle.items
         rounded = scores.astype(np.float64).round(6).tolist()  # in float32, six digits would not stay six
-        try:
-            return [(item_ids[item], score) for score, item in zip(rounded, items.tolist(), strict=True)]
-        except IndexError:  # some are cold
-            return [(self._item_id(item), score) for score, item in zip(rounded, items.tolist(), strict=True)]
-
-    def _item_id(self, item: int) -> str:
-        if item < len(self.bundle.items):
-            return self.bundle.items[item]
-        assert self.cold is not None
-        return self.cold.item_id(item)
+        found, cold, n = items.tolist(), self.cold, self.bundle.manifest.n_items
+        if cold and max(found, default=0) > n:
+            item_ids = [self.bundle.items[item] if item <= n else cold.item_id(item) for item in found]
+        else:
+            item_ids = self.bundle.items.of(found)
+        return list(zip(item_ids, rounded, strict=True))
 
 
 def first(n: int, mask: Mask) -> list[int]:

@@ -32,7 +32,7 @@ def test_one_command_measures_smaller_and_larger_catalogues(
         Bundle.load(artifacts / "benchmarks" / f"items-{n}" / "bundles" / f"v1-{n}") for n in (25, 500)
     )
     own = Bundle.load(artifacts / "bundles" / "v1")
-    assert small.items == own.items[:26]
-    assert large.items[: len(own.items)] == own.items
+    assert list(small.items) == own.items[:26]
+    assert large.items[: len(own.items)] == list(own.items)
     assert len(large.items) == 501
     assert large.retriever.vectors()[: len(own.items) - 1] == pytest.approx(own.retriever.vectors(), abs=1e-6)

@@ -29,11 +29,12 @@ from service.ranking.bundle import (
     SCHEMA_VERSION,
     IndexInfo,
     Manifest,
-    file_sha256,
     manifest_sha256,
     write_items,
+    write_lookup,
     write_manifest,
 )
+from service.ranking.checksums import file_sha256
 from service.ranking.content import CONTENT, Calibration, Content, digested
 from service.ranking.repeats import RepeatTable
 from service.ranking.retriever import Kind, Retriever
@@ -98,6 +99,7 @@ class Shop:
         write_encoder(path / ENCODER, self.vectors)
         Retriever.build(self.vectors, index).save(path / INDEX)
         write_items(path / ITEMS, self.items)
+        write_lookup(path)
         if content is not None:
             content.save(path / CONTENT)
         manifest = Manifest(
@@ -134,9 +136,9 @@ def edit_manifest(path: Path, **changes: object) -> None:
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
-def seal(path: Path) -> None:
+def seal(path: Path, *more: str) -> None:
     """Make the manifest's checksums agree with the files again, however broken those are."""
-    edit_manifest(path, files={name: file_sha256(path / name) for name in ENCODER_FILES})
+    edit_manifest(path, files={name: file_sha256(path / name) for name in (*ENCODER_FILES, *more)})
 
 
 def write_encoder(file: Path, vectors: Vectors, *, scale: float = 1.0) -> None:

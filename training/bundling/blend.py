@@ -20,7 +20,16 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from models.base import Hyper, Sessions
 from service.live.deployment import bundle_path
-from service.ranking.bundle import ENCODER, ENCODER_DATA, INDEX, ITEMS, Bundle, write_items, write_manifest
+from service.ranking.bundle import (
+    ENCODER,
+    ENCODER_DATA,
+    INDEX,
+    ITEMS,
+    Bundle,
+    write_items,
+    write_lookup,
+    write_manifest,
+)
 from service.ranking.encoder import Encoder
 from service.ranking.ranker import newest
 from service.ranking.repeats import MOST, RepeatTable
@@ -167,7 +176,7 @@ def check_members(bundles: Sequence[Bundle]) -> None:
             raise BlendError(
                 f"{bundle.manifest.version}: {bundle.manifest.model} ranks by neighbours: it has no vectors"
             )
-        if bundle.items == first.items:
+        if bundle.items.same(first.items):
             continue
         differ = len(set(bundle.items) ^ set(first.items))
         what = f"{differ} items are in one of them alone" if differ else "the same items in another order"
@@ -184,7 +193,7 @@ def is_new_to_validation(bundle: Bundle) -> bool:
 
 def known(bundle: Bundle, item_ids: Sequence[str], sessions: Sessions) -> Sessions:
     """Sessions of `item_ids` in a bundle's own numbers, without clicks on what it does not know."""
-    index_of = np.array([0, *(bundle.index_of.get(item_id, 0) for item_id in item_ids)], dtype=np.int32)
+    index_of = np.array([0, *bundle.index_of.of(item_ids)], dtype=np.int32)
     items = index_of[sessions.items]
     offsets = np.concatenate([[0], np.cumsum(items > 0)])[sessions.offsets]
     return Sessions(items[items > 0], offsets.astype(np.int64), bundle.manifest.n_items)
@@ -270,6 +279,7 @@ def export_blend(
         except NoIndexFits as error:
             raise ExportError(str(error)) from error
         write_items(work / ITEMS, blend.members[0].bundle.items[1:])
+        write_lookup(work)
         provenance = Provenance(MODEL, 1, blend.hyperparameters(), source_commit, data_fingerprint)
         n_items, dim = vectors.shape
         manifest = manifest_of(work, version, n_items, provenance, blend.max_length, "niser", dim, index)

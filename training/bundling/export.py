@@ -28,10 +28,11 @@ from service.ranking.bundle import (
     BundleError,
     IndexInfo,
     Manifest,
-    file_sha256,
     write_items,
+    write_lookup,
     write_manifest,
 )
+from service.ranking.checksums import file_sha256
 from service.ranking.content import CONTENT, Content
 from service.ranking.neighbours import Neighbours
 from service.ranking.repeats import RepeatTable
@@ -92,6 +93,7 @@ def export_bundle(
         except NoIndexFits as error:
             raise ExportError(str(error)) from error
         write_items(work / ITEMS, items)
+        write_lookup(work)
         content = learn_content(vectors)
         if content is not None:
             content.save(work / CONTENT)
@@ -119,6 +121,7 @@ def export_neighbours(
     with assembled(artifacts, version) as work:
         neighbours.save(work)
         write_items(work / ITEMS, items)
+        write_lookup(work)
         manifest = manifest_of(work, version, len(items), provenance, neighbours.max_length)
         write_manifest(work, manifest)
         bundle = proven(work)

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.base import Sessions
 from service.live.deployment import replace_file
-from service.ranking.bundle import file_sha256, read_items
+from service.ranking.bundle import read_items
+from service.ranking.checksums import file_sha256
 
 SCHEMA_VERSION = 1
 MANIFEST = "dataset.json"

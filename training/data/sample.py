@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from models.base import Sessions
 from service.live.deployment import replace_file
-from service.ranking.bundle import file_sha256, write_items
+from service.ranking.bundle import write_items
+from service.ranking.checksums import file_sha256
 from training.data.dataset import ARRAYS, ITEMS, MANIFEST, Dataset
 
 SEED = 0

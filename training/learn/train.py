@@ -22,6 +22,7 @@ import torch
 from lightning_fabric import Fabric
 
 from models.base import Batch, Recipe, SessionEncoder, Sessions
+from models.interactions import held
 from models.losses import free_buffers
 from training.learn.batches import Examples
 from training.learn.checkpoint import Phase, Precision, RunConfig, State, own_state, restore, save_run
@@ -228,7 +229,7 @@ def _train(
 def training_examples(model: SessionEncoder, train: Sessions) -> Examples | Lanes | Interactions:
     """What an epoch of the model's batching goes through."""
     if model.batching == "interactions":
-        return Interactions.of(train)
+        return Interactions.of(held(train))
     if model.batching == "session-parallel":
         return Lanes.of(train, model.recipe.batch_size)
     return Examples.of(train, model.batching, model.max_length)

@@ -58,7 +58,7 @@ def evaluate(bundle: Bundle, data: Dataset, sessions: Sessions) -> Evaluation:
     popular items: what the service does. `coverage@20` is the share of items ever answered, `popularity@20`
     the mean number of training clicks of an answered item. Raises `DatasetError` when there is no case.
     """
-    to_bundle = np.array([0, *(bundle.index_of.get(item_id, 0) for item_id in data.items)])
+    to_bundle = np.array([0, *bundle.index_of.of(data.items)])
     return _evaluate(bundle.ranker, to_bundle, data, sessions)
 
 

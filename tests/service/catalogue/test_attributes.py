@@ -17,14 +17,14 @@ from service.catalogue.attributes import (
     Values,
 )
 from service.process.settings import Caller, Settings
-from service.ranking import bundle
+from service.ranking import bundle, item_ids
 from service.state.documents import MAX_ITEM_BYTES
 
 SCHEMA = Schema({"colour": "string", "sizes": "numbers", "class": "text", "sold_at": "time"})
 
 
 def test_ids_are_those_of_bundles() -> None:
-    assert attributes.MAX_ITEM_ID_LENGTH == bundle.MAX_ITEM_ID_LENGTH
+    assert attributes.MAX_ITEM_ID_LENGTH == item_ids.MAX_ITEM_ID_LENGTH
     assert attributes.NO_CONTROL_CHARACTERS == bundle.NO_CONTROL_CHARACTERS
 
 

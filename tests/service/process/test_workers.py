@@ -20,6 +20,7 @@ from redis import Redis
 
 from service.live.deployment import publish
 from service.live.follower import turn_to_load
+from service.process.settings import CHECKED_DIRECTORY
 from tests.service.bundles import Shop
 from tests.service.processes import Service, running
 from tests.service.serving import ADMIN, item_ids
@@ -107,6 +108,12 @@ def test_two_workers_are_one_service(workers: Service, artifacts: Path) -> None:
     for answer in workers.each(RECOMMEND):
         assert answer.json()["version"] == "v2"
         assert item_ids(answer.json()) == new.nearest(["i5"], without=["i5"])
+
+    # Of each bundle the checksums were read once, and where that stands only the service can write.
+    environment = Path(f"/proc/{answer.pid}/environ").read_text().split("\0")
+    checked = Path(dict(each.partition("=")[::2] for each in environment)[CHECKED_DIRECTORY])
+    assert checked.stat().st_mode & 0o777 == 0o700
+    assert [bool(stamp.read_bytes()) for stamp in checked.iterdir()] == [True, True]
 
 
 def test_requests_in_flight_finish(workers: Service) -> None:

@@ -16,6 +16,7 @@ from service.ranking.bundle import (
     ENCODER,
     INDEX,
     ITEMS,
+    LOOKUP,
     MANIFEST,
     Bundle,
     BundleError,
@@ -24,6 +25,7 @@ from service.ranking.bundle import (
     write_items,
 )
 from service.ranking.encoder import RUN_CLICKS, runs_of
+from service.ranking.item_ids import Words, lookup_of
 from service.ranking.retriever import Kind, Retriever
 from service.ranking.served import Query, ServedBundle
 from tests.service.bundles import BREAKAGES, Shop, edit_manifest, seal, with_row, write_encoder
@@ -32,7 +34,7 @@ from tests.service.bundles import BREAKAGES, Shop, edit_manifest, seal, with_row
 def test_a_written_bundle_is_loaded(artifacts: Path) -> None:
     shop = Shop.make()
     bundle = Bundle.load(shop.write(artifacts))
-    assert bundle.items == ("", *shop.items)
+    assert tuple(bundle.items) == ("", *shop.items)
     assert bundle.index_of == {item_id: i for i, item_id in enumerate(shop.items, start=1)}
     assert bundle.manifest.metrics == {"recall@20": 0.5}
     np.testing.assert_allclose(
@@ -149,6 +151,37 @@ def test_a_manifest_of_before_it_had_a_checksum_is_read(artifacts: Path) -> None
     del raw["files"][MANIFEST]
     (path / MANIFEST).write_text(json.dumps(raw))
     assert load_bundle(artifacts, "v1").manifest.version == "v1"
+
+
+def test_a_bundle_without_a_lookup_makes_its_own(artifacts: Path) -> None:
+    shop = Shop.make()
+    path = shop.write(artifacts)
+    (path / LOOKUP).unlink()
+    seal(path)
+    bundle = load_bundle(artifacts, "v1")
+    assert tuple(bundle.items) == ("", *shop.items)
+    assert [bundle.index_of[item_id] for item_id in shop.items] == list(range(1, len(shop.items) + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lookup: lookup[:3], "is not one array of uint32"),
+        (lambda lookup: lookup.astype(np.int64), "is not one array of uint32"),
+        (lambda lookup: lookup[:-1], "does not fit its header"),
+        (lambda lookup: np.concatenate([[2], lookup[1:]]).astype(np.uint32), "its format is 2"),
+        (lambda lookup: lookup_of(b"a\n"), "was made for another items.txt"),
+        (lambda lookup: np.where(np.arange(len(lookup)) < len(lookup) - 60, lookup, 1), "does not find item"),
+    ],
+)
+def test_a_lookup_of_other_items_is_refused(
+    artifacts: Path, change: Callable[[Words], Words], message: str
+) -> None:
+    path = Shop.make().write(artifacts)
+    np.save(path / LOOKUP, change(np.load(path / LOOKUP)))
+    seal(path, LOOKUP)
+    with pytest.raises(BundleError, match=r"items\.lookup\.npy: .*" + message):
+        load_bundle(artifacts, "v1")
 
 
 def test_links_within_a_bundle_and_to_a_bundle_are_followed(artifacts: Path) -> None:

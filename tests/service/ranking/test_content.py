@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.ranking.bundle import Bundle, BundleError, file_sha256
+from service.ranking.bundle import Bundle, BundleError
+from service.ranking.checksums import file_sha256
 from service.ranking.content import CONTENT, Calibration, Content, digested, features, unit
 from service.ranking.ranker import NearestItems
 from tests.service.bundles import Shop, edit_manifest

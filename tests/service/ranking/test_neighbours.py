@@ -27,10 +27,10 @@ from service.ranking.bundle import (
     Bundle,
     BundleError,
     Manifest,
-    file_sha256,
     write_items,
     write_manifest,
 )
+from service.ranking.checksums import file_sha256
 from service.ranking.neighbours import (
     COMPARED,
     ItemNeighbours,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from models.base import Batching, Head, Recipe, SessionEncoder
 from service.live.deployment import bundle_path
-from service.ranking.bundle import INDEX, Bundle, file_sha256, read_manifest, write_manifest
+from service.ranking.bundle import INDEX, Bundle, read_manifest, write_manifest
+from service.ranking.checksums import file_sha256
 from service.ranking.retriever import Retriever
 from training.bundling.export import (
     ExportError,

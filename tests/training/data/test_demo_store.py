@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from models.base import Sessions
 from service.catalogue.attributes import Item, Schema
-from service.ranking.bundle import item_id_problem
+from service.ranking.item_ids import item_id_problem
 from training.__main__ import app
 from training.data.dataset import Dataset
 from training.data.demo_store import write_demo_store

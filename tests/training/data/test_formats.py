@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ibis.backends.duckdb import Backend
 from pyarrow import parquet
 
-from service.ranking.bundle import item_id_problem
+from service.ranking.item_ids import item_id_problem
 from training.data.formats import (
     DIGINETICA,
     RETAILROCKET,

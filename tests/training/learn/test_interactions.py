@@ -13,12 +13,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models import interactions
 from models.base import Sessions
+from models.bprmf import BPRMF
 from models.ngcf import NGCF
 from tests.training.planted import planted_sessions
 from training.learn.checkpoint import RunConfig
 from training.learn.interactions import Interactions
-from training.learn.train import USUAL_PACE, Pace, Progress, Trained, train_phase
+from training.learn.negatives import NegativeSampler
+from training.learn.train import USUAL_PACE, Pace, Progress, Trained, train_phase, training_examples
 from training.measure.validation import validation_on
 
 session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)
@@ -90,3 +93,20 @@ def test_resumed_in_mid_epoch(tmp_path: Path) -> None:
     resumed = run("cut.pt")
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("model_class", [BPRMF, NGCF])
+def test_of_more_sessions_than_get_a_vector_it_learns_from_the_newest(
+    model_class: type[BPRMF | NGCF], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interactions, "MAX_SESSIONS", 5)
+    train = planted_sessions(20)
+    model = model_class.build(train, dim=4)
+    assert model.sessions.num_embeddings == 5
+    examples, newest = training_examples(model, train), Interactions.of(train[15:])
+    assert isinstance(examples, Interactions)
+    np.testing.assert_array_equal(examples.session, newest.session)
+    np.testing.assert_array_equal(examples.item, newest.item)
+    batch = examples.batch(np.arange(len(newest.item)))
+    negatives = NegativeSampler(train, model.recipe).draw(batch.targets, 1, 0, 0)
+    assert torch.isfinite(model.loss(dataclasses.replace(batch, negatives=negatives)))

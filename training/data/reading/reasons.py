@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import ibis
 from ibis.expr.types import BooleanColumn, StringColumn, Table
 
-from service.ranking.bundle import MAX_ITEM_ID_LENGTH
+from service.ranking.item_ids import MAX_ITEM_ID_LENGTH
 from training.data.dataset import SourceFile
 from training.data.reading.presets import LogFormat
 from training.data.reading.tables import Log
@@ -121,5 +121,5 @@ def is_nothing(text: StringColumn, format_: LogFormat) -> BooleanColumn:
 
 
 def is_bad_id(item: StringColumn) -> BooleanColumn:
-    """`service.ranking.bundle.item_id_problem`, out of core: too long, or holding a control character."""
+    """`service.ranking.item_ids.item_id_problem`, out of core: too long, or holding a control character."""
     return (item.length() > MAX_ITEM_ID_LENGTH) | item.re_search(r"\p{Cc}")
