@@ -67,7 +67,7 @@ def catalogue(vectors: Vectors, n_items: int) -> Vectors:
 
 def sampled_cases(bundle: Bundle, data: Dataset) -> tuple[list[list[int]], Items]:
     """Prefixes of test sessions at random, and their targets; none whose items are unknown."""
-    if bundle.items[1:] != tuple(data.items):
+    if list(bundle.items[1:]) != list(data.items):
         raise ValueError(f"{bundle.path}: its items are not those of {data.path}")
     examples = Examples.of(data.test, "prefixes", bundle.encoder.max_length)
     drawn = examples.batch(np.random.default_rng(SEED).permutation(len(examples))[: 2 * CASES])
