@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.bounds import require
 from models.losses import Negatives, Objective, cross_entropy, sampled_loss
 
 PAD = 0
@@ -90,9 +91,10 @@ class Recipe(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "batch_size", "lr_step", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require(at_least=1, epochs=self.epochs, batch_size=self.batch_size)
+        require(at_least=1, lr_step=self.lr_step, patience=self.patience)
+        require(above=0, lr=self.lr)
+        require(at_least=0, lr_gamma=self.lr_gamma, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from models.base import PAD, Batch, Batching, Family, Hyper, Recipe, SessionEncoder, last_position
+from models.bounds import require
 from models.layers import Transformer
 
 
@@ -62,6 +63,8 @@ class BERT4Rec(SessionEncoder):
         last_only: float = 0.5,
         max_length: int = 50,
     ) -> None:
+        require(at_least=0, at_most=1, masked=masked, last_only=last_only)
+        require(at_least=1, dim=dim)
         super().__init__()
         self.masked = masked
         self.last_only = last_only

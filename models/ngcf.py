@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
 from models.base import Head, Hyper, Recipe
+from models.bounds import require
 from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
 
 
@@ -66,6 +67,7 @@ class NGCF(GraphEncoder):
         decay: float = 1e-5,
         head: Head = "niser",
     ) -> None:
+        require(at_least=0, slope=slope)
         super().__init__(n_items, graph, dim=dim, layers=layers, decay=decay, head=head)
         self.slope = slope
         self.dropout = nn.Dropout(dropout)

@@ -6,9 +6,12 @@ import dataclasses
 import math
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, hyperparameters_of
+import numpy as np
+import torch
+
+from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, Sessions, hyperparameters_of
 from training.learn.registry import find_baseline
 
 PAPER = "paper"  # a model's own paper, among the settings that were published
@@ -50,6 +53,7 @@ def resolve(
         )
     except ValueError as error:
         raise HyperError(f"--set: {error}") from error
+    _check(lambda values: build_empty(model, values), declared, hyper, assigned)
     if recipe.horizon > 1 and hyper.get("batching", model.batching) != "positions":
         raise HyperError(f"--set horizon={recipe.horizon}: {model.__name__} has one target an example")
     batching = hyper.get("batching", model.batching)
@@ -75,13 +79,54 @@ def resolve_counted(
             raise HyperError(f"--paper-of {published}: of {baseline} there is: {there}")
         declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
     assigned = _assign(baseline, declared, assignments)
-    return {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
+    hyper = {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
+    _check(lambda values: find_baseline(baseline)(_one_session(2), **values), declared, hyper, assigned)
+    return hyper
+
+
+def build_empty(model: type[SessionEncoder], hyper: Mapping[str, Hyper], n_items: int = 2) -> SessionEncoder:
+    """The model with shapes but no values: a table of any size costs nothing."""
+    with torch.device("meta"):
+        return model.build(_one_session(n_items), **hyper)
 
 
 def paper_of_counted(baseline: str) -> Mapping[str, Hyper]:
     """What the paper of a counted baseline gives; nothing where it gives no settings."""
     values: Mapping[str, Hyper] = getattr(sys.modules[find_baseline(baseline).__module__], "PAPER", {})
     return values
+
+
+def _one_session(n_items: int) -> Sessions:
+    return Sessions(np.array([1, 2], np.int32), np.array([0, 2]), n_items)
+
+
+def _check(
+    make: Callable[[dict[str, Hyper]], object],
+    declared: Mapping[str, HyperParameter],
+    hyper: dict[str, Hyper],
+    assigned: Mapping[str, Hyper],
+) -> None:
+    """Let the model say whether it takes these values. Raises `HyperError` naming the option."""
+
+    def refusal(values: dict[str, Hyper]) -> ValueError | None:
+        try:
+            make(values)
+        except ValueError as error:
+            return error
+        return None
+
+    reason = refusal(hyper)
+    if reason is None:
+        return
+    ours = {name: value for name, value in assigned.items() if name in declared}
+    own = {name: parameter.default for name, parameter in declared.items()}
+    alone = [name for name in ours if refusal({**own, name: ours[name]})]
+    named = ", ".join(f"{name}={_text(ours[name])}" for name in alone or ours)
+    raise HyperError(f"--set {named}: {reason}") from reason
+
+
+def _text(value: Hyper) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _assign(owner: str, known: dict[str, HyperParameter], assignments: Sequence[str]) -> dict[str, Hyper]:

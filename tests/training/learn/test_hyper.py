@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from models.base import hyperparameters_of
 from models.gru4rec import GRU4Rec
 from models.niser import NISER
-from training.learn.hyper import HyperError, resolve
-from training.learn.registry import UnknownModelError, find_model
+from training.learn.hyper import HyperError, resolve, resolve_counted
+from training.learn.registry import UnknownModelError, baseline_names, find_baseline, find_model, model_names
 
 
 def test_recipe_and_hyper_parameters_are_set_with_their_types() -> None:
@@ -37,6 +39,47 @@ def test_unknown_names_list_the_known() -> None:
 def test_values_of_the_wrong_kind(assignment: str, message: str) -> None:
     with pytest.raises(HyperError, match=message):
         resolve(GRU4Rec, [assignment])
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("pen4rec", ["dim=8", "recent=0"], r"--set recent=0: recent must be between 1 and max_length"),
+        ("pen4rec", ["recent=3", "max_length=2"], r"--set recent=3, max_length=2: recent must be between"),
+        ("sasrec", ["heads=3"], "--set heads=3: dim must be a multiple of heads, and 100 is not one of 3"),
+        ("sasrec", ["dropout=1.5"], "--set dropout=1.5: dropout probability has to be between 0 and 1"),
+        ("core", ["temperature=0"], "--set temperature=0.0: temperature must be above 0, not 0.0"),
+        ("bert4rec", ["masked=1.5"], "--set masked=1.5: masked must be at least 0 and at most 1, not 1.5"),
+        ("narm", ["lr=-1"], "--set: lr must be above 0, not -1.0"),
+    ],
+)
+def test_values_that_the_model_itself_refuses(model: str, settings: list[str], message: str) -> None:
+    """Before anything is read or trained, and as an error of the command line: none is a traceback."""
+    with pytest.raises(HyperError, match=message):
+        resolve(find_model(model), settings)
+
+
+@pytest.mark.parametrize("name", [*model_names(), *baseline_names()])
+def test_no_number_below_nought_is_taken(name: str) -> None:
+    """Whatever the hyper-parameter counts or weighs; and what is refused alone is all that is named."""
+    counted = name in baseline_names()
+    declared = hyperparameters_of(find_baseline(name)) if counted else find_model(name).hyperparameters()
+    for each, parameter in declared.items():
+        if parameter.kind in (int, float):
+            value = parameter.kind(-1)
+            with pytest.raises(HyperError, match=rf"^--set {each}={value}: "):
+                resolve_counted(name, [f"{each}=-1"]) if counted else resolve(
+                    find_model(name), [f"{each}=-1"]
+                )
+
+
+def test_trying_a_model_draws_no_random_number() -> None:
+    """The weights of a run do not depend on how often its settings were looked at."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for name in model_names():
+        resolve(find_model(name), [])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_unknown_model_names_the_nearest() -> None:
