@@ -114,7 +114,9 @@ class SessionEncoder(nn.Module):
     """
 
     recipe: Recipe  # the class's own; a run may set another on its model
-    paper: ClassVar[Mapping[str, Hyper]]  # what its paper says of recipe and hyper-parameters; see `--paper`
+    paper: ClassVar[
+        Mapping[str, Hyper]
+    ]  # what its paper says of recipe and hyper-parameters; {}: it has none
     papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {}  # further published settings, by their names
     family: ClassVar[Family]
     batching: Batching

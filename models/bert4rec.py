@@ -43,7 +43,7 @@ class BERT4Rec(SessionEncoder):
         "dim": 64,
         "layers": 2,
         "heads": 2,
-        "dropout": 0.2,
+        "dropout": 0.2,  # MovieLens, bert_train/ and run_ml-1m.sh of the authors' code; 0.5 on Beauty
         "masked": 0.2,  # MovieLens; 0.6 on Beauty, where histories are short
         "last_only": 0.1,  # one of eleven samples of a user
         "max_length": 50,

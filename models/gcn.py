@@ -37,7 +37,7 @@ class GCN(GraphEncoder):
         "loss": "bpr",
         "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
         "in_batch": False,
-        "epochs": 500,
+        "epochs": 400,
         "patience": 10,
         "batch_size": 1024,
         "optimizer": "adam",

@@ -41,7 +41,7 @@ class NGCF(GraphEncoder):
         "loss": "bpr",
         "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
         "in_batch": False,
-        "epochs": 500,
+        "epochs": 400,  # these and below: the command for Gowalla in the README of the authors' code
         "patience": 10,
         "batch_size": 1024,
         "optimizer": "adam",

@@ -1,7 +1,7 @@
 """PEN4Rec: Hu et al., PEN4Rec: Preference Evolution Networks for Session-based Recommendation, KSEM 2021.
 
-No code was ever published; this is our reading of the paper. The session graph gives every click t its
-vector h_t, h_T that of the last one:
+No code was ever published (the authors' repository holds a README alone); this is our reading of the paper.
+The session graph gives every click t its vector h_t, h_T that of the last one:
 
     h = GatedGraph(x)                                        (1)  SR-GNN's update
 

@@ -28,7 +28,7 @@ from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items
 from training.baselines.counting import Floats, distinct_pairs, offsets
 
-PAPER: Mapping[str, Hyper] = {  # Diginetica
+PAPER: Mapping[str, Hyper] = {  # Diginetica, for MRR: window_digi_stan.yml of session-rec
     "m": 10_000,
     "k": 500,
     "decay_place": 1.225,

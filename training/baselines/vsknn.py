@@ -20,7 +20,8 @@ from models.bounds import require
 from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
 
-PAPER: Mapping[str, Hyper] = {"m": 5000, "k": 500, "idf": 5.0, "max_length": 50}  # Diginetica
+# Diginetica: window_digi_baselines.yml of session-rec, the authors' code
+PAPER: Mapping[str, Hyper] = {"m": 5000, "k": 500, "idf": 5.0, "max_length": 50}
 
 
 def fit(

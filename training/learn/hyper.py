@@ -34,7 +34,8 @@ def resolve(
     if published is not None:
         there = published_settings(model)
         if published not in there:
-            raise HyperError(f"--paper-of {published}: of {model.__name__} there is: {', '.join(there)}")
+            known = ", ".join(there) or "nothing"
+            raise HyperError(f"--paper-of {published}: of {model.__name__} there is: {known}")
         values = there[published]
         own = dataclasses.replace(Recipe(), **{k: v for k, v in values.items() if k not in declared})  # type: ignore[arg-type]
         declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
@@ -63,8 +64,8 @@ def resolve(
 
 
 def published_settings(model: type[SessionEncoder]) -> dict[str, Mapping[str, Hyper]]:
-    """What was published of a model: its paper's settings, and further ones by name."""
-    return {PAPER: model.paper, **model.papers}
+    """What was published of a model: its paper's settings, and further ones by name; perhaps nothing."""
+    return {**({PAPER: model.paper} if model.paper else {}), **model.papers}
 
 
 def resolve_counted(

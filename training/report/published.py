@@ -38,6 +38,7 @@ PUBLISHED = {
         "niser": Published(53.39, 18.72, "Gupta et al. 2019"),
         "sgnn_hn": Published(55.67, 19.45, "Pan et al. 2020"),
         "gce_gnn": Published(54.22, 19.04, "Wang et al. 2020"),
+        "pen4rec": Published(52.50, 18.56, "Hu et al. 2021"),
     },
     "yoochoose1_64": {
         "pop": Published(6.71, 1.65, _SRGNN),

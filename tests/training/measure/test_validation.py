@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.gru4rec import GRU4Rec
+from models.gru import GRUEncoder
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.learn.batches import Examples
 from training.learn.registry import find_model
@@ -15,7 +15,7 @@ from training.measure.validation import rank_targets, validation_on
 
 def test_a_model_that_has_diverged_ranks_last() -> None:
     """Its scores are NaN, which is neither above nor below anything."""
-    model = GRU4Rec(N_ITEMS, dim=8)
+    model = GRUEncoder(N_ITEMS, dim=8)
     with torch.no_grad():
         model.items.weight.fill_(torch.nan)
     sessions = planted_sessions(10)
@@ -23,7 +23,7 @@ def test_a_model_that_has_diverged_ranks_last() -> None:
     assert ranks.tolist() == [N_ITEMS] * (len(sessions.items) - len(sessions))
 
 
-@pytest.mark.parametrize("model", ["gru4rec", "srgnn"])
+@pytest.mark.parametrize("model", ["gru", "srgnn"])
 def test_every_next_click_is_judged_in_percent(model: str) -> None:
     """A causal model at all positions at once, another prefix by prefix: as the ranks say, in percent."""
     torch.manual_seed(0)
