@@ -93,8 +93,8 @@ class Recipe(Objective):
         super().__post_init__()
         require(at_least=1, epochs=self.epochs, batch_size=self.batch_size)
         require(at_least=1, lr_step=self.lr_step, patience=self.patience)
-        require(above=0, lr=self.lr)
-        require(at_least=0, lr_gamma=self.lr_gamma, momentum=self.momentum, weight_decay=self.weight_decay)
+        require(at_least=0, lr=self.lr, lr_gamma=self.lr_gamma)
+        require(at_least=0, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_values_of_the_wrong_kind(assignment: str, message: str) -> None:
         ("sasrec", ["dropout=1.5"], "--set dropout=1.5: dropout probability has to be between 0 and 1"),
         ("core", ["temperature=0"], "--set temperature=0.0: temperature must be above 0, not 0.0"),
         ("bert4rec", ["masked=1.5"], "--set masked=1.5: masked must be at least 0 and at most 1, not 1.5"),
-        ("narm", ["lr=-1"], "--set: lr must be above 0, not -1.0"),
+        ("narm", ["lr=-1"], "--set: lr must be at least 0, not -1.0"),
     ],
 )
 def test_values_that_the_model_itself_refuses(model: str, settings: list[str], message: str) -> None:

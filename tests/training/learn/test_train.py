@@ -21,6 +21,7 @@ from training.learn import checkpoint
 from training.learn.batches import Examples
 from training.learn.checkpoint import CheckpointError, Phase, RunConfig, run_name
 from training.learn.hyper import resolve
+from training.learn.registry import find_model
 from training.learn.train import (
     USUAL_PACE,
     DivergedError,
@@ -79,7 +80,7 @@ def run(
 ) -> Trained:
     return train_phase(
         config,
-        GRUEncoder,
+        find_model(config.model),
         TRAIN,
         validate,
         phase=phase,
@@ -121,8 +122,8 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPE, optimizer="adagrad", momentum=0.5, loss="bpr-max", negatives=5, epochs=2, batch_size=4
     )
-    hyper: dict[str, Hyper] = {"dim": 8, "batching": "session-parallel", "head": "native"}
-    config = dataclasses.replace(CONFIG, recipe=recipe, hyper=hyper)
+    hyper: dict[str, Hyper] = {"dim": 8, "dropout_hidden": 0.25}
+    config = dataclasses.replace(CONFIG, model="gru4rec", recipe=recipe, hyper=hyper)
     whole = run(tmp_path / "whole.pt", config=config)
     shown = []
 
@@ -183,14 +184,14 @@ def test_a_checkpoint_from_before_a_setting_had_a_name_is_gone_on_with(
     for kind, name in (
         ("recipe", "elu"),
         ("recipe", "logq_target"),
-        ("hyper", "reset"),
-        ("hyper", "discount"),
+        ("hyper", "layers"),
+        ("hyper", "dropout_hidden"),
     ):
         del identity[kind][name]
     checkpoint.save(file, saved)
     again = run(file, config=named, resume=True, on_progress=lambda progress: pytest.fail("it trained anew"))
     assert metrics(again) == metrics(uninterrupted)
-    other = dataclasses.replace(named, hyper={**named.hyper, "reset": "before"})
+    other = dataclasses.replace(named, hyper={**named.hyper, "layers": 2})
     with pytest.raises(CheckpointError, match="hyper was"):
         run(file, config=other, resume=True)
 
