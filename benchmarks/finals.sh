@@ -37,18 +37,18 @@ blend() {
 wide=(--set dim=200 --set time_order=true)
 (
     one pen4rec-diginetica diginetica --model pen4rec "${wide[@]}" --set dropout=0.45 --refit-epochs 6 &
-    one gru4rec-diginetica diginetica --model gru4rec "${wide[@]}" --set dropout_embedding=0.4 --set epochs=6 --refit &
+    one gru-diginetica diginetica --model gru "${wide[@]}" --set dropout_embedding=0.4 --set epochs=6 --refit &
     one core-diginetica diginetica --model core "${wide[@]}" --refit-epochs 7 &
     one niser-diginetica diginetica --model niser "${wide[@]}" --set dropout=0.35 --refit-epochs 5 &
     wait
-    blend diginetica pen4rec-diginetica gru4rec-diginetica core-diginetica niser-diginetica
+    blend diginetica pen4rec-diginetica gru-diginetica core-diginetica niser-diginetica
 ) &
 (
     one pen4rec-yoochoose yoochoose1_64 --model pen4rec "${wide[@]}" --set dropout=0.35 --set epochs=8 --refit &
-    one gru4rec-yoochoose yoochoose1_64 --model gru4rec "${wide[@]}" --set dropout_embedding=0.4 --set epochs=7 --refit &
+    one gru-yoochoose yoochoose1_64 --model gru "${wide[@]}" --set dropout_embedding=0.4 --set epochs=7 --refit &
     one sgnn_hn-yoochoose yoochoose1_64 --model sgnn_hn "${wide[@]}" --refit-epochs 6 &
     wait
-    blend yoochoose1_64 pen4rec-yoochoose gru4rec-yoochoose sgnn_hn-yoochoose
+    blend yoochoose1_64 pen4rec-yoochoose gru-yoochoose sgnn_hn-yoochoose
 ) &
 one pen4rec-repeats-diginetica diginetica --model pen4rec "${wide[@]}" --set dropout=0.45 --set epochs=6 --refit &
 watch=$!

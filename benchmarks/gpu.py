@@ -44,11 +44,7 @@ from training.learn.hyper import resolve
 from training.learn.registry import find_model, model_names
 from training.learn.train import Pace, Progress, default_precision, train_phase
 
-LANES = "gru4rec, session-parallel"
-LANES_SETTINGS = (  # near those that its authors published
-    *("batching=session-parallel", "head=native", "optimizer=adagrad", "batch_size=128", "loss=bpr-max"),
-    *("negatives=2048", "negatives_power=0.5", "lr=0.05", "momentum=0.1"),
-)
+LANES = ("batch_size=128", "loss=bpr-max", "lr=0.05", "momentum=0.1")  # of gru4rec: near what was published
 WARM_UP = 2  # reports
 REPORT_STEPS = {"cuda": 50, "cpu": 5}
 N_SESSIONS, N_ITEMS, MEAN_LENGTH = 168_003, 43_097, 4.85  # diginetica's, without validation
@@ -90,8 +86,8 @@ class Clock:
 
 def throughput(name: str, train: Sessions, fabric: Fabric, seconds: float, threads: int) -> Figures:
     """Targets a second of the loop that `train` runs, and the memory of the GPU that it took."""
-    model = find_model(name.partition(",")[0])
-    recipe, hyper = resolve(model, LANES_SETTINGS if name == LANES else ())
+    model = find_model(name)
+    recipe, hyper = resolve(model, LANES if name == "gru4rec" else ())
     recipe = dataclasses.replace(recipe, epochs=10**6, lr_step=10**6)
     on_gpu = fabric.device.type == "cuda"
     if on_gpu:
@@ -231,7 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [LANES, *model_names()]
+    known = model_names()
     parser.add_argument("--data", type=Path, help="a prepared data set; default: drawn sessions")
     parser.add_argument("--output", type=Path, default=Path("artifacts/benchmarks/gpu"))
     parser.add_argument("--models", nargs="+", choices=known, default=known)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.large_catalogue --items 10000000 --dim 16
 
-A bundle of a GRU4Rec of that size (untrained: weights take the same room) with an index of codes, which is
+A bundle of a GRU of that size (untrained: weights take the same room) with an index of codes, which is
 made once and kept under `--artifacts`. Workers load it one after the other as under the parent process, and
 each is measured by the system's count: `RssAnon` is its own memory, `RssFile` pages of files that all may
 share. The first one reads all files for their checksums.
@@ -29,7 +29,7 @@ import faiss
 import numpy as np
 
 from models.base import Sessions
-from models.gru4rec import GRU4Rec
+from models.gru import GRUEncoder
 from service.live.deployment import bundle_path
 from service.live.follower import load_bundle
 from service.process.settings import CHECKED_DIRECTORY
@@ -65,7 +65,7 @@ def written(artifacts: Path, n_items: int, dim: int) -> Path:
         return path
     path.mkdir(parents=True, exist_ok=True)
     clicks = np.array([1, 2, n_items], dtype=np.int32)
-    model = GRU4Rec.build(Sessions(clicks, np.array([0, 3]), n_items), dim=dim).eval()
+    model = GRUEncoder.build(Sessions(clicks, np.array([0, 3]), n_items), dim=dim).eval()
     write_encoder(model, path / ENCODER)
     vectors = served_item_vectors(model)
     del model
@@ -84,7 +84,7 @@ def written(artifacts: Path, n_items: int, dim: int) -> Path:
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         version=path.name,
-        model="gru4rec",
+        model="gru",
         head="native",
         hyperparameters={},
         source_commit="benchmark",

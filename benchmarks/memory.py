@@ -3,7 +3,7 @@
     python -m benchmarks.memory --sessions 20000 --items 100000 --dim 100
 
 Redis: `used_memory` before and after real clicks through the service's own store. A worker: its memory before
-and after it loads a bundle of a GRU4Rec of that size (untrained: weights take the same room), as the system
+and after it loads a bundle of a GRU of that size (untrained: weights take the same room), as the system
 counts it: `Rss` all of it, `Pss` with pages that workers share divided among them.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from redis import Redis
 
 from models.base import Sessions
-from models.gru4rec import GRU4Rec
+from models.gru import GRUEncoder
 from service.live.follower import load_bundle
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
@@ -82,8 +82,8 @@ def write_bundle(artifacts: Path, items: int, dim: int) -> float:
     clicks[-1] = items
     sessions = Sessions(clicks.astype(np.int32), np.arange(0, 2001, 5), items)
     sample = [clicks[start : start + 5].tolist() for start in range(0, 500, 5)]
-    model = GRU4Rec.build(sessions, dim=dim)
-    origin = Provenance("gru4rec", 1, {}, "benchmark", "benchmark")
+    model = GRUEncoder.build(sessions, dim=dim)
+    origin = Provenance("gru", 1, {}, "benchmark", "benchmark")
     names = [f"sku-{number:08}" for number in range(items)]
     path = export_bundle(model, names, sample, origin, artifacts, "v1", lambda _: {})
     return sum(file.stat().st_size for file in path.iterdir()) / 2**20

@@ -1,6 +1,6 @@
 """How much memory training takes of a long log: 30 million generated clicks, and the first steps on them.
 
-    python benchmarks/train_memory.py [--clicks 30000000] [--models gru4rec:paper gru4rec …]
+    python benchmarks/train_memory.py [--clicks 30000000] [--models gru4rec:paper gru …]
 
 Sessions of 4 clicks on average, of 40,000 items, lie in memory-mapped arrays as `prepare` leaves them. Each
 model trains in a process of its own by its recipe, for some steps of an epoch whose plan is that of all
@@ -102,7 +102,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clicks", type=int, default=30_000_000)
-    parser.add_argument("--models", nargs="+", default=["gru4rec:paper", "gru4rec", "sasrec", "tron"])
+    parser.add_argument("--models", nargs="+", default=["gru4rec:paper", "gru", "sasrec", "tron"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument(
         "--directory", type=Path, help="where the arrays are already; of a process of its own"

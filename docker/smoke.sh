@@ -19,7 +19,7 @@ cat >"$place/retrain.toml" <<'TOML'
 min_sessions = 5000 # so that no run before the replay is well under way makes a model
 
 [train]
-model = "gru4rec"
+model = "gru"
 set = ["epochs=1"]
 threads = 2
 

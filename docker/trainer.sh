@@ -26,7 +26,7 @@ child=
 trap '[[ $child ]] && kill "$child" 2>/dev/null; exit 143' TERM INT
 
 make_live() {
-  local logs=(data/*) name=clicks train=(--model gru4rec) prepare_more train_more lock
+  local logs=(data/*) name=clicks train=(--model gru) prepare_more train_more lock
   if [[ -e data && ! (-r data && -x data) ]]; then
     echo "data/ cannot be read by uid $(id -u): make it readable for everyone" >&2
     return 2

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.bounds import require
 from models.losses import Negatives, Objective, cross_entropy, sampled_loss
 
 PAD = 0
@@ -91,9 +92,10 @@ class Recipe(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "batch_size", "lr_step", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require(at_least=1, epochs=self.epochs, batch_size=self.batch_size)
+        require(at_least=1, lr_step=self.lr_step, patience=self.patience)
+        require(at_least=0, lr=self.lr, lr_gamma=self.lr_gamma)
+        require(at_least=0, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class SessionEncoder(nn.Module):
     """
 
     recipe: Recipe  # the class's own; a run may set another on its model
-    paper: ClassVar[Mapping[str, Hyper]]  # what its paper says of recipe and hyper-parameters; see `--paper`
+    paper: ClassVar[
+        Mapping[str, Hyper]
+    ]  # what its paper says of recipe and hyper-parameters; {}: it has none
     papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {}  # further published settings, by their names
     family: ClassVar[Family]
     batching: Batching

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from models.base import PAD, Batch, Batching, Family, Hyper, Recipe, SessionEncoder, last_position
+from models.bounds import require
 from models.layers import Transformer
 
 
@@ -42,7 +43,7 @@ class BERT4Rec(SessionEncoder):
         "dim": 64,
         "layers": 2,
         "heads": 2,
-        "dropout": 0.2,
+        "dropout": 0.2,  # MovieLens, bert_train/ and run_ml-1m.sh of the authors' code; 0.5 on Beauty
         "masked": 0.2,  # MovieLens; 0.6 on Beauty, where histories are short
         "last_only": 0.1,  # one of eleven samples of a user
         "max_length": 50,
@@ -62,6 +63,8 @@ class BERT4Rec(SessionEncoder):
         last_only: float = 0.5,
         max_length: int = 50,
     ) -> None:
+        require(at_least=0, at_most=1, masked=masked, last_only=last_only)
+        require(at_least=1, dim=dim)
         super().__init__()
         self.masked = masked
         self.last_only = last_only

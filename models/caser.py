@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad
 
 from models.base import PAD, Batching, Family, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 
 
 class Caser(SessionEncoder):
@@ -65,6 +66,7 @@ class Caser(SessionEncoder):
         vertical: int = 4,
         dropout: float = 0.5,
     ) -> None:
+        require(at_least=1, dim=dim, window=window, horizontal=horizontal, vertical=vertical)
         super().__init__()
         self.window = window
         self.clicks = nn.Embedding(n_items + 1, dim)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import Transformer
 
 
@@ -67,6 +68,8 @@ class CORE(SessionEncoder):
         temperature: float = 0.07,
         max_length: int = 50,
     ) -> None:
+        require(above=0, temperature=temperature)
+        require(at_least=1, dim=dim)
         super().__init__()
         self.scale = 1 / temperature
         self.max_length = max_length

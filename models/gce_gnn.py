@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear, normalize, pad
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, Sessions
+from models.bounds import require
 from models.layers import SessionGraph
 
 SLOPE = 0.2  # of LeakyReLU below 0
@@ -93,10 +94,9 @@ class GCEGNN(SessionEncoder):
         scale: float = 16.0,
         max_length: int = 50,
     ) -> None:
+        require(above=0, scale=scale)
         super().__init__()
-        for name, value in (("hops", hops), ("reach", reach), ("neighbours", neighbours)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        require(at_least=1, dim=dim, hops=hops, reach=reach, neighbours=neighbours, max_length=max_length)
         self.head = head
         self.scale = scale if head == "niser" else 1.0
         self.max_length = max_length

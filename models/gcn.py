@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu
 
 from models.base import Head, Hyper, Recipe
+from models.bounds import require
 from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
 
 
@@ -36,7 +37,7 @@ class GCN(GraphEncoder):
         "loss": "bpr",
         "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
         "in_batch": False,
-        "epochs": 500,
+        "epochs": 400,
         "patience": 10,
         "batch_size": 1024,
         "optimizer": "adam",
@@ -60,6 +61,7 @@ class GCN(GraphEncoder):
         decay: float = 1e-4,
         head: Head = "niser",
     ) -> None:
+        require(at_least=0, slope=slope)
         super().__init__(n_items, graph, dim=dim, layers=layers, decay=decay, head=head)
         self.slope = slope
         self.weights = dense_layers(layers, dim)  # W, b

@@ -8,29 +8,29 @@ Losses and the shared sample of Hidasi & Karatzoglou, Recurrent Neural Networks 
 x_t is one-hot (`embedding=one-hot`), a row of a table of its own (`separate`), or V's row (`tied`, the
 papers' "constrained" embedding).
 
-Two ways to train. The papers' own, session-parallel mini-batches with the lanes' targets and a drawn sample
-as negatives, gradients through one click, Adagrad with momentum, is `train --paper`: the settings of the 2018
-paper's code for RSC15. `--paper-of 2016` is the first paper's (one-hot, TOP1, no drawn sample), `2016-bpr`
-the same with BPR, and `2023-…` are the best that its authors published for three data sets (Hidasi & Czapp,
-RecSys 2023). The default: padded sessions, every position in one pass, gradients through the whole session,
-the full softmax, Adam.
+Trained as in its papers: session-parallel mini-batches with the lanes' targets and a drawn sample as
+negatives, gradients through one click, Adagrad with momentum. The default is the newest that its authors
+published for 100 units, cross-entropy over the sample on RSC15 (Hidasi & Czapp, RecSys 2023; paramfiles/ of
+their PyTorch code). `--paper` is the 2018 paper's BPR-max on V's rows (param_samples/ of their Theano
+code), `--paper-of 2016` the first paper's (one-hot, TOP1, no drawn sample), `2016-bpr` the same with BPR,
+and `2023-…` the best of 2023 for two more data sets. A plain GRU with cosines and the full softmax, which
+does better here, is `gru`.
 
 Also in the first paper, off by default as there: the input a discounted sum of all clicks so far
-(`discount`), scaled to the length it would have if they were different items; the input fed to every layer,
-not only the first (`input_to_all`); layers tanh(W h + c) before the output (`feed_forward`); a tanh of (2) in
-training (`tanh`).
+(`discount`, with `batching=positions`), scaled to the length it would have if they were different items;
+the input fed to every layer, not only the first (`input_to_all`); layers tanh(W h + c) before the output
+(`feed_forward`); a tanh of (2) in training (`tanh`).
 
 As in its authors' code, each gate's weights start from U(±sqrt(6 / (rows + columns))) of their own matrix,
 and dropout on the states of a session-parallel step is carried on: the next layer, the next click and the
 scores see the same. Of padded sessions only what is scored is dropped out.
 
-Departures: by default input and output share one table and scores are scaled cosines (`head=niser`), meant
-against the popularity bias of (2), and without b; `head=native` is (2) itself. The reset gate scales the
-state after its product with the weights, as in the authors' PyTorch code; the paper and their first code have
-it before (`reset=before`). Under `logq`, negatives are corrected for how often they are to be expected in the
-whole sample, where the authors' code takes a click's support as it is; a target only with `logq_target`, as
-theirs always is. With `input_to_all` a one-hot is fed to the higher layers as the rows that it has in the
-first.
+Departures: by default the reset gate scales the state after its product with the weights, as in the
+authors' PyTorch code; the paper and their first code have it before (`reset=before`). Under `logq`,
+negatives are corrected for how often they are to be expected in the whole sample, where the authors' code
+takes a click's support as it is; a target only with `logq_target`, as theirs always is. With `input_to_all`
+a one-hot is fed to the higher layers as the rows that it has in the first. `batching=positions` trains
+padded sessions whole, as no paper does.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import PAD, Batch, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.base import PAD, Batch, Batching, Family, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import GRU, Reset
 
-_FIRST: dict[str, Hyper] = {
+_FIRST: dict[str, Hyper] = {  # examples/rsc15/run_rsc15.py of the Theano code, 100 units
     "batching": "session-parallel",
-    "head": "native",
-    "scale": 1.0,
     "embedding": "one-hot",
     "dim": 100,
     "layers": 1,
@@ -87,12 +86,24 @@ _SECOND: dict[str, Hyper] = {  # param_samples/rsc15_bpr-max_constrained.py
 }
 _THIRD: dict[str, Hyper] = {**_SECOND, "reset": "after"}  # paramfiles/ of the PyTorch code
 _SOFTMAX: dict[str, Hyper] = {**_THIRD, "loss": "sampled-ce", "logq": True, "logq_target": True}
+_RSC15: dict[str, Hyper] = {**_SOFTMAX, "dropout_hidden": 0.4, "negatives_power": 0.5, "momentum": 0.2}
 
 
 class GRU4Rec(SessionEncoder):
     """A GRU over the clicks; its state after a click scores what comes next."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2)
+    recipe: Recipe = Recipe(
+        loss="sampled-ce",
+        negatives=2048,
+        negatives_power=0.5,
+        logq_target=True,
+        epochs=10,
+        batch_size=32,
+        optimizer="adagrad",
+        lr=0.2,
+        momentum=0.2,
+        lr_gamma=1.0,
+    )
     paper: ClassVar[Mapping[str, Hyper]] = _SECOND
     papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {
         "2016": _FIRST,
@@ -119,10 +130,10 @@ class GRU4Rec(SessionEncoder):
             "lr": 0.07,
             "momentum": 0.0,
         },
-        "2023-rsc15": {**_SOFTMAX, "dropout_hidden": 0.4, "negatives_power": 0.5, "momentum": 0.2},
+        "2023-rsc15": _RSC15,
     }
     family: ClassVar[Family] = "sequence"
-    batching: Batching = "positions"
+    batching: Batching = "session-parallel"
     causal: ClassVar[bool] = True
 
     def __init__(
@@ -136,21 +147,20 @@ class GRU4Rec(SessionEncoder):
         input_to_all: bool = False,
         feed_forward: int = 0,
         reset: Reset = "after",
-        dropout_embedding: float = 0.25,
-        dropout_hidden: float = 0.0,
-        head: Head = "niser",
-        scale: float = 16.0,
-        batching: Literal["positions", "session-parallel"] = "positions",
+        dropout_embedding: float = 0.0,
+        dropout_hidden: float = 0.4,
+        batching: Literal["positions", "session-parallel"] = "session-parallel",
     ) -> None:
+        require(at_least=1, dim=dim, layers=layers)
+        require(at_least=0, feed_forward=feed_forward)
+        require(at_least=0, at_most=1, discount=discount)
         super().__init__()
         if discount and batching == "session-parallel":
             raise ValueError("discount: a session-parallel step has one click, not all so far")
         self.batching = batching
-        self.head = head
-        self.scale = scale if head == "niser" else 1.0
         self.discount = discount
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
-        self.bias = nn.Parameter(torch.zeros(n_items + 1)) if head == "native" else None
+        self.bias = nn.Parameter(torch.zeros(n_items + 1))
         # A one-hot's product with the input weights is a row of them, one for each gate.
         self.one_hot = embedding == "one-hot"
         width = 3 * dim if self.one_hot else dim
@@ -213,7 +223,7 @@ class GRU4Rec(SessionEncoder):
 
     def _clicks(self, sessions: Tensor) -> Tensor:
         """(B, L) items to what the GRU reads, (B, L, D or 3D)."""
-        clicks = self.inputs(sessions) if self.one_hot else self._unit(self.inputs(sessions))
+        clicks = self.inputs(sessions)
         if self.discount:
             place = torch.arange(sessions.shape[1], device=sessions.device)
             ago = place[:, None] - place  # (L, L)
@@ -225,13 +235,10 @@ class GRU4Rec(SessionEncoder):
     def _session_vectors(self, states: Tensor) -> Tensor:
         for layer in self.feed_forward:
             states = torch.tanh(layer(states))
-        return self._unit(states)
-
-    def _unit(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors, dim=-1) if self.head == "niser" else vectors
+        return states
 
     def item_vectors(self) -> Tensor:
         return self.items.weight
 
-    def item_bias(self) -> Tensor | None:
+    def item_bias(self) -> Tensor:
         return self.bias

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, normalize
 
 from models.base import PAD, Batch, Batching, Family, Head, Hyper, SessionEncoder, Sessions
+from models.bounds import require
 from models.layers import running_mean
 
 Indices = npt.NDArray[np.int64]
@@ -155,6 +156,8 @@ class InteractionEncoder(SessionEncoder):
 
     def __init__(self, n_items: int, n_sessions: int, *, dim: int, decay: float, head: Head) -> None:
         super().__init__()
+        require(at_least=1, dim=dim)
+        require(at_least=0, decay=decay)
         self.decay = decay
         self.head = head
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
@@ -214,6 +217,7 @@ class GraphEncoder(InteractionEncoder):
     def __init__(
         self, n_items: int, graph: SessionItemGraph, *, dim: int, layers: int, decay: float, head: Head
     ) -> None:
+        require(at_least=1, layers=layers)
         super().__init__(n_items, graph.n_sessions, dim=dim, decay=decay, head=head)
         self.graph = graph
         self.n_layers = layers

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from models.base import PAD, last_position
+from models.bounds import require
 
 Reset = Literal["before", "after"]
 
@@ -190,6 +191,7 @@ class Transformer(nn.Module):
         norm_first: bool,
     ) -> None:
         super().__init__()
+        require(at_least=1, dim=dim, max_length=max_length, layers=layers, heads=heads, inner=inner)
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, and {dim} is not one of {heads}")
         self.norm_first = norm_first

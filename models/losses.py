@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, embedding, logsigmoid, normalize
 
+from models.bounds import require
+
 Loss = Literal["ce", "sampled-ce", "bce", "gbce", "bpr", "top1", "bpr-max", "top1-max"]
 
 
@@ -47,11 +49,11 @@ class Objective:
     horizon: int = 1  # a position is trained on so many next clicks
 
     def __post_init__(self) -> None:
-        for name in ("negatives", "hardest", "elu"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be at least 1, not {self.horizon}")
+        require(
+            at_least=0, negatives=self.negatives, hardest=self.hardest, elu=self.elu, penalty=self.penalty
+        )
+        require(at_least=0, at_most=1, calibration=self.calibration)
+        require(at_least=1, horizon=self.horizon)
         if self.loss != "ce" and not self.negatives and not self.in_batch:
             raise ValueError(f"loss {self.loss} needs negatives: in_batch, or negatives above 0")
 

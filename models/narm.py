@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import PAD, Batching, Family, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import GRU, Reset
 
 
@@ -62,6 +63,7 @@ class NARM(SessionEncoder):
         reset: Reset = "after",
         attention: Literal["softmax", "plain"] = "softmax",
     ) -> None:
+        require(at_least=1, dim=dim, hidden=hidden)
         super().__init__()
         self.attention = attention
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
 from models.base import Head, Hyper, Recipe
+from models.bounds import require
 from models.interactions import GraphEncoder, SessionItemGraph, dense_layers
 
 
@@ -40,7 +41,7 @@ class NGCF(GraphEncoder):
         "loss": "bpr",
         "negatives": 256,  # theirs is one a pair; the mean over a shared sample is the same in expectation
         "in_batch": False,
-        "epochs": 500,
+        "epochs": 400,  # these and below: the command for Gowalla in the README of the authors' code
         "patience": 10,
         "batch_size": 1024,
         "optimizer": "adam",
@@ -66,6 +67,7 @@ class NGCF(GraphEncoder):
         decay: float = 1e-5,
         head: Head = "niser",
     ) -> None:
+        require(at_least=0, slope=slope)
         super().__init__(n_items, graph, dim=dim, layers=layers, decay=decay, head=head)
         self.slope = slope
         self.dropout = nn.Dropout(dropout)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import GatedGraphLayer, Reset, SessionGraph, SoftAttention
 
 
@@ -65,6 +66,8 @@ class NISER(SessionEncoder):
         scale: float = 16.0,
         max_length: int = 50,
     ) -> None:
+        require(at_least=1, dim=dim, steps=steps, max_length=max_length)
+        require(above=0, scale=scale)
         super().__init__()
         self.scale = scale
         self.max_length = max_length

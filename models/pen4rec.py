@@ -1,7 +1,7 @@
 """PEN4Rec: Hu et al., PEN4Rec: Preference Evolution Networks for Session-based Recommendation, KSEM 2021.
 
-No code was ever published; this is our reading of the paper. The session graph gives every click t its
-vector h_t, h_T that of the last one:
+No code was ever published (the authors' repository holds a README alone); this is our reading of the paper.
+The session graph gives every click t its vector h_t, h_T that of the last one:
 
     h = GatedGraph(x)                                        (1)  SR-GNN's update
 
@@ -40,6 +40,7 @@ from torch._higher_order_ops.scan import scan
 from torch.nn.functional import linear, normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, last_position
+from models.bounds import require
 from models.layers import GRU, GatedGraphLayer, SessionGraph
 
 
@@ -81,6 +82,8 @@ class PEN4Rec(SessionEncoder):
         scale: float = 16.0,
         max_length: int = 50,
     ) -> None:
+        require(at_least=1, dim=dim, steps=steps, max_length=max_length)
+        require(above=0, scale=scale)
         super().__init__()
         if not 1 <= recent <= max_length:
             raise ValueError(f"recent must be between 1 and max_length ({max_length}), not {recent}")

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, last_position
+from models.bounds import require
 from models.layers import GatedGraphLayer, Reset, SessionGraph
 
 
@@ -82,6 +83,8 @@ class SGNNHN(SessionEncoder):
         scale: float = 12.0,
         max_length: int = 50,
     ) -> None:
+        require(at_least=1, dim=dim, layers=layers, max_length=max_length)
+        require(above=0, scale=scale)
         super().__init__()
         self.scale = scale
         self.max_length = max_length

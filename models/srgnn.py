@@ -33,6 +33,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from models.base import PAD, Batching, Family, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import GatedGraphLayer, Reset, SessionGraph, SoftAttention
 
 
@@ -72,6 +73,7 @@ class SRGNN(SessionEncoder):
         items_from: Literal["normal", "uniform"] = "normal",
         max_length: int = 50,
     ) -> None:
+        require(at_least=1, dim=dim, steps=steps, max_length=max_length)
         super().__init__()
         self.max_length = max_length
         self.steps = steps

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import PAD, Batching, Family, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import running_mean, shorten
 
 
@@ -53,6 +54,9 @@ class STAMP(SessionEncoder):
     def __init__(
         self, n_items: int, *, dim: int = 100, max_norm: float = 1.0, items_std: float = 0.0
     ) -> None:
+        require(at_least=1, dim=dim)
+        require(above=0, max_norm=max_norm)
+        require(at_least=0, items_std=items_std)
         super().__init__()
         self.max_norm = max_norm
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import PAD, Batch, Batching, Family, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import GRU
 
 
@@ -68,6 +69,9 @@ class SVAE(SessionEncoder):
         kl_weight: float = 0.02,
         anneal_steps: int = 2000,
     ) -> None:
+        require(at_least=1, dim=dim, hidden=hidden, dim_output=dim_output, latent=latent)
+        require(at_least=1, anneal_steps=anneal_steps)
+        require(at_least=0, kl_weight=kl_weight)
         super().__init__()
         self.kl_weight = kl_weight
         self.anneal_steps = anneal_steps

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
+from models.bounds import require
 from models.layers import Transformer
 
 
@@ -83,6 +84,8 @@ class TRON(SessionEncoder):
         scale: float = 16.0,
         max_length: int = 50,
     ) -> None:
+        require(above=0, scale=scale)
+        require(at_least=1, dim=dim)
         super().__init__()
         self.head = head
         self.scale = scale if head == "niser" else 1.0

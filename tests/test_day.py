@@ -37,7 +37,7 @@ RETRAIN = """
 [prepare]
 min_sessions = 100
 [train]
-model = "gru4rec"
+model = "gru"
 set = ["epochs=1", "dim=16"]
 threads = 1
 [gate]  # whether one epoch makes a better model, or a quick one, is not the question here

@@ -82,7 +82,7 @@ def _run(
     paths.write(
         RunRecord(
             id=f"run-{stamp}",
-            version=f"gru4rec-{stamp}",
+            version=f"gru-{stamp}",
             config={},
             config_sha256="0",
             commit="0",
@@ -113,7 +113,7 @@ def write_trainings(artifacts: Path, now: datetime) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         progress = TrainingProgress.model_validate(
             {
-                "model": "gru4rec" if place.startswith("run-") else place.partition("/")[2].partition("-")[0],
+                "model": "gru" if place.startswith("run-") else place.partition("/")[2].partition("-")[0],
                 "dataset": place.partition("/")[0],
                 "started_at": now - 2 * half,
                 "updated_at": updated_at,

@@ -28,11 +28,11 @@ class Case:
 
 
 CASES = [
-    Case("gru4rec", {"dim": 16, "head": "niser"}),
-    Case("gru4rec", {"dim": 16, "head": "native", "layers": 2, "embedding": "separate"}),
+    Case("gru", {"dim": 16, "head": "niser"}),
+    Case("gru", {"dim": 16, "head": "native", "layers": 2}),
     Case(
         "gru4rec",
-        {"dim": 16, "head": "native", "batching": "session-parallel", "embedding": "one-hot"},
+        {"dim": 16, "dropout_hidden": 0.0, "embedding": "one-hot"},
         lr=0.1,
         recipe={
             "optimizer": "adagrad",
@@ -46,13 +46,15 @@ CASES = [
         "gru4rec",
         {
             "dim": 16,
-            "head": "native",
+            "batching": "positions",
+            "dropout_hidden": 0.0,
             "layers": 2,
             "input_to_all": True,
             "feed_forward": 1,
             "discount": 0.5,
             "reset": "before",
         },
+        recipe={"loss": "ce", "optimizer": "adam"},
     ),
     Case("narm", {"dim": 16, "hidden": 20}),
     Case("narm", {"dim": 16, "hidden": 20, "attention": "plain", "reset": "before"}),

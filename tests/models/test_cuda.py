@@ -61,7 +61,7 @@ FACTORIES = (
 # Models that must ask the GPU how much there is: masked clicks, distinct neighbours, edges of the batch's
 # sessions. All others run ahead of it.
 ASKING = {"bert4rec", "gce_gnn", "gcn", "lightgcn", "ngcf"}
-EXPORTED = {"bert4rec", "gce_gnn", "gru4rec", "lightgcn"}  # whole, which takes a while
+EXPORTED = {"bert4rec", "gce_gnn", "gru", "lightgcn"}  # whole, which takes a while
 
 
 class MadeWhereTheModelIs(TorchFunctionMode):

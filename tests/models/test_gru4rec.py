@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import Batch, Sessions
+from models.base import Batch, Recipe, Sessions
 from models.gru4rec import GRU4Rec
 from models.layers import GRU
 from tests.models.test_layers import slow_gru
@@ -34,35 +34,25 @@ def some_model(**hyper: Any) -> GRU4Rec:
     return model
 
 
-def unit(vectors: Floats) -> Floats:
-    units: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return units
-
-
 def numbers(tensor: torch.Tensor) -> Floats:
     values: Floats = tensor.detach().numpy()
     return values
 
 
-@pytest.mark.parametrize("head", ["native", "niser"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("embedding", ["one-hot", "separate", "tied"])
-def test_equals_its_equations(embedding: Embedding, layers: int, head: Literal["native", "niser"]) -> None:
-    """(1), layer upon layer; items are read, and states scored, at unit length under cosines alone."""
-    model = some_model(embedding=embedding, layers=layers, head=head)
+def test_equals_its_equations(embedding: Embedding, layers: int) -> None:
+    """(1), layer upon layer."""
+    model = some_model(embedding=embedding, layers=layers)
     states = numbers(model.inputs.weight)[SESSION]
-    if head == "niser" and embedding != "one-hot":
-        states = unit(states)
-    for layer in range(layers):
-        states = slow_gru(
-            model.gru, states, layer
-        )  # a one-hot's rows are its products: its W is the identity
+    for layer in range(layers):  # a one-hot's rows are its products: its W is the identity
+        states = slow_gru(model.gru, states, layer)
     answer = numbers(model.forward_all(torch.tensor([SESSION]))[0])
-    np.testing.assert_allclose(answer, unit(states) if head == "niser" else states, atol=1e-5)
+    np.testing.assert_allclose(answer, states, atol=1e-5)
 
 
 def test_inputs_to_all_layers_and_layers_before_the_output() -> None:
-    model = some_model(head="native", layers=3, input_to_all=True, feed_forward=2)
+    model = some_model(layers=3, input_to_all=True, feed_forward=2)
     clicks = numbers(model.items.weight)[SESSION]
     states = slow_gru(model.gru, clicks, 0)
     assert len(model.higher) == 2
@@ -78,7 +68,7 @@ def test_inputs_to_all_layers_and_layers_before_the_output() -> None:
 
 def test_discounted_clicks_are_summed_and_scaled() -> None:
     """1, ½, ¼, … of the clicks before, divided by the length of a vector of these numbers."""
-    model = some_model(head="native", embedding="one-hot", discount=0.5)
+    model = some_model(embedding="one-hot", discount=0.5, batching="positions")
     rows = numbers(model.inputs.weight)[SESSION]
     summed = np.stack(
         [
@@ -90,13 +80,13 @@ def test_discounted_clicks_are_summed_and_scaled() -> None:
     answer = numbers(model.forward_all(torch.tensor([SESSION]))[0])
     np.testing.assert_allclose(answer, slow_gru(model.gru, summed, 0), atol=1e-5)
     with pytest.raises(ValueError, match="discount: a session-parallel step has one click"):
-        GRU4Rec(9, dim=4, discount=0.5, batching="session-parallel")
+        GRU4Rec(9, dim=4, discount=0.5)
 
 
 def test_a_score_has_its_items_bias() -> None:
     """(2), in training and validation: an item that is popular enough is first, whatever the session."""
-    model = some_model(head="native")
-    assert model.bias is not None
+    model = some_model(batching="positions")
+    model.recipe = Recipe()
     scores = numbers(model(torch.tensor([SESSION]))[0]) @ numbers(model.item_vectors())[1:].T
     scores = scores + numbers(model.bias)[1:]
     loss = model.loss(Batch(torch.tensor([SESSION]), torch.tensor([[0, 0, 0, 5]])))
@@ -111,7 +101,8 @@ def test_a_score_has_its_items_bias() -> None:
 
 @pytest.mark.parametrize("name", ["dropout_embedding", "dropout_hidden"])
 def test_dropout_is_of_training_alone(name: str) -> None:
-    model, sessions = some_model(head="native", **{name: 0.9}), torch.tensor([SESSION])
+    model = some_model(**{"dropout_hidden": 0.0, name: 0.5})
+    sessions = torch.tensor([SESSION, [1, 2, 4, 8]])
     torch.testing.assert_close(model(sessions), model(sessions))
     model.train()
     assert not torch.equal(model(sessions), model(sessions))
@@ -119,9 +110,8 @@ def test_dropout_is_of_training_alone(name: str) -> None:
 
 def test_hidden_dropout_is_carried_on_with_the_state() -> None:
     """What a step drops of a layer's state is gone for the next layer, the next click and the scores."""
-    model = some_model(
-        head="native", layers=2, dropout_embedding=0.0, dropout_hidden=0.5, batching="session-parallel"
-    ).train()
+    model = some_model(layers=2, dropout_hidden=0.5).train()
+    model.recipe = Recipe()
     torch.manual_seed(3)
     starts = torch.ones(200, dtype=torch.bool)
     batch = Batch(torch.full((200, 1), 3), torch.full((200,), 4), starts)
@@ -143,7 +133,7 @@ def test_each_gate_starts_from_its_own_bound(embedding: str) -> None:
     """U(±sqrt(6 / (rows + columns))) of each gate's matrix: of n inputs and d units sqrt(6 / (n + d))."""
     torch.manual_seed(0)
     n_items, dim = 500, 60
-    model = GRU4Rec(n_items, dim=dim, layers=2, embedding=embedding, head="native")  # type: ignore[arg-type]
+    model = GRU4Rec(n_items, dim=dim, layers=2, embedding=embedding)  # type: ignore[arg-type]
     of_items, of_units = math.sqrt(6 / (n_items + dim)), math.sqrt(6 / (dim + dim))
     bounds = {"items.weight": of_items, "inputs.weight": of_items}
     for name, parameter in model.named_parameters():

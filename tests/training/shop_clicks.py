@@ -115,4 +115,4 @@ def config(model: str = "vmis_knn", *sets: str, **sections: dict[str, object]) -
     return RetrainConfig.model_validate(merged)
 
 
-GRU4REC = config("gru4rec", "dim=8", "epochs=2", "batch_size=128")
+GRU = config("gru", "dim=8", "epochs=2", "batch_size=128")

@@ -31,7 +31,7 @@ from training.learn.hyper import resolve
 from training.learn.registry import find_model
 
 SETTINGS = {
-    "gru4rec": ["dim=8", "head=native"],
+    "gru": ["dim=8", "head=native"],
     "srgnn": ["dim=6"],
     "niser": ["dim=10", "max_length=4"],
 }
@@ -87,7 +87,7 @@ def ranks_like(bundle: Bundle, expected: Vectors, sessions: list[list[int]]) -> 
         assert expected[row, items - 1] == pytest.approx(best, abs=2e-5)
 
 
-@pytest.mark.parametrize("names", [("gru4rec", "niser"), ("srgnn", "niser", "gru4rec"), ("niser", "pen4rec")])
+@pytest.mark.parametrize("names", [("gru", "niser"), ("srgnn", "niser", "gru"), ("niser", "pen4rec")])
 @pytest.mark.parametrize("weights", ["equal", "explicit"])
 def test_it_ranks_by_the_weighted_sum(
     place: Path, tmp_path: Path, names: tuple[str, ...], weights: str
@@ -133,28 +133,28 @@ def test_their_order_does_not_matter(place: Path, tmp_path: Path) -> None:
 
 
 def test_the_manifest_names_members_and_weights(place: Path, tmp_path: Path) -> None:
-    made = blended(members(place, "niser", "gru4rec"), data_of(place), tmp_path, weights="1,3")
+    made = blended(members(place, "niser", "gru"), data_of(place), tmp_path, weights="1,3")
     manifest = read_manifest(made.bundle)
     assert manifest.model == "blend"
     told = manifest.hyperparameters
-    assert [told[f"member {number}"] for number in (1, 2)] == ["gru4rec-v1", "niser-v1"]
+    assert [told[f"member {number}"] for number in (1, 2)] == ["gru-v1", "niser-v1"]
     assert [told[f"member {number} weight"] for number in (1, 2)] == [0.75, 0.25]
-    assert told["member 1 commit"] == "commit of gru4rec"
+    assert told["member 1 commit"] == "commit of gru"
     assert told["member 2 data"] == data_of(place).info.fingerprint
     assert told["refit"] is False
     assert set(manifest.metrics) == {"validation recall@20", "validation mrr@20"}
 
 
 def test_a_blend_of_a_blend(place: Path, tmp_path: Path) -> None:
-    inner = blended(members(place, "niser", "gru4rec"), data_of(place), tmp_path, weights="equal")
+    inner = blended(members(place, "niser", "gru"), data_of(place), tmp_path, weights="equal")
     both = [Bundle.load(inner.bundle), *members(place, "srgnn")]
     bundle = Bundle.load(blended(both, data_of(place), tmp_path, weights="2,1").bundle)
-    three = members(place, "niser", "gru4rec", "srgnn")
+    three = members(place, "niser", "gru", "srgnn")
     ranks_like(bundle, np.mean([cosines(each, SESSIONS) for each in three], axis=0), SESSIONS)
 
 
 def test_fewer_dimensions(place: Path, tmp_path: Path) -> None:
-    bundles = members(place, "niser", "gru4rec")  # 10 and 8 + 2 dimensions
+    bundles = members(place, "niser", "gru")  # 10 and 8 + 2 dimensions
     made = blended(bundles, data_of(place), tmp_path, weights="equal", dim=12)
     bundle = Bundle.load(made.bundle)
     assert bundle.manifest.dim == 12
@@ -262,7 +262,7 @@ def test_what_cannot_be_blended(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_adds_up_otherwise_is_refused(place: Path, tmp_path: Path) -> None:
-    bundles = members(place, "niser", "gru4rec")
+    bundles = members(place, "niser", "gru")
     bundle = Bundle.load(blended(bundles, data_of(place), tmp_path, weights="equal").bundle)
     sample = recent_sessions(data_of(place).train)
     check_sum(Blend.of(bundles, [1, 1]), bundle, sample)
@@ -306,6 +306,6 @@ async def test_the_command_and_the_service(place: Path, redis_url: str, tmp_path
 def test_train_says_what_a_bundle_has_seen(place: Path, tmp_path: Path) -> None:
     quick = ["--set", "dim=8", "--set", "epochs=1", "--threads", "1", "--artifacts", str(tmp_path)]
     for refit in ([], ["--refit"]):
-        result = run("train", "--data", str(place / "data"), "--model", "gru4rec", *quick, *refit, "--json")
+        result = run("train", "--data", str(place / "data"), "--model", "gru", *quick, *refit, "--json")
         bundle = Bundle.load(tmp_path / "bundles" / json.loads(result.stdout)["bundle"])
         assert is_new_to_validation(bundle) is not bool(refit)

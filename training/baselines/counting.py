@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Sessions
+from models.bounds import require
 from service.ranking.neighbours import SessionNeighbours
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items
@@ -59,6 +60,7 @@ def session_neighbours(
 
     |H| training sessions, h of them with the item.
     """
+    require(at_least=1, m=m, k=k)
     session, item = distinct_pairs(train)
     by_item = np.argsort(item, kind="stable")
     held = np.bincount(item, minlength=train.n_items + 1)

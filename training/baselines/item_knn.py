@@ -17,6 +17,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from models.base import Hyper, Sessions
+from models.bounds import require
 from service.ranking.neighbours import ItemNeighbours, best_of_each
 
 PAPER: Mapping[str, Hyper] = {"neighbours": 100, "regularisation": 20.0, "counts": "sessions"}
@@ -30,6 +31,8 @@ def fit(
     counts: Literal["sessions", "clicks"] = "sessions",
 ) -> ItemNeighbours:
     """Count pairs of items in a session; keep each item's `neighbours` most similar."""
+    require(at_least=1, neighbours=neighbours)
+    require(at_least=0, regularisation=regularisation)
     return most_similar(train, neighbours, regularisation, counts)
 
 

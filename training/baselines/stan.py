@@ -22,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from models.base import Hyper, Sessions
+from models.bounds import require
 from service.ranking.neighbours import Candidates, best_of_each, distinct_clicks, match, places, starts
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items
 from training.baselines.counting import Floats, distinct_pairs, offsets
 
-PAPER: Mapping[str, Hyper] = {  # Diginetica
+PAPER: Mapping[str, Hyper] = {  # Diginetica, for MRR: window_digi_stan.yml of session-rec
     "m": 10_000,
     "k": 500,
     "decay_place": 1.225,
@@ -87,6 +88,8 @@ def fit(
     decay_distance: float = 4.9,
 ) -> STAN:
     """Count which session holds which items, and where."""
+    require(at_least=1, m=m, k=k)
+    require(above=0, decay_place=decay_place, decay_age=decay_age, decay_distance=decay_distance)
     session, item = distinct_pairs(train)
     by_item = np.argsort(item, kind="stable")
     length = np.bincount(session, minlength=len(train))

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.base import Hyper, Sessions
+from models.bounds import require
 from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
 
@@ -27,6 +28,7 @@ PAPER: Mapping[str, Hyper] = {"m": 500, "k": 100, "max_length": 50}
 
 def fit(train: Sessions, *, m: int = 500, k: int = 100, max_length: int = 50) -> SessionNeighbours:
     """Count which session holds which items; `max_length` newest clicks of a session are compared."""
+    require(at_least=1, max_length=max_length)
     step = np.arange(max_length + 1)
     return session_neighbours(
         train,

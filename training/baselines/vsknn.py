@@ -16,16 +16,20 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.base import Hyper, Sessions
+from models.bounds import require
 from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
 
-PAPER: Mapping[str, Hyper] = {"m": 5000, "k": 500, "idf": 5.0, "max_length": 50}  # Diginetica
+# Diginetica: window_digi_baselines.yml of session-rec, the authors' code
+PAPER: Mapping[str, Hyper] = {"m": 5000, "k": 500, "idf": 5.0, "max_length": 50}
 
 
 def fit(
     train: Sessions, *, m: int = 5000, k: int = 500, idf: float = 5.0, max_length: int = 50
 ) -> SessionNeighbours:
     """Count which session holds which items; `max_length` newest clicks of a session are compared."""
+    require(at_least=0, idf=idf)
+    require(at_least=1, max_length=max_length)
     step = np.arange(max_length + 1)
     return session_neighbours(
         train,

@@ -141,7 +141,7 @@ def make_bundle(steps: Steps, artifacts: Path) -> None:
     steps.run("demo-store", "--output", str(log))
     steps.run("prepare", "--input", str(log), "--output", str(data), "--name", "demo", "--force")
     steps.run(
-        *("train", "--data", str(data), "--model", "gru4rec", "--artifacts", str(artifacts)),
+        *("train", "--data", str(data), "--model", "gru", "--artifacts", str(artifacts)),
         *("--set", f"epochs={EPOCHS}", "--items", str(items), "--publish"),
     )
     steps.run("items", "import", str(items), "--artifacts", str(artifacts))

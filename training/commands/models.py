@@ -116,7 +116,7 @@ CORES = os.cpu_count() or 1
 @app.command(rich_help_panel="Models")
 def train(
     data: DataOption,
-    model: Annotated[str, typer.Option(help="What `models` lists: niser, gru4rec, vmis_knn, …")],
+    model: Annotated[str, typer.Option(help="What `models` lists: niser, gru, vmis_knn, …")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any recipe field or hyper-parameter."),

@@ -34,7 +34,7 @@ SHOWN = 5
 @app.command(rich_help_panel="Models")
 def tune(
     data: DataOption,
-    model: Annotated[str, typer.Option(help="A module's name under models/: gru4rec, niser, …")],
+    model: Annotated[str, typer.Option(help="A module's name under models/: gru, niser, …")],
     trials: Annotated[
         int, typer.Option(min=1, help="Complete or pruned ones in all, those of earlier runs included.")
     ],

@@ -82,7 +82,7 @@ def try_(
         typer.Option(
             metavar="NAMES",
             help="As `models` lists them: vmis_knn,niser or repeated.",
-            show_default="pop,spop,item_knn,vmis_knn,gru4rec,niser",
+            show_default="pop,spop,item_knn,vmis_knn,gru,niser",
         ),
     ] = None,
     threads: Annotated[

@@ -7,10 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
-
-from models.base import Family, Head, SessionEncoder, Sessions
+from models.base import Family, Head
+from training.learn.hyper import build_empty
 from training.learn.registry import baseline_names, find_baseline, find_model, model_names
 
 # "NAME: Authors, Title, Venue Year.", the first sentence of every model's module
@@ -47,7 +45,7 @@ def card(name: str, n_items: int) -> Card:
     identity = (name, source["title"], source["paper"], f"{source['authors']} {source['year']}")
     if name in baseline_names():
         return Card(*identity, family="counted", parameters=0, head=None, causal=False)
-    model = _without_memory(find_model(name), n_items)
+    model = build_empty(find_model(name), {}, n_items)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Card(*identity, model.family, parameters, model.head, model.causal)
 
@@ -56,10 +54,3 @@ def docstring(name: str) -> str:
     """What its module says of it. Raises `UnknownModelError`."""
     defined = find_baseline(name) if name in baseline_names() else find_model(name)
     return (sys.modules[defined.__module__].__doc__ or "").strip()
-
-
-def _without_memory(model_class: type[SessionEncoder], n_items: int) -> SessionEncoder:
-    """The model with shapes but no values: a table of any size costs nothing."""
-    one_session = Sessions(np.array([1, 2], np.int32), np.array([0, 2]), n_items)
-    with torch.device("meta"):
-        return model_class.build(one_session)

@@ -73,7 +73,7 @@ OwnState = dict[str, Any]  # what each of several processes has of its own: gene
 def run_name(
     model: str, seed: int, recipe: Recipe, hyper: dict[str, Hyper], refit_epochs: int | None = None
 ) -> str:
-    """What a run's directory is called: `gru4rec-seed1`, and by other settings `gru4rec-seed1-3f2a90c1`.
+    """What a run's directory is called: `gru-seed1`, and by other settings `gru-seed1-3f2a90c1`.
 
     Its end is a hash of what differs from the model's own recipe and hyper-parameters, however it was typed.
     """
@@ -240,7 +240,7 @@ def restore(
 def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:
     """The model a checkpoint holds: its best weights so far (select) or its newest (refit).
 
-    Raises `CheckpointError` when the checkpoint was made from other data.
+    Raises `CheckpointError` when the checkpoint was made from other data, or of a model that is another now.
     """
     saved = load(file)
     identity = dict(saved["identity"])
@@ -249,6 +249,13 @@ def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:
     if config.data_fingerprint != data.info.fingerprint:
         raise CheckpointError(f"{file}: was trained on other data than {data.path}")
     train = data.train_all if phase == "refit" else data.train
-    model = find_model(config.model).build(train, **config.hyper)
+    model_class = find_model(config.model)
+    gone = sorted(config.hyper.keys() - model_class.hyperparameters().keys())
+    if gone:
+        names = ", ".join(gone)
+        raise CheckpointError(
+            f"{file}: {config.model} has no {names} any more: export it with its own version"
+        )
+    model = model_class.build(train, **config.hyper)
     model.load_state_dict(saved["state"]["best_weights"] or saved["model"])
     return model.eval(), config

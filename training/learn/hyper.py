@@ -6,9 +6,12 @@ import dataclasses
 import math
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, hyperparameters_of
+import numpy as np
+import torch
+
+from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, Sessions, hyperparameters_of
 from training.learn.registry import find_baseline
 
 PAPER = "paper"  # a model's own paper, among the settings that were published
@@ -39,7 +42,8 @@ def resolve(
     if published is not None:
         there = published_settings(model)
         if published not in there:
-            raise HyperError(f"--paper-of {published}: of {model.__name__} there is: {', '.join(there)}")
+            known = ", ".join(there) or "nothing"
+            raise HyperError(f"--paper-of {published}: of {model.__name__} there is: {known}")
         values = there[published]
         own = dataclasses.replace(Recipe(), **{k: v for k, v in values.items() if k not in declared})  # type: ignore[arg-type]
         declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
@@ -58,6 +62,7 @@ def resolve(
         )
     except ValueError as error:
         raise HyperError(f"--set: {error}") from error
+    _check(lambda values: build_empty(model, values), declared, hyper, assigned)
     if recipe.horizon > 1 and hyper.get("batching", model.batching) != "positions":
         raise HyperError(f"--set horizon={recipe.horizon}: {model.__name__} has one target an example")
     batching = hyper.get("batching", model.batching)
@@ -96,8 +101,8 @@ def objective_in_words(recipe: Recipe, n_items: int) -> str:
 
 
 def published_settings(model: type[SessionEncoder]) -> dict[str, Mapping[str, Hyper]]:
-    """What was published of a model: its paper's settings, and further ones by name."""
-    return {PAPER: model.paper, **model.papers}
+    """What was published of a model: its paper's settings, and further ones by name; perhaps nothing."""
+    return {**({PAPER: model.paper} if model.paper else {}), **model.papers}
 
 
 def resolve_counted(
@@ -112,13 +117,54 @@ def resolve_counted(
             raise HyperError(f"--paper-of {published}: of {baseline} there is: {there}")
         declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
     assigned = _assign(baseline, declared, assignments)
-    return {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
+    hyper = {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
+    _check(lambda values: find_baseline(baseline)(_one_session(2), **values), declared, hyper, assigned)
+    return hyper
+
+
+def build_empty(model: type[SessionEncoder], hyper: Mapping[str, Hyper], n_items: int = 2) -> SessionEncoder:
+    """The model with shapes but no values: a table of any size costs nothing."""
+    with torch.device("meta"):
+        return model.build(_one_session(n_items), **hyper)
 
 
 def paper_of_counted(baseline: str) -> Mapping[str, Hyper]:
     """What the paper of a counted baseline gives; nothing where it gives no settings."""
     values: Mapping[str, Hyper] = getattr(sys.modules[find_baseline(baseline).__module__], "PAPER", {})
     return values
+
+
+def _one_session(n_items: int) -> Sessions:
+    return Sessions(np.array([1, 2], np.int32), np.array([0, 2]), n_items)
+
+
+def _check(
+    make: Callable[[dict[str, Hyper]], object],
+    declared: Mapping[str, HyperParameter],
+    hyper: dict[str, Hyper],
+    assigned: Mapping[str, Hyper],
+) -> None:
+    """Let the model say whether it takes these values. Raises `HyperError` naming the option."""
+
+    def refusal(values: dict[str, Hyper]) -> ValueError | None:
+        try:
+            make(values)
+        except ValueError as error:
+            return error
+        return None
+
+    reason = refusal(hyper)
+    if reason is None:
+        return
+    ours = {name: value for name, value in assigned.items() if name in declared}
+    own = {name: parameter.default for name, parameter in declared.items()}
+    alone = [name for name in ours if refusal({**own, name: ours[name]})]
+    named = ", ".join(f"{name}={_text(ours[name])}" for name in alone or ours)
+    raise HyperError(f"--set {named}: {reason}") from reason
+
+
+def _text(value: Hyper) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _assign(owner: str, known: dict[str, HyperParameter], assignments: Sequence[str]) -> dict[str, Hyper]:

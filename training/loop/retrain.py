@@ -48,7 +48,7 @@ class PrepareConfig(_Section):
 class TrainConfig(_Section):
     """What is trained, as by the command `train`."""
 
-    model: str = "gru4rec"
+    model: str = "gru"
     seed: int = 1
     set: list[str] = []
     warm_start: bool = True

@@ -35,7 +35,7 @@ from training.measure.results import TargetRanks
 from training.measure.significance import interval, resampled
 from training.report.advice import Advice, Resampled, advise
 
-MODELS = ("pop", "spop", "item_knn", "vmis_knn", "gru4rec", "niser")
+MODELS = ("pop", "spop", "item_knn", "vmis_knn", "gru", "niser")
 EPOCHS = 5  # that each trained model shall have time for; a larger log is sampled
 FEWEST_EPOCHS = 3  # one that has no time for as many, on the fewest sessions, is rather left out for another
 FEWEST = 20_000  # training sessions: below, fewer epochs are better than fewer sessions

@@ -23,7 +23,7 @@ def test_runs_with_their_steps_and_what_the_gate_said(tmp_path: Path) -> None:
     assert (running.status, running.reason, running.checks) == ("running", None, ())
     assert running.steps == (StepRow("collect", "done", "4 s"), StepRow("train", "running", "–"))
     assert stopped.reason == "train: training diverged in epoch 1, batch 7 of 100"
-    assert (refused.id, refused.version) == ("run-20261125T030000", "gru4rec-20261125T030000")
+    assert (refused.id, refused.version) == ("run-20261125T030000", "gru-20261125T030000")
     assert refused.started == "2026-11-25 03:00 UTC"
     assert refused.steps[1:] == (StepRow("train", "done", "13 min"), StepRow("gate", "done", "31 s"))
     assert refused.checks == (

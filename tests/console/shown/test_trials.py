@@ -76,7 +76,7 @@ def bundle(**changed: Any) -> dict[str, Any]:
         "roles": [],
         "problem": None,
         "size_bytes": 12_345_678,
-        "model": "gru4rec",
+        "model": "gru",
         "created_at": "2026-11-24T03:00:00Z",
         "n_items": 43097,
         "metrics": {"recall@20": 54.321, "validation mrr@20": 18.5},

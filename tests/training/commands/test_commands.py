@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("place")
     planted_dataset(path / "data")
     result = run(
-        *("train", "--data", str(path / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
+        *("train", "--data", str(path / "data"), "--model", "gru", *QUICK, "--set", "epochs=6"),
         *("--artifacts", str(path / "artifacts"), "--results", str(path / "results"), "--refit", "--json"),
     )
     assert result.exit_code == 0, result.output
@@ -77,12 +77,12 @@ def test_train_leaves_a_bundle_with_its_test_metrics(place: Path) -> None:
 
 
 def test_results_tell_how_they_came_about(place: Path) -> None:
-    written = json.loads((place / "results/planted/gru4rec.json").read_text())
+    written = json.loads((place / "results/planted/gru.json").read_text())
     assert written == json.loads((place / "trained.json").read_text())
     assert {"command", "commit", "seed", "hyperparameters", "epochs", "wall_seconds", "test"} <= set(written)
 
 
-@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn", "pop"])
+@pytest.mark.parametrize("model", ["gru", "vmis_knn", "pop"])
 def test_train_tells_of_validation_and_reads_test_only_when_asked(
     place: Path, tmp_path: Path, model: str
 ) -> None:
@@ -90,12 +90,12 @@ def test_train_tells_of_validation_and_reads_test_only_when_asked(
     shutil.copytree(place / "data", tmp_path / "data")
     test = Dataset.load(tmp_path / "data").test
     np.save(tmp_path / "data/test.items.npy", np.full_like(test.items, 1_000_000))
-    settings = [*QUICK, "--set", "epochs=6"] if model == "gru4rec" else []
+    settings = [*QUICK, "--set", "epochs=6"] if model == "gru" else []
     common = ("train", "--data", str(tmp_path / "data"), "--model", model, *settings, "--refit")
     told = json.loads(run(*common, "--artifacts", str(tmp_path / "a"), "--json").stdout)
     assert "test" not in told
     assert set(told["validation"]) == {"recall@20", "mrr@20"}
-    if model == "gru4rec":
+    if model == "gru":
         best = max(told["history"]["select"], key=lambda record: record["mrr@20"])
         assert told["validation"] == {name: best[name] for name in ("recall@20", "mrr@20")}
         assert told["validation"]["recall@20"] > 95
@@ -127,12 +127,11 @@ def split_log(place: Path, train: Sequence[str], test: Sequence[str]) -> Path:
 WALKS = ["a b c d", "b c d a", "c d a b", "d a b c"] * 10
 
 
-@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn", "item_knn"])
-@pytest.mark.parametrize("batching", ["positions", "session-parallel"])
-def test_sessions_of_one_click_are_no_harm(tmp_path: Path, model: str, batching: str) -> None:
+@pytest.mark.parametrize("model", ["gru", "gru4rec", "vmis_knn", "item_knn"])
+def test_sessions_of_one_click_are_no_harm(tmp_path: Path, model: str) -> None:
     """Among the first, the newest, in validation and in test: they are left out where they say nothing."""
     data = split_log(tmp_path, ["a", *WALKS, "b", "c"], ["d", "a b c", "b"])
-    settings = [*QUICK, "--set", "epochs=2", "--set", f"batching={batching}"] if model == "gru4rec" else []
+    settings = [*QUICK, "--set", "epochs=2"] if model.startswith("gru") else []
     result = run(
         *("train", "--data", str(data), "--model", model, *settings, "--refit"),
         *("--artifacts", str(tmp_path / "artifacts"), "--test", "--json"),
@@ -150,7 +149,7 @@ def test_without_validation_every_epoch_is_trained_and_it_says_so(
     if held_back == "none":
         info = json.loads((data / "dataset.json").read_text())
         (data / "dataset.json").write_text(json.dumps(info | {"n_validation": 0}))
-    common = ("train", "--data", str(data), "--model", "gru4rec", *QUICK, "--set", "epochs=5", *refit)
+    common = ("train", "--data", str(data), "--model", "gru", *QUICK, "--set", "epochs=5", *refit)
     shown = run(*common, "--artifacts", str(tmp_path / "a"))
     assert shown.exit_code == 0, shown.output
     said = " ".join(shown.output.split())  # lines end where the terminal does
@@ -187,11 +186,7 @@ def test_train_as_published(place: Path, tmp_path: Path) -> None:
         recipe, hyper = trained["recipe"], trained["hyperparameters"]
         assert (recipe["loss"], recipe["optimizer"], recipe["momentum"]) == (loss, "adagrad", momentum)
         assert (recipe["lr_gamma"], recipe["batch_size"], recipe["epochs"]) == (1.0, 16, 1)
-        assert (hyper["batching"], hyper["head"], hyper["dropout_embedding"]) == (
-            "session-parallel",
-            "native",
-            0,
-        )
+        assert (hyper["batching"], hyper["dropout_embedding"]) == ("session-parallel", 0)
     counted = run(*train, "--model", "stan", "--paper")
     assert json.loads(counted.stdout)["hyperparameters"]["decay_age"] == 0.138
 
@@ -200,6 +195,7 @@ def test_train_as_published(place: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["gru4rec", "--paper-of", "2015"], "of GRU4Rec there is: paper, 2016, 2016-bpr, 2018, "),
+        (["gru", "--paper"], "of GRUEncoder there is: nothing"),
         (["niser", "--paper-of", "2018"], "of NISER there is: paper"),
         (["pop", "--paper"], "of pop there is: nothing"),
     ],
@@ -217,7 +213,7 @@ def test_what_was_not_published_is_refused(place: Path, words: list[str], messag
         (WALKS, ["a", "b"], ["--test"], "no test session has a second click"),
     ],
 )
-@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn"])
+@pytest.mark.parametrize("model", ["gru", "vmis_knn"])
 def test_what_cannot_end_well_is_not_begun(
     tmp_path: Path, model: str, train: list[str], test: list[str], more: list[str], message: str
 ) -> None:
@@ -235,7 +231,7 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
 
-@pytest.mark.parametrize("model", ["gru4rec", "vmis_knn"])
+@pytest.mark.parametrize("model", ["gru", "vmis_knn"])
 def test_what_does_not_fit_on_the_disk_is_one_line(place: Path, tmp_path: Path, model: str) -> None:
     """Training fails at its first checkpoint, counting at its bundle; neither leaves a part of it."""
     command = ("train", "--data", str(place / "data"), "--model", model, "--artifacts", str(tmp_path / "a"))
@@ -251,7 +247,7 @@ def test_what_does_not_fit_on_the_disk_is_one_line(place: Path, tmp_path: Path, 
     assert lines[-1].startswith(f"error: {tmp_path / 'a'}"), ended.stderr
     assert "Traceback" not in ended.stderr
     left = sorted(file.name for file in (tmp_path / "a").rglob("*") if file.is_file())
-    assert left == ([".train.lock", "progress.json"] if model == "gru4rec" else [])
+    assert left == ([".train.lock", "progress.json"] if model == "gru" else [])
 
 
 @pytest.mark.parametrize("option", ["--artifacts", "--results"])
@@ -262,7 +258,7 @@ def test_a_place_that_cannot_be_written_in_is_told_before_training(
     options = {"--artifacts": str(tmp_path / "a"), "--results": str(tmp_path / "r")}
     options[option] = str(tmp_path / "taken/within")
     words = [word for pair in options.items() for word in pair]
-    result = run("train", "--data", str(place / "data"), "--model", "gru4rec", *words, "--json")
+    result = run("train", "--data", str(place / "data"), "--model", "gru", *words, "--json")
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == f"error: {tmp_path / 'taken'}: Not a directory"
     assert [path.name for path in tmp_path.iterdir()] == ["taken"], "nothing was begun"
@@ -270,7 +266,7 @@ def test_a_place_that_cannot_be_written_in_is_told_before_training(
 
 def test_training_that_diverges_is_not_published(place: Path, tmp_path: Path) -> None:
     result = run(
-        *("train", "--data", str(place / "data"), "--model", "gru4rec", "--set", "lr=1e38"),
+        *("train", "--data", str(place / "data"), "--model", "gru", "--set", "lr=1e38"),
         *("--artifacts", str(tmp_path), "--threads", "1", "--publish"),
     )
     assert result.exit_code == 1, result.output
@@ -291,10 +287,10 @@ def test_evaluate_gives_the_metrics_of_the_manifest(place: Path) -> None:
 
 
 def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
-    file = tmp_path / "planted/gru4rec.json"
+    file = tmp_path / "planted/gru.json"
     shutil.copytree(place / "results/planted", tmp_path / "planted")
     written = json.loads(file.read_text())
-    (tmp_path / "planted/gru4rec.npz").unlink()
+    (tmp_path / "planted/gru.npz").unlink()
     file.write_text(json.dumps({k: v for k, v in written.items() if not k.startswith(("test", "encode"))}))
     arguments = ["evaluate", "--data", str(place / "data"), "--results", str(tmp_path), "--bundle"]
     assert run(*arguments, str(trained_bundle(place))).exit_code == 0
@@ -305,18 +301,18 @@ def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
         k: v for k, v in written.items() if k not in clocks
     }
     with (
-        np.load(tmp_path / "planted/gru4rec.npz") as renewed_ranks,
-        np.load(place / "results/planted/gru4rec.npz") as ranks,
+        np.load(tmp_path / "planted/gru.npz") as renewed_ranks,
+        np.load(place / "results/planted/gru.npz") as ranks,
     ):
         np.testing.assert_array_equal(renewed_ranks["ranks"], ranks["ranks"])
 
-    file.write_text(json.dumps({**written, "bundle": "gru4rec-other"}))
+    file.write_text(json.dumps({**written, "bundle": "gru-other"}))
     refused = run(*arguments, str(trained_bundle(place)))
     assert refused.exit_code == 2
-    assert "gru4rec.json: is of bundle gru4rec-other" in refused.output
+    assert "gru.json: is of bundle gru-other" in refused.output
     file.unlink()
     missing = run(*arguments, str(trained_bundle(place)))
-    assert "gru4rec.json: missing" in missing.output
+    assert "gru.json: missing" in missing.output
     on_validation = run(*arguments, str(trained_bundle(place)), "--split", "validation")
     assert (on_validation.exit_code, "--results: holds" in on_validation.output) == (2, True)
 
@@ -381,7 +377,7 @@ def test_repeats_are_fitted_on_sessions_that_were_held_back(place: Path, tmp_pat
 def test_resume_exports_again_without_training(place: Path) -> None:
     before = json.loads((place / "trained.json").read_text())
     result = run(
-        *("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=6"),
+        *("train", "--data", str(place / "data"), "--model", "gru", *QUICK, "--set", "epochs=6"),
         *("--artifacts", str(place / "artifacts"), "--refit", "--resume", "--test", "--json"),
     )
     after = json.loads(result.stdout)
@@ -393,7 +389,7 @@ def test_each_setting_has_checkpoints_of_its_own(place: Path, tmp_path: Path) ->
     """A run goes on from its own, whatever was tried meanwhile."""
 
     def train(*more: str) -> Result:
-        command = ("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--json")
+        command = ("train", "--data", str(place / "data"), "--model", "gru", *QUICK, "--json")
         return run(*command, "--artifacts", str(tmp_path), *more)
 
     first = json.loads(train("--set", "epochs=2").stdout)
@@ -412,7 +408,7 @@ def test_each_setting_has_checkpoints_of_its_own(place: Path, tmp_path: Path) ->
 
 
 def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
-    (checkpoint,) = (place / "artifacts/runs/planted").glob("gru4rec-seed1-*/refit.pt")
+    (checkpoint,) = (place / "artifacts/runs/planted").glob("gru-seed1-*/refit.pt")
     exported = run(
         *("export", "--checkpoint", str(checkpoint), "--data", str(place / "data")),
         *("--artifacts", str(tmp_path), "--json"),
@@ -421,7 +417,7 @@ def test_export_publish_rollback(place: Path, tmp_path: Path) -> None:
     document = json.loads(exported.stdout)
     assert document["test"] == json.loads((place / "trained.json").read_text())["test"]
     bundle = Path(document["bundle"])
-    second = bundle.rename(bundle.with_name("gru4rec-second"))
+    second = bundle.rename(bundle.with_name("gru-second"))
     assert run("publish", "--bundle", str(second), "--artifacts", str(tmp_path)).exit_code == 2, (
         "not its name"
     )
@@ -453,8 +449,8 @@ def test_rollback_verifies_before_it_changes_anything(place: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--data", "nowhere", "--model", "gru4rec"], "nowhere/dataset.json: missing"),
-        (["train", "--data", "nowhere", "--model", "gru4rce"], "did you mean gru4rec"),
+        (["train", "--data", "nowhere", "--model", "gru"], "nowhere/dataset.json: missing"),
+        (["train", "--data", "nowhere", "--model", "gruu"], "did you mean gru"),
         (["train", "--data", "nowhere", "--model", "niser", "--set", "rate=1"], "no such hyper-parameter"),
         (["evaluate", "--bundle", "nowhere", "--data", "nowhere"], "nowhere"),
         (["export", "--checkpoint", "no.pt", "--data", "nowhere"], "nowhere/dataset.json: missing"),
@@ -476,9 +472,9 @@ def test_attributes_that_come_to_nothing_are_refused_before_a_bundle_is_made(
     train = ("train", "--data", str(place / "data"), "--artifacts", str(tmp_path), "--items", str(items))
     counted = run(*train, "--model", "vmis_knn")
     assert (counted.exit_code, "vmis_knn is counted, it has no item vectors" in counted.stderr) == (2, True)
-    few = run(*train, "--model", "gru4rec", *QUICK, "--set", "epochs=1")
+    few = run(*train, "--model", "gru", *QUICK, "--set", "epochs=1")
     assert (few.exit_code, "of 30 of the 30 items" in few.stderr) == (2, True)
     items.write_text("item_id,price\na,cheap\n")
-    wrong = run(*train, "--model", "gru4rec")
+    wrong = run(*train, "--model", "gru")
     assert (wrong.exit_code, "items.csv:2: " in wrong.stderr) == (2, True)
     assert not [*tmp_path.glob("bundles/*")]

@@ -69,11 +69,11 @@ class Tried:
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tried]:
-    """A trial in its own current directory; GRU4Rec has time for a few epochs."""
+    """A trial in its own current directory; GRU has time for a few epochs."""
     place = tmp_path_factory.mktemp("shop")
     with contextlib.chdir(place):
         write_log(Path(NAME))
-        arguments = ["try", NAME, *OPTIONS, "--models", "pop,spop,vmis_knn", "--models", "gru4rec"]
+        arguments = ["try", NAME, *OPTIONS, "--models", "pop,spop,vmis_knn", "--models", "gru"]
         result = run(*arguments, "--threads", "1", "--budget-minutes", "1.1", "--output", "out")
         assert result.exit_code == 0, result.output
         report = json.loads(Path("out/report.json").read_text())
@@ -87,7 +87,7 @@ def models(tried: Tried) -> list[dict[str, object]]:
 
 
 def test_text_json_and_page_tell_the_same_figures(tried: Tried) -> None:
-    assert [of["model"] for of in models(tried)] == ["pop", "spop", "vmis_knn", "gru4rec"]
+    assert [of["model"] for of in models(tried)] == ["pop", "spop", "vmis_knn", "gru"]
     for of in models(tried):
         for metric in ("recall", "mrr"):
             figure = of[metric]
@@ -124,7 +124,7 @@ def test_the_parts_make_the_whole(tried: Tried) -> None:
 
 def test_evaluate_gives_the_same_figures(tried: Tried) -> None:
     servable = [of for of in models(tried) if of["bundle"]]
-    assert [of["model"] for of in servable] == ["vmis_knn", "gru4rec"]
+    assert [of["model"] for of in servable] == ["vmis_knn", "gru"]
     for of in servable:
         bundle = f"out/bundles/{of['bundle']}"
         measured = json.loads(run("evaluate", "--bundle", bundle, "--data", "out/data", "--json").stdout)
@@ -147,7 +147,7 @@ def test_a_short_test_takes_more_days(tried: Tried) -> None:
 def test_the_clock_stopped_what_was_trained(tried: Tried) -> None:
     trained = models(tried)[-1]
     assert trained["stopped"]
-    assert any("GRU4Rec was stopped by the clock" in note for note in tried.told["notes"])  # type: ignore[attr-defined]
+    assert any("GRU was stopped by the clock" in note for note in tried.told["notes"])  # type: ignore[attr-defined]
 
 
 class Text(HTMLParser):
@@ -181,7 +181,7 @@ def test_what_is_advised_can_be_typed(tried: Tried) -> None:
     prepare, train, serve = (shlex.split(command)[1:] for command in commands)
     assert prepare[:3] == ["prepare", "--input", NAME]
     assert serve == ["serve"]
-    quick = ["--set", "epochs=1"] if train[train.index("--model") + 1] == "gru4rec" else []
+    quick = ["--set", "epochs=1"] if train[train.index("--model") + 1] == "gru" else []
     for words in (prepare, [*train, *quick]):
         done = run(*words)
         assert done.exit_code == 0, done.output
@@ -260,7 +260,7 @@ def test_too_few_sessions_are_told(tmp_path: Path) -> None:
 def test_an_unknown_model_is_told_before_anything_is_read(tmp_path: Path) -> None:
     result = run("try", "no-such.csv", "--models", "gru5rec", "--output", str(tmp_path / "out"))
     assert result.exit_code == 2
-    assert "did you mean gru4rec" in result.output
+    assert "did you mean gru" in result.output
 
 
 @pytest.mark.parametrize("end", [2, 12])

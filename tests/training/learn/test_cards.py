@@ -43,7 +43,7 @@ def test_a_paper_is_the_first_sentence_of_the_docstring() -> None:
 
 
 def test_a_catalogue_of_any_size_takes_no_memory() -> None:
-    assert card("gru4rec", 10**9).parameters > 10**11
+    assert card("gru", 10**9).parameters > 10**11
 
 
 def test_every_model_is_listed() -> None:
@@ -67,7 +67,7 @@ def test_one_model_is_told_with_all_that_can_be_set(name: str) -> None:
     assert text.startswith(document["docstring"])
     assert " ".join(document["docstring"].split()).startswith(f"{document['title']}: {document['paper']}")
     settings = document["recipe"] | document["hyperparameters"]
-    assert bool(document["published"]) == (name not in ("pop", "spop"))
+    assert bool(document["published"]) == (name not in ("pop", "spop", "gru"))
     told = shown(text, document["docstring"])
     assert set(told[""]) == set(settings)
     for column, which in enumerate([None, *document["published"]]):
@@ -97,7 +97,7 @@ def shown(text: str, docstring: str) -> dict[str, dict[str, list[str]]]:
     return told
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [name for name in model_names() if name != "gru"])
 def test_here_and_the_paper_stand_beside_each_other(name: str) -> None:
     """Whatever the two differ in, a reader sees both."""
     document = json.loads(run(name, "--json"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.base import Batch
+from models.base import Batch, Recipe
 from models.gru4rec import GRU4Rec
 from tests.training.learn import together
 from tests.training.planted import planted_dataset
@@ -106,7 +106,7 @@ def test_a_checkpoint_from_before_there_were_devices_is_gone_on_with(tmp_path: P
 
 
 def test_a_part_without_targets_weighs_nothing() -> None:
-    model = GRU4Rec(9, dim=4, batching="session-parallel")
+    model = GRU4Rec(9, dim=4)
     batch = Batch(torch.tensor([[1], [0], [2]]), torch.tensor([2, 0, 3]), torch.tensor([True, False, True]))
     parts = [part_of(model, batch, rank, 2) for rank in range(2)]
     assert parts[0][0].targets.tolist() == [2, 3]
@@ -119,7 +119,8 @@ def test_a_part_without_targets_weighs_nothing() -> None:
 def test_the_lanes_of_several_processes_weigh_what_one_processs_do(targets: list[int]) -> None:
     """Their weighted losses' mean is the loss of all lanes together: the sum of those that run, by five."""
     torch.manual_seed(0)
-    model = GRU4Rec(9, dim=4, batching="session-parallel", head="native", dropout_embedding=0.0)
+    model = GRU4Rec(9, dim=4, dropout_hidden=0.0)
+    model.recipe = Recipe()
     wanted = torch.tensor(targets)
     batch = Batch(torch.where(wanted > 0, 7, 0)[:, None], wanted, wanted > 0)
     whole, _ = model.step(batch, None)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.base import PAD, Batch, Hyper, Sessions
+from models.base import PAD, Batch, Hyper, Recipe, Sessions
 from models.gru4rec import GRU4Rec
 from training.learn.lanes import Lanes
 
@@ -65,8 +65,9 @@ def test_lanes_carry_their_state_and_new_sessions_do_not(embedding: str) -> None
     """Step by step through the lanes gives what each session alone gives, in one pass."""
     torch.manual_seed(0)
     sessions = flat([[11, 12, 13, 14], [21, 22], [31, 32, 33, 34, 35, 36], [41, 42], [51, 52, 53]])
-    hyper: dict[str, Hyper] = {"dim": 8, "layers": 2, "batching": "session-parallel", "embedding": embedding}
-    model = GRU4Rec.build(sessions, **hyper, head="native").eval()
+    hyper: dict[str, Hyper] = {"dim": 8, "layers": 2, "embedding": embedding}
+    model = GRU4Rec.build(sessions, **hyper).eval()
+    model.recipe = Recipe()
     lanes = Lanes.of(sessions, 3)
     state, summed, targets = None, 0.0, 0
     for step in lanes.plan(3, seed=0, epoch=0):
@@ -87,7 +88,8 @@ def test_lanes_carry_their_state_and_new_sessions_do_not(embedding: str) -> None
 def test_the_last_steps_of_an_epoch_weigh_what_the_authors_have_them_weigh() -> None:
     """Sum over the lanes that still run, by the lanes there are: cross-entropy, worked out in numpy."""
     torch.manual_seed(0)
-    model = GRU4Rec(9, dim=4, head="native", batching="session-parallel").eval()
+    model = GRU4Rec(9, dim=4).eval()
+    model.recipe = Recipe()
     items, targets = torch.tensor([[3], [PAD], [5], [PAD]]), torch.tensor([4, PAD, 9, PAD])
     loss, carried = model.step(Batch(items, targets, starts=torch.tensor([True, False, True, False])), None)
     vectors = model(items[[0, 2]]).detach().numpy()

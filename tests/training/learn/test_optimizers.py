@@ -82,7 +82,7 @@ def test_a_models_tables_are_its_embeddings_and_its_bias(
 ) -> None:
     """A step moves rows 1, one of the others leaves those where they are, and the GRU coasts on."""
     torch.manual_seed(0)
-    model = GRU4Rec(9, dim=4, embedding=embedding, head="native")
+    model = GRU4Rec(9, dim=4, embedding=embedding)
     recipe = dataclasses.replace(model.recipe, optimizer="adagrad", momentum=0.5, lr=0.1)
     optimizer = make_optimizer(model, recipe)
     names = {name for name, parameter in model.named_parameters() if len(parameter) == 10}

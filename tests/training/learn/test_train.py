@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from models.base import Batch, Hyper
-from models.gru4rec import GRU4Rec
+from models.gru import GRUEncoder
 from models.losses import Loss
 from tests.training.planted import planted_sessions
 from training.learn import checkpoint
 from training.learn.batches import Examples
 from training.learn.checkpoint import CheckpointError, Phase, RunConfig, run_name
 from training.learn.hyper import resolve
+from training.learn.registry import find_model
 from training.learn.train import (
     USUAL_PACE,
     DivergedError,
@@ -36,8 +37,8 @@ from training.measure.validation import validation_on
 
 TRAIN = planted_sessions(200)
 VALIDATE = validation_on(planted_sessions(30, seed=1))
-RECIPE = dataclasses.replace(GRU4Rec.recipe, epochs=4, batch_size=16, lr=0.01, lr_step=2)
-CONFIG = RunConfig("gru4rec", "planted", 5, "32", 1, RECIPE, {"dim": 8})
+RECIPE = dataclasses.replace(GRUEncoder.recipe, epochs=4, batch_size=16, lr=0.01, lr_step=2)
+CONFIG = RunConfig("gru", "planted", 5, "32", 1, RECIPE, {"dim": 8})
 
 OFTEN = Pace(report_steps=3, checkpoint_seconds=0)  # a checkpoint at every report, in mid-epoch too
 
@@ -79,7 +80,7 @@ def run(
 ) -> Trained:
     return train_phase(
         config,
-        GRU4Rec,
+        find_model(config.model),
         TRAIN,
         validate,
         phase=phase,
@@ -121,8 +122,8 @@ def test_session_parallel_run_resumed_in_mid_epoch(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPE, optimizer="adagrad", momentum=0.5, loss="bpr-max", negatives=5, epochs=2, batch_size=4
     )
-    hyper: dict[str, Hyper] = {"dim": 8, "batching": "session-parallel", "head": "native"}
-    config = dataclasses.replace(CONFIG, recipe=recipe, hyper=hyper)
+    hyper: dict[str, Hyper] = {"dim": 8, "dropout_hidden": 0.25}
+    config = dataclasses.replace(CONFIG, model="gru4rec", recipe=recipe, hyper=hyper)
     whole = run(tmp_path / "whole.pt", config=config)
     shown = []
 
@@ -176,21 +177,21 @@ def test_a_checkpoint_from_before_a_setting_had_a_name_is_gone_on_with(
     tmp_path: Path, uninterrupted: Trained
 ) -> None:
     file = tmp_path / "select.pt"
-    named = dataclasses.replace(CONFIG, hyper=resolve(GRU4Rec, ["dim=8"])[1])
+    named = dataclasses.replace(CONFIG, hyper=resolve(GRUEncoder, ["dim=8"])[1])
     run(file, config=named)
     saved = checkpoint.load(file)
     identity = saved["identity"]
     for kind, name in (
         ("recipe", "elu"),
         ("recipe", "logq_target"),
-        ("hyper", "reset"),
-        ("hyper", "discount"),
+        ("hyper", "layers"),
+        ("hyper", "dropout_hidden"),
     ):
         del identity[kind][name]
     checkpoint.save(file, saved)
     again = run(file, config=named, resume=True, on_progress=lambda progress: pytest.fail("it trained anew"))
     assert metrics(again) == metrics(uninterrupted)
-    other = dataclasses.replace(named, hyper={**named.hyper, "reset": "before"})
+    other = dataclasses.replace(named, hyper={**named.hyper, "layers": 2})
     with pytest.raises(CheckpointError, match="hyper was"):
         run(file, config=other, resume=True)
 
@@ -224,7 +225,7 @@ def test_learning_rate_falls_by_steps(uninterrupted: Trained) -> None:
     assert rates == pytest.approx([0.01, 0.01, 0.01 * gamma, 0.01 * gamma])
 
 
-class Diverging(GRU4Rec):
+class Diverging(GRUEncoder):
     """Its loss, or the weights alone, are lost from the given step of all steps on."""
 
     def __init__(self, n_items: int, *, dim: int = 8, at: int = 0, of_weights: bool = False) -> None:
@@ -257,7 +258,7 @@ def diverge(file: Path, validate: Validate | None = VALIDATE, **hyper: Hyper) ->
 
 
 def test_a_loss_that_is_not_finite_ends_training_and_the_step_is_told(tmp_path: Path) -> None:
-    steps = len(training_examples(GRU4Rec(TRAIN.n_items, dim=8), TRAIN).plan(RECIPE.batch_size, 5, 0))
+    steps = len(training_examples(GRUEncoder(TRAIN.n_items, dim=8), TRAIN).plan(RECIPE.batch_size, 5, 0))
     at = steps + 5  # not where the loss is read: that is every third step
     with pytest.raises(DivergedError, match=rf"epoch 2, batch 5 of {steps} \(select\): the loss is inf"):
         diverge(tmp_path / "select.pt", at=at)
@@ -268,7 +269,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_the_step_is_told(tmp_path: 
 @pytest.mark.parametrize("validate", [VALIDATE, None], ids=["select", "refit"])
 def test_weights_that_are_not_finite_end_training(tmp_path: Path, validate: Validate | None) -> None:
     """Those of the very last step, too, which no loss tells of."""
-    steps = len(training_examples(GRU4Rec(TRAIN.n_items, dim=8), TRAIN).plan(RECIPE.batch_size, 5, 0))
+    steps = len(training_examples(GRUEncoder(TRAIN.n_items, dim=8), TRAIN).plan(RECIPE.batch_size, 5, 0))
     with pytest.raises(DivergedError, match=rf"epoch 4, by batch {steps} of {steps} .*: items.weight is not"):
         diverge(tmp_path / "run.pt", validate, at=4 * steps, of_weights=True)
 
@@ -287,11 +288,11 @@ def test_what_differs_from_the_recipe_names_a_run() -> None:
     """By value, not as it was typed; and the same on any machine and day."""
 
     def name(*sets: str, refit_epochs: int | None = None) -> str:
-        return run_name("gru4rec", 3, *resolve(GRU4Rec, sets), refit_epochs)
+        return run_name("gru", 3, *resolve(GRUEncoder, sets), refit_epochs)
 
-    own = GRU4Rec.recipe
-    assert name() == name(f"lr={own.lr}", f"epochs={own.epochs}") == "gru4rec-seed3"
-    assert name("lr=0.02", "dim=8") == name("dim=8", "lr=2e-2") == "gru4rec-seed3-235f73f1"
+    own = GRUEncoder.recipe
+    assert name() == name(f"lr={own.lr}", f"epochs={own.epochs}") == "gru-seed3"
+    assert name("lr=0.02", "dim=8") == name("dim=8", "lr=2e-2") == "gru-seed3-235f73f1"
     others = {name("lr=0.02"), name("dim=8"), name("lr=0.02", "dim=8"), name(refit_epochs=2), name()}
     assert len(others) == 5
 
@@ -308,7 +309,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was(tmp_path: Path) -> None:
 
 def test_epochs_are_in_time_order_once_the_rate_has_decayed() -> None:
     """And only then: from the first epoch on it would unlearn what is old."""
-    examples = training_examples(GRU4Rec(TRAIN.n_items, dim=8), TRAIN)
+    examples = training_examples(GRUEncoder(TRAIN.n_items, dim=8), TRAIN)
     assert isinstance(examples, Examples)
     recipe = dataclasses.replace(RECIPE, lr_step=2, time_order=True)
     for epoch in range(4):

@@ -26,7 +26,7 @@ from training.learn.train import train_phase
 from training.learn.warm_start import ColdStart, WarmStart, probe, warm_start
 
 NEW = ["item-new", *(f"item-{i}" for i in range(N_ITEMS, 3, -1)), "item-newer"]  # three are gone
-SMALL: dict[str, tuple[str, ...]] = {"gru4rec": ("dim=8",), "srgnn": ("dim=8",), "bert4rec": ("dim=8",)}
+SMALL: dict[str, tuple[str, ...]] = {"gru": ("dim=8",), "srgnn": ("dim=8",), "bert4rec": ("dim=8",)}
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,10 @@ def test_as_many_items_in_another_order_are_still_told_apart(
     old: Dataset, trained: Callable[[str], Path]
 ) -> None:
     """30 items and 30 items: the tables have the same shape, and no row may be taken as it stands."""
-    start = start_of("gru4rec", trained("gru4rec"), items=old.items[::-1])
-    warm = new_model("gru4rec", N_ITEMS)
+    start = start_of("gru", trained("gru"), items=old.items[::-1])
+    warm = new_model("gru", N_ITEMS)
     start(warm)
-    before, _ = load_trained(trained("gru4rec") / "select.pt", old)
+    before, _ = load_trained(trained("gru") / "select.pt", old)
     assert torch.equal(warm.item_vectors()[1:], before.item_vectors()[1:].flip(0))
 
 
@@ -116,7 +116,7 @@ def test_the_item_tables_of_every_model_are_found(model: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model", "v1 is of the model gru4rec, not srgnn"),
+        ("model", "v1 is of the model gru, not srgnn"),
         ("hyper", "v1 has another dim"),
         ("gone", r"there is no checkpoint of v1: .*select\.pt is missing"),
         ("data", r"select\.pt is of other clicks than v1"),
@@ -125,7 +125,7 @@ def test_the_item_tables_of_every_model_are_found(model: str) -> None:
 def test_what_cannot_be_begun_with(
     trained: Callable[[str], Path], tmp_path: Path, change: str, message: str
 ) -> None:
-    artifacts = shutil.copytree(trained("gru4rec"), tmp_path / "artifacts")
+    artifacts = shutil.copytree(trained("gru"), tmp_path / "artifacts")
     file = artifacts / "select.pt"
     if change == "gone":
         file.unlink()
@@ -134,17 +134,15 @@ def test_what_cannot_be_begun_with(
         saved["identity"]["data_fingerprint"] = "of yesterday"
         checkpoint.save(file, saved)
     with pytest.raises(ColdStart, match=message):
-        start_of(
-            "srgnn" if change == "model" else "gru4rec", artifacts, f"dim={16 if change == 'hyper' else 8}"
-        )
+        start_of("srgnn" if change == "model" else "gru", artifacts, f"dim={16 if change == 'hyper' else 8}")
 
 
 def test_training_begins_there_and_the_checkpoint_says_so(
     old: Dataset, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     data = write_dataset(tmp_path / "new", planted_sessions(60), planted_sessions(10, seed=1), 10)
-    start = start_of("gru4rec", trained("gru4rec"), items=data.items)
-    recipe, hyper = resolve(find_model("gru4rec"), [*SMALL["gru4rec"], "epochs=1", "lr=1e-12"])
+    start = start_of("gru", trained("gru"), items=data.items)
+    recipe, hyper = resolve(find_model("gru"), [*SMALL["gru"], "epochs=1", "lr=1e-12"])
     options = FitOptions(
         recipe,
         hyper,
@@ -157,8 +155,8 @@ def test_training_begins_there_and_the_checkpoint_says_so(
         version="v2",
         start=start,
     )
-    fit("gru4rec", data, options, Silent(), "test")
-    before, _ = load_trained(trained("gru4rec") / "select.pt", old)
+    fit("gru", data, options, Silent(), "test")
+    before, _ = load_trained(trained("gru") / "select.pt", old)
     for phase in ("select", "refit"):
         after, config = load_trained(tmp_path / "warm" / f"{phase}.pt", data)
         assert config.started_from == "v1"
@@ -168,7 +166,7 @@ def test_training_begins_there_and_the_checkpoint_says_so(
 
 def test_a_resumed_phase_keeps_what_it_learned(tmp_path: Path) -> None:
     """`initial` is for the beginning: applied again it would throw the finished epoch away."""
-    recipe, hyper = resolve(find_model("gru4rec"), ["dim=8", "epochs=2", "patience=9"])
+    recipe, hyper = resolve(find_model("gru"), ["dim=8", "epochs=2", "patience=9"])
     train = planted_sessions(60)
     calls = []
 
@@ -177,10 +175,10 @@ def test_a_resumed_phase_keeps_what_it_learned(tmp_path: Path) -> None:
         torch.nn.init.zeros_(next(model.parameters()))
 
     def phase() -> int:
-        config = RunConfig("gru4rec", "planted", 1, "32", 1, recipe, hyper, "v1")
+        config = RunConfig("gru", "planted", 1, "32", 1, recipe, hyper, "v1")
         done = train_phase(
             config,
-            find_model("gru4rec"),
+            find_model("gru"),
             train,
             None,
             phase="refit",
@@ -197,5 +195,5 @@ def test_a_resumed_phase_keeps_what_it_learned(tmp_path: Path) -> None:
 
 
 def test_the_rows_are_those_of_the_items(trained: Callable[[str], Path]) -> None:
-    start = start_of("gru4rec", trained("gru4rec"))
+    start = start_of("gru", trained("gru"))
     np.testing.assert_array_equal(start.row_of, [0, -1, *range(N_ITEMS, 3, -1), -1])

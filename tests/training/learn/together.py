@@ -31,18 +31,18 @@ Run = tuple[str, dict[str, Any], dict[str, Hyper]]  # a model, what is changed o
 
 # Without dropout, which is drawn by each process for its own rows. 16 targets a step: the last one has few.
 RUNS: dict[str, Run] = {
-    "gru4rec": ("gru4rec", {}, {"dim": 8, "dropout_embedding": 0.0}),
-    "horizon": ("gru4rec", {"horizon": 3}, {"dim": 8, "dropout_embedding": 0.0}),
+    "gru": ("gru", {}, {"dim": 8, "dropout_embedding": 0.0}),
+    "horizon": ("gru", {"horizon": 3}, {"dim": 8, "dropout_embedding": 0.0}),
     "stamp": ("stamp", {}, {"dim": 8}),
     "srgnn": ("srgnn", {"loss": "sampled-ce", "negatives": 5}, {"dim": 8}),
     "lightgcn": ("lightgcn", {"negatives": 5}, {"dim": 8}),
     "lanes": (  # three lanes: one process has two, and they run out at different steps
         "gru4rec",
-        {"batch_size": 3, "optimizer": "adagrad", "momentum": 0.1, "loss": "bpr-max", "negatives": 5},
-        {"dim": 8, "dropout_embedding": 0.0, "batching": "session-parallel", "head": "native"},
+        {"batch_size": 3, "loss": "bpr-max", "negatives": 5},
+        {"dim": 8, "dropout_hidden": 0.0},
     ),
 }
-DROPPING: Run = ("gru4rec", {}, {"dim": 8, "dropout_embedding": 0.5})
+DROPPING: Run = ("gru", {}, {"dim": 8, "dropout_embedding": 0.5})
 
 
 def train(

@@ -229,9 +229,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
     """Artifacts with an encoder `v1`, its checkpoint and neighbours `v2`, and what they were trained on."""
     artifacts = tmp_path_factory.mktemp("artifacts")
     data = planted_dataset(artifacts / "data")
-    recipe, hyper = resolve(find_model("gru4rec"), ["dim=8", "epochs=1"])
+    recipe, hyper = resolve(find_model("gru"), ["dim=8", "epochs=1"])
     options = FitOptions(recipe, hyper, 1, "32", 1, artifacts, checkpoints=artifacts, version="v1")
-    fit("gru4rec", data, options, Silent(), "test")
+    fit("gru", data, options, Silent(), "test")
     counted = resolve_counted("vmis_knn", [])
     options = FitOptions(None, counted, 1, "32", 1, artifacts, refit=True, version="v2")
     fit("vmis_knn", data, options, Silent(), "test")

@@ -33,7 +33,7 @@ def test_the_projects_own_file_names_every_setting_in_its_section() -> None:
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "r.toml").touch()
     config = load_config(tmp_path / "r.toml")
-    assert (config.prepare.days, config.train.model, config.gate.confidence) == (30, "gru4rec", 0.95)
+    assert (config.prepare.days, config.train.model, config.gate.confidence) == (30, "gru", 0.95)
     assert (config.publish.as_, config.train.threads) == ("champion", os.cpu_count())
 
 
@@ -67,9 +67,9 @@ def test_the_hash_is_of_the_settings_alone(tmp_path: Path) -> None:
         ("[prepare]\nvalidation = 1.0", r"\[prepare\] validation: .*less than 1"),
         ("[gates]\n", r"\[gates\]: Extra inputs"),
         ("[gate]\nmargin_mrr = nan", r"\[gate\] margin_mrr: .*finite"),
-        ('[train]\nmodel = "gru4rce"', r"\[train\] model: no model 'gru4rce' \(did you mean gru4rec\?\)"),
+        ('[train]\nmodel = "gruu"', r"\[train\] model: no model 'gruu' \(did you mean gru\?\)"),
         ('[train]\nmodel = "stan"', r"\[train\] model: stan cannot be served; .*vmis_knn"),
-        ('[train]\nset = ["rate=1"]', r"\[train\]: --set rate: GRU4Rec has no such hyper-parameter"),
+        ('[train]\nset = ["rate=1"]', r"\[train\]: --set rate: GRUEncoder has no such hyper-parameter"),
         ('[train]\nmodel = "vmis_knn"\nset = ["k=x"]', r"\[train\]: --set k=x: expected int"),
         ('[train]\nset = ["dim=8", 3]', r"\[train\] set\.1: .*valid string"),
         ('[publish]\nas = "shadow"', r"\[publish\] as: .*'champion' or 'challenger'"),

@@ -17,7 +17,7 @@ from service.live.follower import load_bundle
 from service.ranking.bundle import Bundle
 from service.ranking.served import Query, ServedBundle
 from tests.service.bundles import Shop
-from tests.training.shop_clicks import DAYS, GRU4REC, Files, Silent, config, settings, shuffled, write_shop
+from tests.training.shop_clicks import DAYS, GRU, Files, Silent, config, settings, shuffled, write_shop
 from training.data.dataset import Dataset
 from training.learn import checkpoint
 from training.learn.checkpoint import load
@@ -32,7 +32,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tests.service.bundles import Shop
-from tests.training.shop_clicks import GRU4REC, Files, Silent, settings
+from tests.training.shop_clicks import GRU, Files, Silent, settings
 from training.loop.run import run
 from training.loop.run_steps import STEPS
 
@@ -57,7 +57,7 @@ for number, (name, moment) in enumerate([*moments, (None, None)]):
     if pid == 0:
         try:
             steps = {each: killing(whole) if each == name else whole for each, whole in STEPS.items()}
-            run(GRU4REC, settings(artifacts), Files(clicks), Watcher(), steps=steps)
+            run(GRU, settings(artifacts), Files(clicks), Watcher(), steps=steps)
             os._exit(0)
         finally:
             os._exit(1)  # after an error
@@ -81,9 +81,9 @@ def senseless(clicks: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def uninterrupted(clicks: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
-    """Artifacts with the bundle of a GRU4Rec live."""
+    """Artifacts with the bundle of a GRUEncoder live."""
     artifacts = tmp_path_factory.mktemp("uninterrupted")
-    return artifacts, run(GRU4REC, settings(artifacts), clicks, Silent())
+    return artifacts, run(GRU, settings(artifacts), clicks, Silent())
 
 
 def make(artifacts: Path, source: Files, wanted: RetrainConfig | None = None) -> RunRecord:
@@ -124,7 +124,7 @@ def test_its_curves_can_be_read_without_its_checkpoints(uninterrupted: tuple[Pat
     artifacts, record = uninterrupted
     checkpoints = run_paths(artifacts, record.id).checkpoints
     found = read_progress(checkpoints / "progress.json")
-    assert (found.status, found.model, found.dataset) == ("done", "gru4rec", record.id)
+    assert (found.status, found.model, found.dataset) == ("done", "gru", record.id)
     saved = {file.stem: load(file)["state"]["history"] for file in checkpoints.glob("*.pt")}
     assert found.history == saved
     assert {"loss", "mrr@20", "recall@20"} <= found.history["select"][0].keys()
@@ -134,14 +134,14 @@ def test_its_curves_can_be_read_without_its_checkpoints(uninterrupted: tuple[Pat
 def test_a_score_for_repeats_is_fitted_unless_it_is_not_wanted(
     artifacts: Path, clicks: Files, repeats: bool
 ) -> None:
-    wanted = config("gru4rec", "dim=8", "epochs=1", "batch_size=128")
+    wanted = config("gru", "dim=8", "epochs=1", "batch_size=128")
     train = wanted.train.model_copy(update={"repeats": repeats})
     record = make(artifacts, clicks, wanted.model_copy(update={"train": train}))
     assert (load_bundle(artifacts, record.version).manifest.repeat is not None) is repeats
 
 
 def test_training_that_diverges_stops_the_run_and_is_not_repeated(artifacts: Path, clicks: Files) -> None:
-    wanted = config("gru4rec", "dim=8", "epochs=2", "batch_size=128", "lr=1e38")
+    wanted = config("gru", "dim=8", "epochs=2", "batch_size=128", "lr=1e38")
     stopped = make(artifacts, clicks, wanted)
     assert (stopped.status, stopped.steps["train"].status) == ("stopped", "stopped")
     assert stopped.reason is not None
@@ -237,7 +237,7 @@ def test_the_next_run_starts_from_the_champions_weights(
 ) -> None:
     artifacts, first = uninterrupted
     assert outcome(first, "train")["why_not"] == "there was no champion"
-    second = make(artifacts, clicks, config("gru4rec", "dim=8", "epochs=1", "batch_size=128"))
+    second = make(artifacts, clicks, config("gru", "dim=8", "epochs=1", "batch_size=128"))
     learned = outcome(second, "train")
     assert (learned["started_from"], learned["new_items"], learned["fresh"]) == (first.version, 0, [])
     saved = checkpoint.load(run_paths(artifacts, second.id).checkpoint)

@@ -104,7 +104,7 @@ def test_what_it_starts_from_is_decided_when_it_begins(artifacts: Path) -> None:
     left = begun(artifacts)
     publish(artifacts, "v2")
     assert begin_or_resume(artifacts, config(), new=False).warm_start_from == left.warm_start_from == "v1"
-    cold = config(train={"warm_start": False, "model": "gru4rec"})
+    cold = config(train={"warm_start": False, "model": "gru"})
     assert begin_or_resume(artifacts, cold, new=True).warm_start_from is None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.base import Hyper, Sessions
-from models.gru4rec import GRU4Rec
+from models.gru import GRUEncoder
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.learn.batches import Examples
 from training.learn.registry import find_model
@@ -16,7 +16,7 @@ from training.measure.validation import BATCH_SIZE, rank_targets, sample_of, val
 
 def test_a_model_that_has_diverged_ranks_last() -> None:
     """Its scores are NaN, which is neither above nor below anything."""
-    model = GRU4Rec(N_ITEMS, dim=8)
+    model = GRUEncoder(N_ITEMS, dim=8)
     with torch.no_grad():
         model.items.weight.fill_(torch.nan)
     sessions = planted_sessions(10)
@@ -24,7 +24,7 @@ def test_a_model_that_has_diverged_ranks_last() -> None:
     assert ranks.tolist() == [N_ITEMS] * (len(sessions.items) - len(sessions))
 
 
-@pytest.mark.parametrize("model", ["gru4rec", "srgnn"])
+@pytest.mark.parametrize("model", ["gru", "srgnn"])
 def test_every_next_click_is_judged_in_percent(model: str) -> None:
     """A causal model at all positions at once, another prefix by prefix: as the ranks say, in percent."""
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def test_every_next_click_is_judged_in_percent(model: str) -> None:
 def test_ranks_are_the_same_in_chunks_of_items(hyper: dict[str, Hyper], chunk: int) -> None:
     """With a bias and without; ties count against the target, wherever they lie."""
     torch.manual_seed(0)
-    model = GRU4Rec(N_ITEMS, dim=8, **hyper)  # type: ignore[arg-type]
+    model = GRUEncoder(N_ITEMS, dim=8, **hyper)  # type: ignore[arg-type]
     with torch.no_grad():
         model.items.weight[5:] = model.items.weight[2]  # most items alike, in several chunks
         if model.bias is not None:
@@ -58,7 +58,7 @@ def test_ranks_are_the_same_in_chunks_of_items(hyper: dict[str, Hyper], chunk: i
 
 
 def test_no_more_scores_are_held_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = GRU4Rec(N_ITEMS, dim=8)
+    model = GRUEncoder(N_ITEMS, dim=8)
     held: list[int] = []
     below = torch.Tensor.__lt__
 
@@ -99,7 +99,7 @@ def test_a_session_longer_than_the_sample_is_cut() -> None:
 
 def test_validation_looks_at_the_sample() -> None:
     torch.manual_seed(0)
-    model, sessions = GRU4Rec(N_ITEMS, dim=8), planted_sessions(300)
+    model, sessions = GRUEncoder(N_ITEMS, dim=8), planted_sessions(300)
     found = validation_on(sessions, 100)(model)
     assert found == validation_on(sample_of(sessions, 100))(model)
     assert found != validation_on(sessions)(model)

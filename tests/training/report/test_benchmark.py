@@ -86,12 +86,12 @@ class OneEpoch(Silent):
 
 
 def begin(place: Path) -> Path:
-    """Leave GRU4Rec's checkpoint after one epoch, which is said to have taken 12,345.6 s."""
-    recipe, hyper = resolve(find_model("gru4rec"), [])
+    """Leave the GRU's checkpoint after one epoch, which is said to have taken 12,345.6 s."""
+    recipe, hyper = resolve(find_model("gru"), [])
     options = FitOptions(recipe, hyper, 1, default_precision(), 1, place / "artifacts")
     with pytest.raises(KeyboardInterrupt):
-        fit("gru4rec", Dataset.load(place / "data"), options, OneEpoch(), "test")
-    file = place / "artifacts/runs/planted/gru4rec-seed1/select.pt"
+        fit("gru", Dataset.load(place / "data"), options, OneEpoch(), "test")
+    file = place / "artifacts/runs/planted/gru-seed1/select.pt"
     saved = checkpoint.load(file)
     saved["state"]["history"][0]["train_seconds"] = 12345.6
     checkpoint.save(file, saved)
@@ -99,7 +99,7 @@ def begin(place: Path) -> Path:
 
 
 def test_a_benchmark_that_is_cut_short_goes_on_from_the_checkpoint(place: Path) -> None:
-    command = [sys.executable, "-m", "training", *arguments(place, "--models", "pop,gru4rec")]
+    command = [sys.executable, "-m", "training", *arguments(place, "--models", "pop,gru")]
     with no_further_checkpoint(begin(place)) as pipe:
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts)
         try:
@@ -110,10 +110,10 @@ def test_a_benchmark_that_is_cut_short_goes_on_from_the_checkpoint(place: Path) 
             process.kill()
             process.wait()
     assert (place / "results/planted/pop.json").exists()
-    assert not (place / "results/planted/gru4rec.json").exists(), "it was cut short"
-    result = run(place, "--models", "pop,gru4rec", "--json")
-    assert json.loads(result.stdout) == {"done before": ["pop"], "done": ["gru4rec"]}
-    epochs = json.loads((place / "results/planted/gru4rec.json").read_text())["history"]["select"]
+    assert not (place / "results/planted/gru.json").exists(), "it was cut short"
+    result = run(place, "--models", "pop,gru", "--json")
+    assert json.loads(result.stdout) == {"done before": ["pop"], "done": ["gru"]}
+    epochs = json.loads((place / "results/planted/gru.json").read_text())["history"]["select"]
     assert epochs[0]["train_seconds"] == 12345.6, "the first epoch is not trained again"
     assert len(epochs) > 1
 
@@ -123,9 +123,9 @@ def test_a_spent_budget_leaves_the_rest_for_later(place: Path) -> None:
     assert result.exit_code == 0
     assert "out of budget: pop, stan" in result.output
     assert not (place / "results").exists()
-    with no_further_checkpoint(place / "artifacts/runs/planted/gru4rec-seed1/select.pt"):
-        result = run(place, "--models", "gru4rec,pop", "--budget-minutes", "0.02", "--json")
-    assert json.loads(result.stdout) == {"out of budget": ["gru4rec", "pop"]}
+    with no_further_checkpoint(place / "artifacts/runs/planted/gru-seed1/select.pt"):
+        result = run(place, "--models", "gru,pop", "--budget-minutes", "0.02", "--json")
+    assert json.loads(result.stdout) == {"out of budget": ["gru", "pop"]}
 
 
 def test_results_of_other_data_are_not_taken_for_done(place: Path) -> None:

@@ -42,30 +42,30 @@ def advised(
 
 
 def test_the_better_one_takes_the_place_of_the_cheaper() -> None:
-    advice = advised(item_knn=(40, 12, 0), vmis_knn=(50, 17, 1), gru4rec=(53, 19, 1.5))
-    assert advice.model == "gru4rec"
+    advice = advised(item_knn=(40, 12, 0), vmis_knn=(50, 17, 1), gru=(53, 19, 1.5))
+    assert advice.model == "gru"
     assert [(step.model, step.against, step.is_taken) for step in advice.steps] == [
         ("vmis_knn", "item_knn", True),
-        ("gru4rec", "vmis_knn", True),
+        ("gru", "vmis_knn", True),
     ]
 
 
 def test_what_is_not_beyond_noise_is_not_worth_its_cost() -> None:
-    advice = advised(vmis_knn=(50, 17, 0), gru4rec=(52, 18, 2.5))
+    advice = advised(vmis_knn=(50, 17, 0), gru=(52, 18, 2.5))
     assert advice.model == "vmis_knn"
     assert "cannot be told apart, and VMIS-kNN is cheaper" in " ".join(
-        in_words(advice, {"vmis_knn": "VMIS-kNN", "gru4rec": "GRU4Rec"})
+        in_words(advice, {"vmis_knn": "VMIS-kNN", "gru": "GRU"})
     )
 
 
 def test_better_in_one_figure_and_worse_in_the_other_is_not_better() -> None:
-    assert advised(vmis_knn=(50, 17, 0), gru4rec=(53, 15, 1)).model == "vmis_knn"
+    assert advised(vmis_knn=(50, 17, 0), gru=(53, 15, 1)).model == "vmis_knn"
 
 
 def test_the_third_is_held_against_the_one_advised_so_far() -> None:
-    advice = advised(vmis_knn=(50, 17, 0), gru4rec=(48, 16, 1), niser=(51.5, 18, 1))
+    advice = advised(vmis_knn=(50, 17, 0), gru=(48, 16, 1), niser=(51.5, 18, 1))
     assert [(step.model, step.against) for step in advice.steps] == [
-        ("gru4rec", "vmis_knn"),
+        ("gru", "vmis_knn"),
         ("niser", "vmis_knn"),
     ]
     assert advice.model == "niser"
@@ -73,12 +73,12 @@ def test_the_third_is_held_against_the_one_advised_so_far() -> None:
 
 def test_too_short_a_test_is_told() -> None:
     """Twice as wide as 3 points takes four times the sessions."""
-    advice = advised(sessions=100, vmis_knn=(50, 17, 0), gru4rec=(51, 17, 6))
+    advice = advised(sessions=100, vmis_knn=(50, 17, 0), gru=(51, 17, 6))
     assert not advice.has_power
     assert advice.sessions_to_tell == 400
-    said = in_words(advice, {"vmis_knn": "VMIS-kNN", "gru4rec": "GRU4Rec"})
+    said = in_words(advice, {"vmis_knn": "VMIS-kNN", "gru": "GRU"})
     assert "for 3 points it takes about 400" in said[-1]
-    assert advised(vmis_knn=(50, 17, 0), gru4rec=(51, 17, 2)).has_power
+    assert advised(vmis_knn=(50, 17, 0), gru=(51, 17, 2)).has_power
 
 
 def test_a_model_that_is_no_better_than_popularity_is_told() -> None:
@@ -146,7 +146,7 @@ def tried(place: Path, seconds: float, *models: str) -> tuple[Trial, list[str]]:
 
 
 def test_the_clock_ends_training_with_the_best_epoch_so_far(tmp_path: Path) -> None:
-    trial, said = tried(tmp_path, 48, "vmis_knn", "gru4rec")
+    trial, said = tried(tmp_path, 48, "vmis_knn", "gru")
     trained = trial.models[1]
     epochs = [word for word in said if word.startswith("  epoch")]
     assert trained.stopped
@@ -155,20 +155,20 @@ def test_the_clock_ends_training_with_the_best_epoch_so_far(tmp_path: Path) -> N
     assert f"after {len(epochs)} whole epochs" in trial.notes[-1]
     assert "longer --budget-minutes" in trial.notes[-1]
     assert (tmp_path / "bundles" / str(trained.bundle) / "manifest.json").exists()
-    assert not (tmp_path / "runs/gru4rec").exists()
+    assert not (tmp_path / "runs/gru").exists()
 
 
 def test_a_longer_budget_has_more_epochs(tmp_path: Path) -> None:
-    few, many = (tried(tmp_path / str(s), s, "gru4rec")[0].models[0].epochs for s in (40, 46))
+    few, many = (tried(tmp_path / str(s), s, "gru")[0].models[0].epochs for s in (40, 46))
     assert few is not None
     assert many is not None
     assert few < many
 
 
 def test_without_time_for_an_epoch_the_model_is_left_out(tmp_path: Path) -> None:
-    trial, _ = tried(tmp_path, 20, "vmis_knn", "gru4rec")
+    trial, _ = tried(tmp_path, 20, "vmis_knn", "gru")
     assert [of.model for of in trial.models] == ["vmis_knn"]
-    assert [(of.model, of.why) for of in trial.left_out] == [("gru4rec", "no time was left to train it")]
+    assert [(of.model, of.why) for of in trial.left_out] == [("gru", "no time was left to train it")]
     assert trial.advice is not None
     assert trial.advice.model == "vmis_knn"
 
@@ -180,8 +180,8 @@ def test_what_cannot_be_served_is_not_advised(tmp_path: Path) -> None:
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="no model could be measured: gru4rec: no time was left"):
-        tried(tmp_path, 1, "gru4rec")
+    with pytest.raises(TrialError, match="no model could be measured: gru: no time was left"):
+        tried(tmp_path, 1, "gru")
 
 
 def test_the_planted_walk_is_told_as_it_is(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from models.base import Hyper
-from models.gru4rec import GRU4Rec
+from models.gru import GRUEncoder
 from training.learn.hyper import HyperError
 from training.search.space import Distribution, own_parameters, search_space, settings
 from training.search.space import assignments as assignments_of
@@ -29,7 +29,7 @@ from training.search.space import assignments as assignments_of
 )
 def test_ranges_and_categories(search: str, distribution: Distribution) -> None:
     name = search.partition("=")[0]
-    space = search_space(GRU4Rec, [], [search])
+    space = search_space(GRUEncoder, [], [search])
     assert space == {name: distribution}
     choices = getattr(space[name], "choices", ())
     assert [type(choice) for choice in choices] == [type(c) for c in getattr(distribution, "choices", ())]
@@ -38,37 +38,37 @@ def test_ranges_and_categories(search: str, distribution: Distribution) -> None:
 def test_the_usual_search_leaves_out_what_is_fixed() -> None:
     rate = FloatDistribution(0.001, 0.009, log=True)
     embedding, hidden = FloatDistribution(0, 0.6), FloatDistribution(0, 0.6)
-    assert search_space(GRU4Rec, [], []) == {
+    assert search_space(GRUEncoder, [], []) == {
         "lr": rate,
         "dropout_embedding": embedding,
         "dropout_hidden": hidden,
     }
     fixed = ["lr=0.002", "dropout_hidden=0.1"]
-    assert search_space(GRU4Rec, fixed, []) == {"dropout_embedding": embedding}
+    assert search_space(GRUEncoder, fixed, []) == {"dropout_embedding": embedding}
     with pytest.raises(HyperError, match="nothing usual left to search"):
-        search_space(GRU4Rec, [*fixed, "dropout_embedding=0"], [])
+        search_space(GRUEncoder, [*fixed, "dropout_embedding=0"], [])
 
 
 def test_what_is_wrong_with_set_is_said_of_set() -> None:
     with pytest.raises(HyperError, match="--set dim=ten: expected int"):
-        search_space(GRU4Rec, ["dim=ten"], ["lr=1e-3..1e-2"])
+        search_space(GRUEncoder, ["dim=ten"], ["lr=1e-3..1e-2"])
 
 
 def test_combinations_are_checked_before_a_trial_meets_them() -> None:
     with pytest.raises(HyperError, match="--search: loss bpr needs negatives"):
-        search_space(GRU4Rec, ["in_batch=false"], ["loss=ce|bpr", "negatives=0..8"])
-    search_space(GRU4Rec, ["in_batch=false"], ["loss=ce|bpr", "negatives=1..8"])
+        search_space(GRUEncoder, ["in_batch=false"], ["loss=ce|bpr", "negatives=0..8"])
+    search_space(GRUEncoder, ["in_batch=false"], ["loss=ce|bpr", "negatives=1..8"])
 
 
 def test_own_parameters_are_those_the_space_holds() -> None:
     searches = ["lr=1e-3..1e-2", "head=niser|native", "layers=1..2"]
     own = {"lr": 3e-3, "head": "niser", "layers": 1}
-    assert own_parameters(GRU4Rec, [], search_space(GRU4Rec, [], searches)) == own
-    assert own_parameters(GRU4Rec, [], search_space(GRU4Rec, [], ["layers=2..3"])) is None
-    assert own_parameters(GRU4Rec, [], search_space(GRU4Rec, [], ["layers=2|3"])) is None
+    assert own_parameters(GRUEncoder, [], search_space(GRUEncoder, [], searches)) == own
+    assert own_parameters(GRUEncoder, [], search_space(GRUEncoder, [], ["layers=2..3"])) is None
+    assert own_parameters(GRUEncoder, [], search_space(GRUEncoder, [], ["layers=2|3"])) is None
 
 
 def test_assignments_give_back_every_digit() -> None:
     parameters: dict[str, Hyper] = {"lr": 0.1 + 0.2, "logq": False, "layers": 2, "head": "native"}
-    typed = settings(GRU4Rec, assignments_of(parameters))
+    typed = settings(GRUEncoder, assignments_of(parameters))
     assert {name: typed[name] for name in parameters} == parameters
