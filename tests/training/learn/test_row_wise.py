@@ -80,7 +80,7 @@ def test_rows_that_a_step_does_not_touch_stay_bit_for_bit(
 def test_sparse_gradients_move_a_model_as_dense_ones_do(kind: Literal["adam", "adagrad"]) -> None:
     """Tied table, bias, repeated items: after several steps every weight is the same."""
     recipe = dataclasses.replace(SAMPLED, optimizer=kind, momentum=0.5, weight_decay=0.01, lr=0.05)
-    hyper: dict[str, Hyper] = {"dim": 6, "head": "native", "dropout_embedding": 0.0}
+    hyper: dict[str, Hyper] = {"dim": 6, "dropout_embedding": 0.0, "batching": "positions"}
     sparse, dense = (trained(GRU4Rec, recipe, hyper, sparse=each)[0] for each in (True, False))
     for name, weight in dense.state_dict().items():
         torch.testing.assert_close(sparse.state_dict()[name], weight, atol=1e-6, rtol=1e-5, msg=name)
