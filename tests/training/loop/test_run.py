@@ -306,15 +306,16 @@ def test_validation_chooses_the_model(
 
 
 def test_a_blend_every_night(artifacts: Path, clicks: Files) -> None:
-    wanted = config("auto", *SHORT, train={"blend": ["gru4rec", "niser"]}, gate=EASY)
+    """Of two models that are quickly exported."""
+    wanted = config("auto", *SHORT, train={"blend": ["stamp", "stmp"]}, gate=EASY)
     record, told = interrupted_at("member 2 ", artifacts, clicks, wanted)
-    assert [text for text in told if text.startswith("member ")] == ["member 2 of 2: niser"]
+    assert [text for text in told if text.startswith("member ")] == ["member 2 of 2: stmp"]
     assert record.status == "published", record.reason
     assert record.version == f"blend-{record.id.removeprefix('run-')}"
     learned = outcome(record, "train")
-    assert (learned["model"], set(learned["members"])) == ("blend", {"gru4rec", "niser"})
+    assert (learned["model"], set(learned["members"])) == ("blend", {"stamp", "stmp"})
     manifest = read_manifest(bundle_path(artifacts, record.version))
-    assert [manifest.hyperparameters[f"member {number} model"] for number in (1, 2)] == ["gru4rec", "niser"]
+    assert [manifest.hyperparameters[f"member {number} model"] for number in (1, 2)] == ["stamp", "stmp"]
     assert manifest.metrics == learned["test"]
     paths = run_paths(artifacts, record.id)
     assert not paths.members.exists()
@@ -323,16 +324,16 @@ def test_a_blend_every_night(artifacts: Path, clicks: Files) -> None:
     assert (parity["passed"], parity["measured"]) == (True, "equal")
 
     bundle, data = Bundle.load(bundle_path(artifacts, record.version)), Dataset.load(paths.data)
-    other = paths.checkpoint_of("niser")
+    other = paths.checkpoint_of("stmp")
     saved = load(other)
     saved["model"]["items.weight"][1] += 1
     checkpoint.save(other, saved)
     spoiled = check_checkpoint(bundle, paths.checkpoint_of, data)
     assert (spoiled.passed, spoiled.measured) == (False, "differs")
 
-    _, hyper = wanted.train.resolved(["gru4rec"])["gru4rec"]
-    member = paths.checkpoint_of("gru4rec")
-    start = warm_start(artifacts, record.version, member, "gru4rec", hyper, data.items)
+    _, hyper = wanted.train.resolved(["stamp"])["stamp"]
+    member = paths.checkpoint_of("stamp")
+    start = warm_start(artifacts, record.version, member, "stamp", hyper, data.items)
     assert (start.version, start.new_items, start.fresh) == (record.version, 0, ())
 
 
