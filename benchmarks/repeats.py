@@ -2,9 +2,9 @@
 
     python -m benchmarks.repeats [--bundle artifacts/bundles/niser-…]
 
-Processor time of `NearestItems.rank` beyond its encoder, one thread, for one session at a time and for several
-that are ranked together. Without a bundle the catalogue is made up: random unit vectors in lists of fp16 codes, as
-an export of that size has them. Sessions are made up, too: a fifth of their clicks are repeats.
+Processor time of `NearestItems.rank` beyond its encoder, one thread, for one session at a time and for some
+that are ranked together. Without a bundle the catalogue is made up: random unit vectors in lists of fp16
+codes, as an export of that size has them. Sessions are made up, too: a fifth of their clicks are repeats.
 """
 
 from __future__ import annotations
