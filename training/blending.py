@@ -11,7 +11,6 @@ from models.base import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.repeats import RepeatTable
 from training.bundling.blend import (
-    MODEL,
     Blend,
     BlendError,
     best_weights,
@@ -23,7 +22,7 @@ from training.bundling.blend import (
 )
 from training.bundling.export import recent_sessions
 from training.bundling.indexes import FASTEST, WantedIndex
-from training.bundling.provenance import new_version, source_commit
+from training.bundling.provenance import BLEND, new_version, source_commit
 from training.bundling.repeats import fit_repeats
 from training.data.dataset import Dataset
 from training.measure.evaluate import TOP, evaluate
@@ -62,9 +61,10 @@ def blended(
     index: WantedIndex = FASTEST,
     repeats: bool = True,
     test: bool = False,
+    version: str | None = None,
     tell: Tell = lambda _: None,
 ) -> Blended:
-    """Leave a verified bundle of `bundles` in `artifacts/bundles/`.
+    """Leave a verified bundle of `bundles` in `artifacts/bundles/`; without a `version`, named by the time.
 
     Raises `BlendError`, `BundleError`, `ExportError`, `OSError`.
     """
@@ -95,7 +95,7 @@ def blended(
         blend,
         recent_sessions(known(bundles[0], data.items, data.train_all)),
         artifacts,
-        new_version(MODEL, artifacts),
+        version or new_version(BLEND, artifacts),
         source_commit(),
         data.info.fingerprint,
         measure,

@@ -118,11 +118,7 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     check_writable(bundle_path(options.artifacts, options.version or "new").parent)
     refitted = options.refit or options.refit_epochs is not None
     provenance = _provenance(model, data, options.seed, options.recipe, options.hyper, refitted=refitted)
-    learned = (
-        _count(model, data, options)
-        if options.recipe is None
-        else _train(model, data, options, options.recipe, watcher)
-    )
+    learned = learn(model, data, options, watcher)
     if isinstance(learned.model, SessionEncoder | Neighbours):
         watcher.on_step("exporting, checking and evaluating the bundle")
         bundle, evaluation = _export(
@@ -161,6 +157,13 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     return Fitted(bundle, result, evaluation)
 
 
+def learn(model: str, data: Dataset, options: FitOptions, watcher: Watcher) -> TrainedOrCounted:
+    """What `fit` does before its export. Raises what `fit` raises there."""
+    if options.recipe is None:
+        return _count(model, data, options)
+    return _train(model, data, options, options.recipe, watcher)
+
+
 def train_along(model: str, data: Dataset, options: FitOptions, watcher: Watcher) -> None:
     """What each process but the first does of `fit`: train, and leave the rest to that one.
 
@@ -168,7 +171,7 @@ def train_along(model: str, data: Dataset, options: FitOptions, watcher: Watcher
     """
     assert options.recipe is not None, "what is counted is counted by one process"
     check_targets(data, test=options.test)
-    _train(model, data, options, options.recipe, watcher)
+    learn(model, data, options, watcher)
 
 
 def check_targets(data: Dataset, *, test: bool) -> None:

@@ -119,8 +119,9 @@ def find_trainings(artifacts: Path, now: datetime | None = None) -> list[Trainin
     readable: list[tuple[bool, datetime, TrainingRow]] = []
     broken = []
     runs = artifacts / "runs"
-    for file in sorted(runs.glob(f"*/*/{FILE}")):
-        place = str(file.parent.relative_to(runs)).removesuffix("/checkpoints")
+    # Where several models are trained, each has a directory in that of the training.
+    for file in sorted([*runs.glob(f"*/*/{FILE}"), *runs.glob(f"*/*/*/{FILE}")]):
+        place = str(file.parent.relative_to(runs)).replace("/checkpoints", "")
         try:
             found = read_progress(file)
         except ProgressError as error:

@@ -7,18 +7,18 @@ is one graph, one index and one vector, and the service cannot tell it from any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from models.base import Hyper, Sessions
+from models.base import Hyper, SessionEncoder, Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import (
     ENCODER,
@@ -46,11 +46,12 @@ from training.bundling.export import (
     parity_batches,
     proven,
     right_padded,
+    served_item_vectors,
+    served_session_vectors,
 )
 from training.bundling.indexes import TIE, TOP, NoIndexFits, WantedIndex, write_index
-from training.bundling.provenance import Provenance
+from training.bundling.provenance import BLEND, Provenance
 
-MODEL = "blend"
 STEPS = (1, 2, 4)  # weights that are tried are in such proportions
 FEW_MEMBERS = 4  # of more, one at a time is weighted otherwise
 SCORES_AT_ONCE = 1 << 24
@@ -160,6 +161,51 @@ class Blend:
             by_distance=tuple(np.round(by_distance, 6).tolist()),
             by_count=tuple(np.round(by_count, 6).tolist()),
         )
+
+
+class Reference(Protocol):
+    """What the bundle of a blend must answer as."""
+
+    @property
+    def max_length(self) -> int: ...
+
+    def vectors(self) -> Vectors:
+        """(n, D) unit vectors of the items."""
+        ...
+
+    def encode(self, sessions: Items) -> Vectors:
+        """(B, D) unit vectors of (B, L) right-padded sessions."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainedBlend:
+    """The models that a blend's members were exported from, in its order, with their weights."""
+
+    models: tuple[tuple[SessionEncoder, float], ...]
+
+    @property
+    def max_length(self) -> int:
+        return max(model.max_length for model, _ in self.models)
+
+    def vectors(self) -> Vectors:
+        """See `Reference`."""
+        parts = [np.float32(np.sqrt(weight)) * served_item_vectors(model) for model, weight in self.models]
+        return np.concatenate(parts, axis=1)
+
+    def encode(self, sessions: Items) -> Vectors:
+        """See `Reference`."""
+        parts = []
+        for model, weight in self.models:
+            rows = [row[row > 0].tolist() for row in newest(sessions, model.max_length)]
+            parts.append(np.float32(np.sqrt(weight)) * served_session_vectors(model, rows))
+        return np.concatenate(parts, axis=1)
+
+
+def members_told(told: Mapping[str, Hyper | None]) -> list[tuple[str, float]]:
+    """Model and weight of each member, from a blend's manifest: see `Member.told`."""
+    numbers = [name.removesuffix(" model") for name in told if name.endswith(" model")]
+    return [(str(told[f"{number} model"]), float(str(told[f"{number} weight"]))) for number in numbers]
 
 
 def check_members(bundles: Sequence[Bundle]) -> None:
@@ -280,7 +326,7 @@ def export_blend(
             raise ExportError(str(error)) from error
         write_items(work / ITEMS, blend.members[0].bundle.items[1:])
         write_lookup(work)
-        provenance = Provenance(MODEL, 1, blend.hyperparameters(), source_commit, data_fingerprint)
+        provenance = Provenance(BLEND, 1, blend.hyperparameters(), source_commit, data_fingerprint)
         n_items, dim = vectors.shape
         manifest = manifest_of(work, version, n_items, provenance, blend.max_length, "niser", dim, index)
         write_manifest(work, manifest)
@@ -290,7 +336,7 @@ def export_blend(
     return bundle_path(artifacts, version)
 
 
-def check_sum(blend: Blend, bundle: Bundle, sample: list[list[int]]) -> None:
+def check_sum(blend: Reference, bundle: Bundle, sample: list[list[int]]) -> None:
     """The loaded bundle answers as its members do, added up. Raises `ExportError` that says what differs."""
     for batch in parity_batches(sample, blend.max_length):
         difference = float(np.abs(blend.encode(batch) - bundle.encoder.encode_padded(batch)).max())
@@ -349,7 +395,7 @@ def write_graph(blend: Blend, file: Path) -> None:
     # Without the members' own notes on shapes, in which B and L are the same in all, and the latter is not.
     graph = helper.make_graph(
         nodes,
-        MODEL,
+        BLEND,
         [helper.make_tensor_value_info("sessions", TensorProto.INT64, ["B", "L"])],
         [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["B", None])],
         constants,

@@ -11,6 +11,8 @@ from pathlib import Path
 from models.base import Hyper
 from service.live.deployment import bundle_path
 
+BLEND = "blend"  # the model that the manifest of a bundle of bundles names
+
 
 @dataclass(frozen=True)
 class Provenance:

@@ -8,9 +8,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,12 +18,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from training.search.auto import AUTO, BUDGET_MINUTES
+
 if TYPE_CHECKING:
     from models.base import Sessions
     from service.ranking.bundle import Bundle
     from training.bundling.content import Attributes
     from training.data.dataset import Dataset
+    from training.fit import FitOptions
     from training.learn.cards import Card
+    from training.learn.train import Watcher
+    from training.search.choose import Choice, Found
 
 app = typer.Typer(no_args_is_help=True)
 INTERRUPTED = 130
@@ -116,7 +121,18 @@ CORES = os.cpu_count() or 1
 @app.command(rich_help_panel="Models")
 def train(
     data: DataOption,
-    model: Annotated[str, typer.Option(help="What `models` lists: niser, gru, vmis_knn, …")],
+    model: Annotated[
+        str,
+        typer.Option(help="auto (validation chooses), or what `models` lists: niser, gru, vmis_knn, …"),
+    ] = AUTO,
+    budget_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With --model auto: after so long no further model is begun.",
+            show_default=f"{BUDGET_MINUTES:g}",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any recipe field or hyper-parameter."),
@@ -174,6 +190,9 @@ def train(
 ) -> None:
     """Train a model, export it as a bundle, and tell what validation says of the chosen epoch.
 
+    Without --model several are tried, the cheapest first, and validation chooses: VMIS-kNN, a GRU, NISER+,
+    CORE, and the model that is live. Each is judged as it would be served; the best alone becomes a bundle.
+
     Validation is for choosing between settings; the test sessions are for the one that was chosen, so they
     are read only with --test or --results, by `evaluate` and by `benchmark`. A counted baseline is counted;
     item_knn, vmis_knn and vsknn become bundles, too. Epochs end early when validation MRR@20 stops rising.
@@ -197,7 +216,16 @@ def train(
 
     with reported(json_, together=True) as console:
         published = paper_of or (PAPER if paper else None)
-        if model in baseline_names():
+        if budget_minutes is not None and model != AUTO:
+            raise HyperError(f"--budget-minutes: is for --model {AUTO}, in which several models share it")
+        if model == AUTO:
+            if (devices or torchrun_processes()) > 1:
+                raise DeviceError(f"--model {AUTO}: models are chosen by one process: name a --model")
+            if published or refit_epochs is not None:
+                option = "--refit-epochs" if refit_epochs is not None else "--paper"
+                raise HyperError(f"{option}: says something of one model: name a --model")
+            recipe, hyper = None, {}
+        elif model in baseline_names():
             if (devices or torchrun_processes()) > 1:
                 raise DeviceError(f"--devices: {model} is counted, by one process")
             if publish and model not in NEIGHBOURS:
@@ -214,7 +242,7 @@ def train(
             recipe, reason = fit_to_catalogue(recipe, prepared.info.n_items, set_ or [], published)
             if reason:
                 console.print(reason)
-        fabric = open_fabric(device, devices) if recipe else None
+        fabric = open_fabric(device, devices) if recipe or model == AUTO else None
         options = FitOptions(
             recipe=recipe,
             hyper=hyper,
@@ -241,10 +269,19 @@ def train(
             check_writable(results)
         try:
             with TerminalWatcher(console) as watcher:
+                choice = None
+                if model == AUTO:
+                    budget = BUDGET_MINUTES if budget_minutes is None else budget_minutes
+                    choice, options = _choose(prepared, options, set_ or [], budget, watcher)
+                    model = choice.model
                 fitted = fit(model, prepared, options, watcher, _command())
         except KeyboardInterrupt:
             console.print("interrupted; the same command with --resume goes on from the last checkpoint")
             raise typer.Exit(INTERRUPTED) from None
+        if choice is not None:
+            fitted.result["candidates"] = [found.model_dump() for found in choice.found]
+            if choice.found:
+                console.print(_candidates(choice.found, choice.model))
         if results is not None:
             console.print(f"wrote {write_result(results, fitted)}")
         if publish and fitted.bundle is not None:
@@ -253,6 +290,43 @@ def train(
         if not json_ and fitted.result["validation"] is None and not options.test:
             made += "\nno validation figures: nothing was held back from it; --test or `evaluate` measures"
         _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "validation", "test")
+
+
+def _choose(
+    data: Dataset, options: FitOptions, set_: list[str], budget_minutes: float, watcher: Watcher
+) -> tuple[Choice, FitOptions]:
+    """The model that validation chooses, and the options to go on with it from its checkpoint."""
+    from training.search.candidates import candidates, fitted_to_catalogue
+    from training.search.choose import choose, options_of
+
+    settings = candidates(options.artifacts, set_, watcher.on_step)
+    settings = fitted_to_catalogue(settings, data.info.n_items, set_, watcher.on_step)
+    if options.attributes is not None:
+        watcher.on_step("--items: what is counted has no vectors of items, and is not tried")
+        settings = {name: each for name, each in settings.items() if each[0] is not None}
+    directory = options.artifacts / "runs" / data.info.name / f"{AUTO}-seed{options.seed}"
+    wanted = options_of(settings, options, directory)
+    choice = choose(wanted, data, directory, 60 * budget_minutes, watcher, resume=options.resume)
+    chosen = wanted[choice.model]
+    return choice, replace(chosen, resume=True) if choice.found else chosen
+
+
+def _candidates(found: Sequence[Found], chosen: str) -> Table:
+    table = Table(title="candidates, on validation", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model")
+    for name in ("Recall@20", "MRR@20", "without repeats", "epochs", "s"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for each in found:
+        figures = (each.recall, each.mrr, each.mrr_without)
+        table.add_row(
+            each.model,
+            *("–" if figure is None else f"{figure:.2f}" for figure in figures),
+            str(each.epochs or "–"),
+            f"{each.seconds:.0f}",
+            "chosen" if each.model == chosen else each.reason or "",
+        )
+    return table
 
 
 @app.command(rich_help_panel="Models")

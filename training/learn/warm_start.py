@@ -66,16 +66,20 @@ def warm_start(
 ) -> WarmStart:
     """Begin with the bundle `version`, whose checkpoint is `file`; `items` are those of the new data set.
 
+    Of a blend it is the checkpoint of one member.
+
     Raises `ColdStart` when it is of another model or of other hyper-parameters, or its checkpoint is gone.
     """
     path = bundle_path(artifacts, version)
     manifest = read_manifest(path)
-    if manifest.model != model:
-        raise ColdStart(f"{version} is of the model {manifest.model}, not {model}")
     if not file.exists():
+        if manifest.model != model:
+            raise ColdStart(f"{version} is of the model {manifest.model}, not {model}")
         raise ColdStart(f"there is no checkpoint of {version}: {file} is missing")
     saved = checkpoint.load(file)
     identity = saved["identity"]
+    if identity["model"] != model:
+        raise ColdStart(f"{version} is of the model {identity['model']}, not {model}")
     if identity["data_fingerprint"] != manifest.data_fingerprint:
         raise ColdStart(f"{file} is of other clicks than {version}")
     theirs = all_named(find_model(model), identity["hyper"])

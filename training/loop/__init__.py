@@ -1,1 +1,1 @@
-"""The live loop: collect, run, gate, publish, schedule. Imports `fit` and all below it."""
+"""The live loop: collect, run, gate, publish, schedule. Imports `search`, `fit` and all below it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -19,7 +19,9 @@ from service.live.follower import load_bundle
 from service.ranking.bundle import Bundle, BundleError
 from service.ranking.ranker import NearestItems
 from service.ranking.served import Query, Scored, ServedBundle
-from training.bundling.export import ExportError, check_parity, recent_sessions
+from training.bundling.blend import TrainedBlend, check_sum, members_told
+from training.bundling.export import PARITY_SESSIONS, ExportError, check_parity, recent_sessions
+from training.bundling.provenance import BLEND
 from training.data.dataset import Dataset
 from training.learn.checkpoint import load_trained
 from training.loop.retrain import GateConfig
@@ -125,14 +127,14 @@ def judge(
     leads: tuple[Lead | None, Lead | None],
     data: Dataset,
     day: Dataset,
-    checkpoint: Path,
+    checkpoint_of: Callable[[str], Path],
     deployment: Deployment,
 ) -> list[Check]:
     """Every check of the bundle `measured.version`; only the first when it cannot even be loaded.
 
     `leads` are its own and that of the version that nights together are held to, over VMIS-kNN on the night
-    of each; `data` is what it was trained on, `day` the held-out sessions, `checkpoint` the weights of an
-    encoder.
+    of each; `data` is what it was trained on, `day` the held-out sessions, `checkpoint_of` says where the
+    weights of an encoder lie, by model.
     """
     try:
         bundle = load_bundle(artifacts, measured.version)
@@ -140,7 +142,7 @@ def judge(
         return [Check("loads", False, "no", "yes", str(error))]
     return [
         Check("loads", True, "yes", "yes"),
-        check_checkpoint(bundle, checkpoint, data),
+        check_checkpoint(bundle, checkpoint_of, data),
         *check_ranks(gate, ranks),
         *check_drift(gate, ranks, *leads),
         check_latency(gate, bundle, data),
@@ -151,13 +153,21 @@ def judge(
     ]
 
 
-def check_checkpoint(bundle: Bundle, checkpoint: Path, data: Dataset) -> Check:
-    """Whether an encoder answers as the model in its checkpoint does."""
+def check_checkpoint(bundle: Bundle, checkpoint_of: Callable[[str], Path], data: Dataset) -> Check:
+    """Whether an encoder answers as the model in its checkpoint does; a blend, as those of its members do."""
     if not isinstance(bundle.ranker, NearestItems):
         return Check("parity", True, None, "vectors and top 20", "not applicable: neighbours are counted")
-    model, _ = load_trained(checkpoint, data)
+    manifest, sample = bundle.manifest, recent_sessions(data.train_all)
     try:
-        check_parity(model, bundle, recent_sessions(data.train_all))
+        if manifest.model == BLEND:
+            members = [
+                (load_trained(checkpoint_of(model), data)[0], weight)
+                for model, weight in members_told(manifest.hyperparameters)
+            ]
+            check_sum(TrainedBlend(tuple(members)), bundle, sample[:PARITY_SESSIONS])
+        else:
+            model, _ = load_trained(checkpoint_of(manifest.model), data)
+            check_parity(model, bundle, sample)
     except ExportError as error:
         return Check("parity", False, "differs", "vectors and top 20", str(error))
     return Check("parity", True, "equal", "vectors and top 20")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.base import Hyper, Recipe
 from service.ranking.neighbours import NEIGHBOURS
-from training.learn.hyper import resolve, resolve_counted
+from training.bundling.provenance import BLEND
+from training.learn.hyper import resolve_counted
 from training.learn.registry import baseline_names, find_model
+from training.search.auto import AUTO, BUDGET_MINUTES
+from training.search.candidates import CANDIDATES, Resolved, shared_settings
 
 
 class ConfigError(ValueError):
@@ -48,7 +51,9 @@ class PrepareConfig(_Section):
 class TrainConfig(_Section):
     """What is trained, as by the command `train`."""
 
-    model: str = "gru"
+    model: str = AUTO
+    budget_minutes: float = Field(default=BUDGET_MINUTES, gt=0)
+    blend: list[str] = []
     seed: int = 1
     set: list[str] = []
     warm_start: bool = True
@@ -65,21 +70,40 @@ class TrainConfig(_Section):
     @classmethod
     def _can_be_served(cls, model: str) -> str:
         if model not in baseline_names():
-            find_model(model)
+            if model != AUTO:
+                find_model(model)
         elif model not in NEIGHBOURS:
             raise ValueError(f"{model} cannot be served; of what is counted, {', '.join(NEIGHBOURS)} can")
         return model
 
+    @field_validator("blend")
+    @classmethod
+    def _can_be_blended(cls, blend: list[str]) -> list[str]:
+        for model in blend:
+            if model in baseline_names():
+                raise ValueError(f"{model} is counted: it has no vectors, and cannot be blended")
+            find_model(model)
+        if len(blend) == 1 or len(set(blend)) < len(blend):
+            raise ValueError(f"{', '.join(blend)}: a blend has two members at least, each named once")
+        return blend
+
     @model_validator(mode="after")
-    def _settings_fit_the_model(self) -> Self:
-        self.resolved()
+    def _settings_fit_the_models(self) -> Self:
+        if self.blend and self.model != AUTO:
+            raise ValueError(f'model = "{self.model}" beside blend: leave one of them out')
+        self.resolved(self.blend or (CANDIDATES if self.model == AUTO else [self.model]))
         return self
 
-    def resolved(self) -> tuple[Recipe | None, dict[str, Hyper]]:
-        """The recipe, None for what is counted, and every hyper-parameter. Raises `HyperError`."""
+    @property
+    def makes(self) -> str:
+        """What the bundle's model will be called, as far as it is known before training."""
+        return BLEND if self.blend else self.model
+
+    def resolved(self, models: Sequence[str]) -> dict[str, Resolved]:
+        """Recipe, None for what is counted, and every hyper-parameter of each. Raises `HyperError`."""
         if self.model in NEIGHBOURS:
-            return None, resolve_counted(self.model, self.set)
-        return resolve(find_model(self.model), self.set)
+            return {self.model: (None, resolve_counted(self.model, self.set))}
+        return shared_settings(models, self.set)
 
 
 class GateConfig(_Section):

@@ -4,7 +4,9 @@ artifacts/runs/run-20261124T030000/
     run.json         replaced atomically at every change; the rest goes when there are ten newer runs
     data/            the prepared data set
     day/             its newest day as it was clicked: see `training.data.heldout`
-    checkpoints/     select.pt, refit.pt, and progress.json with their curves; of deployed versions they stay
+    checkpoints/     select.pt, refit.pt, and progress.json with their curves; of deployed versions they stay;
+                     of several models each has a directory there, and choice.json tells which one was chosen
+    members/         the bundles of a blend's members, until it is made
     evaluation.npz   the rank of every held-out case
 """
 
@@ -60,7 +62,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
-    version: str  # of the bundle it makes
+    version: str  # of the bundle it makes; auto-…, until a model is chosen
     config: dict[str, JsonValue]
     config_sha256: str
     commit: str
@@ -93,11 +95,16 @@ class RunPaths:
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
 
+    def checkpoint_of(self, model: str) -> Path:
+        """That of the weights of `model` in the run's bundle."""
+        own = self.checkpoints / model
+        directory = own if own.is_dir() else self.checkpoints
+        refitted = directory / "refit.pt"
+        return refitted if refitted.exists() else directory / "select.pt"
+
     @property
-    def checkpoint(self) -> Path:
-        """That of the weights in the run's bundle."""
-        refitted = self.checkpoints / "refit.pt"
-        return refitted if refitted.exists() else self.checkpoints / "select.pt"
+    def members(self) -> Path:
+        return self.directory / "members"
 
     @property
     def evaluation(self) -> Path:
@@ -187,10 +194,10 @@ def begin_or_resume(artifacts: Path, config: RetrainConfig, *, new: bool) -> Run
         if new or not is_unfinished or now - record.started_at > RESUMED_WITHIN:
             break
         return record.model_copy(update={"status": "running", "reason": None})
-    stamp, version = _unused_name(artifacts, config.train.model, now)
+    stamp = _unused_stamp(artifacts, now)
     return RunRecord(
         id=f"run-{stamp}",
-        version=version,
+        version=f"{config.train.makes}-{stamp}",
         config=config.model_dump(mode="json", by_alias=True),
         config_sha256=config.sha256,
         commit=source_commit(),
@@ -204,7 +211,7 @@ def tidy(artifacts: Path) -> None:
     needed = read_deployment(artifacts).needed
     for file in _newest_first(artifacts)[KEPT_RUNS:]:
         paths = RunPaths(file.parent)
-        doomed = [paths.data, paths.day]
+        doomed = [paths.data, paths.day, paths.members]
         if read_record(file).version not in needed:
             doomed.append(paths.checkpoints)
         for directory in doomed:
@@ -229,12 +236,11 @@ def _newest_first(artifacts: Path) -> list[Path]:
     return sorted((artifacts / "runs").glob(f"run-*/{FILE}"), reverse=True)
 
 
-def _unused_name(artifacts: Path, model: str, now: datetime) -> tuple[str, str]:
-    """A time stamp that neither a run nor a bundle has, and the version named by it."""
+def _unused_stamp(artifacts: Path, now: datetime) -> str:
+    """A time stamp that no run has, and no bundle of any model: which one it will be may not be known yet."""
     while True:
         stamp = f"{now:%Y%m%dT%H%M%S}"
-        version = f"{model}-{stamp}"
-        taken = (run_paths(artifacts, f"run-{stamp}").directory, bundle_path(artifacts, version))
-        if not any(path.exists() for path in taken):
-            return stamp, version
+        bundles = bundle_path(artifacts, "any").parent.glob(f"*-{stamp}")
+        if not run_paths(artifacts, f"run-{stamp}").directory.exists() and not any(bundles):
+            return stamp
         now += timedelta(seconds=1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from service.live.deployment import bundle_path, challenge, read_deployment, rep
 from service.live.deployment import publish as publish_version
 from service.process.settings import Settings
 from service.ranking.bundle import Bundle, read_manifest
+from training.blending import blended
 from training.bundling.content import Attributes
 from training.bundling.indexes import WantedIndex
+from training.bundling.provenance import BLEND
 from training.data.dataset import Dataset
 from training.data.heldout import (
     HeldOut,
@@ -37,7 +40,6 @@ from training.data.prepare import Rules
 from training.data.prepare import prepare as prepare_dataset
 from training.fit import FitOptions, fit
 from training.learn.devices import open_fabric
-from training.learn.hyper import fit_to_catalogue
 from training.learn.registry import find_baseline
 from training.learn.train import Watcher, default_precision
 from training.learn.warm_start import ColdStart, WarmStart, warm_start
@@ -57,6 +59,9 @@ from training.loop.run_record import (
 )
 from training.measure.evaluate import TOP, Evaluation, evaluate_counted
 from training.measure.evaluate import evaluate as evaluate_bundle
+from training.search.auto import AUTO
+from training.search.candidates import Resolved, candidates, fitted_to_catalogue
+from training.search.choose import Found, choose, options_of
 
 COMMAND = "python -m training run"
 
@@ -94,6 +99,12 @@ class Run:
         )
         self.paths.write(self.record)
 
+    def rename(self, model: str) -> None:
+        """Call the version by the model that was chosen, in run.json as well."""
+        version = f"{model}-{self.record.id.removeprefix('run-')}"
+        self.record = self.record.model_copy(update={"version": version})
+        self.paths.write(self.record)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -105,14 +116,27 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Started:
+    """How the training of one model began."""
+
+    started_from: str | None = None
+    why_not: str | None = None  # of a start from random weights
+    new_items: int | None = None  # of a warm start: items without a vector to begin with
+    fresh: tuple[str, ...] = ()  # of a warm start: parameters that could not be mapped
+
+
+@dataclass(frozen=True)
 class Trained:
     version: str
+    model: str
     items: int
-    started_from: str | None
-    why_not: str | None  # of a start from random weights
-    new_items: int | None  # of a warm start: items without a vector to begin with
-    fresh: tuple[str, ...]  # of a warm start: parameters that could not be mapped
+    started_from: str | None  # this and the next three: see `Started`; of a blend they are in `members`
+    why_not: str | None
+    new_items: int | None
+    fresh: tuple[str, ...]
     test: dict[str, float]  # on the prepared test sessions, as in the manifest
+    candidates: tuple[Found, ...] = ()  # that the model was chosen from
+    members: dict[str, Started] = field(default_factory=dict)  # of a blend, by model
 
 
 @dataclass(frozen=True)
@@ -200,45 +224,125 @@ def prepare(run: Run) -> Prepared:
 
 def train(run: Run) -> Trained:
     """Make the bundle; a checkpoint is gone on with, and a bundle that is there is taken."""
-    wanted, data, version = run.config.train, Dataset.load(run.paths.data), run.record.version
-    recipe, hyper = wanted.resolved()
-    if recipe is not None:
-        recipe, reason = fit_to_catalogue(recipe, data.info.n_items, wanted.set)
-        if reason:
-            run.watcher.on_step(reason)
-    place = bundle_path(run.artifacts, version)
-    start, why_not = (None, "neighbours are counted") if recipe is None else _start(run, data)
-    if not place.exists():
-        fabric = open_fabric(wanted.device) if recipe else None
-        options = FitOptions(
-            recipe=recipe,
-            hyper=hyper,
-            seed=wanted.seed,
-            precision=default_precision(fabric.device if fabric else None),
-            threads=wanted.threads,
-            artifacts=run.artifacts,
-            index=WantedIndex(wanted.index, wanted.max_index_mb),
-            refit=wanted.refit,
-            resume=True,
-            checkpoints=run.paths.checkpoints,
-            version=version,
-            start=start,
-            fabric=fabric,
-            repeats=wanted.repeats,
-            attributes=_attributes(run) if recipe is not None else None,
+    wanted, data, tell = run.config.train, Dataset.load(run.paths.data), run.watcher.on_step
+    if wanted.blend:
+        begun = _begin(run, data, wanted.resolved(wanted.blend))
+        _blend(run, data, {name: each.options for name, each in begun.items()})
+        return _trained(run, data, members={name: each.started for name, each in begun.items()})
+    found: tuple[Found, ...] = ()
+    if wanted.model == AUTO:
+        begun = _begin(run, data, candidates(run.artifacts, wanted.set, tell))
+        tried = {name: each.options for name, each in begun.items()}
+        choice = choose(
+            tried, data, run.paths.checkpoints, 60 * wanted.budget_minutes, run.watcher, resume=True
         )
-        fit(wanted.model, data, options, run.watcher, COMMAND)
+        model, found = choice.model, choice.found
+        for other in tried.keys() - {model}:
+            shutil.rmtree(run.paths.checkpoints / other, ignore_errors=True)
+        run.rename(model)
+        tell(f"{run.record.id}: makes {run.record.version}")
+        options = tried[model]
+    else:
+        model = wanted.model
+        begun = _begin(run, data, wanted.resolved([model]))
+        options = dataclasses.replace(begun[model].options, checkpoints=run.paths.checkpoints)
+    version = run.record.version
+    if not bundle_path(run.artifacts, version).exists():
+        fit(model, data, dataclasses.replace(options, version=version), run.watcher, COMMAND)
+    return _trained(run, data, begun[model].started, candidates=found)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a model is trained with, and how that began; its checkpoints lie in a directory of its name."""
+
+    options: FitOptions
+    started: Started
+
+
+def _begin(run: Run, data: Dataset, settings: Mapping[str, Resolved]) -> dict[str, _Begun]:
+    wanted = run.config.train
+    settings = fitted_to_catalogue(settings, data.info.n_items, wanted.set, run.watcher.on_step)
+    is_trained = any(recipe is not None for recipe, _ in settings.values())
+    fabric = open_fabric(wanted.device) if is_trained else None
+    options = FitOptions(
+        recipe=None,
+        hyper={},
+        seed=wanted.seed,
+        precision=default_precision(fabric.device if fabric else None),
+        threads=wanted.threads,
+        artifacts=run.artifacts,
+        index=WantedIndex(wanted.index, wanted.max_index_mb),
+        refit=wanted.refit,
+        resume=True,
+        fabric=fabric,
+        repeats=wanted.repeats,
+        attributes=_attributes(run) if is_trained else None,
+    )
+    begun = {}
+    for name, own in options_of(settings, options, run.paths.checkpoints).items():
+        start, why_not = _start(run, data, name, own)
+        started = Started(why_not=why_not)
+        if start is not None:
+            started = Started(start.version, None, start.new_items, start.fresh)
+        begun[name] = _Begun(dataclasses.replace(own, start=start), started)
+    return begun
+
+
+def _blend(run: Run, data: Dataset, members: Mapping[str, FitOptions]) -> None:
+    """Train the members, one after the other, and make one bundle of theirs, which are not kept."""
+    version = run.record.version
+    if not bundle_path(run.artifacts, version).exists():
+        wanted, stamp = run.config.train, version.removeprefix(f"{BLEND}-")
+        places = []
+        for name, options in members.items():
+            places.append(bundle_path(run.paths.members, f"{name}-{stamp}"))
+            if places[-1].exists():
+                continue
+            run.watcher.on_step(f"member {len(places)} of {len(members)}: {name}")
+            # Flat: an index of codes has other vectors than the member. The test is read for the blend alone.
+            own = dataclasses.replace(
+                options,
+                artifacts=run.paths.members,
+                version=places[-1].name,
+                index=WantedIndex("flat", None),
+                attributes=None,
+                test=False,
+            )
+            fit(name, data, own, run.watcher, COMMAND)
+        blended(
+            [Bundle.load(place, wanted.threads) for place in places],
+            data,
+            run.artifacts,
+            index=WantedIndex(wanted.index, wanted.max_index_mb),
+            repeats=wanted.repeats,
+            test=True,
+            version=version,
+            tell=run.watcher.on_step,
+        )
+    shutil.rmtree(run.paths.members, ignore_errors=True)
+
+
+def _trained(
+    run: Run,
+    data: Dataset,
+    started: Started = Started(),
+    *,
+    candidates: tuple[Found, ...] = (),
+    members: Mapping[str, Started] | None = None,
+) -> Trained:
+    place = bundle_path(run.artifacts, run.record.version)
     manifest = read_manifest(place)
     if manifest.data_fingerprint != data.info.fingerprint:
         raise RunError(f"{place}: was made of other clicks than {run.paths.data}: move it away")
     return Trained(
-        version,
+        run.record.version,
+        manifest.model,
         manifest.n_items,
-        start.version if start else None,
-        why_not,
-        start.new_items if start else None,
-        start.fresh if start else (),
-        manifest.metrics,
+        **dataclasses.asdict(started),
+        test=manifest.metrics,
+        candidates=candidates,
+        members=dict(members or {}),
     )
 
 
@@ -249,15 +353,17 @@ def _attributes(run: Run) -> Attributes | None:
     return dataclasses.replace(found, cold_share=wanted.cold_share, optional=True) if found else None
 
 
-def _start(run: Run, data: Dataset) -> tuple[WarmStart | None, str | None]:
+def _start(run: Run, data: Dataset, model: str, options: FitOptions) -> tuple[WarmStart | None, str | None]:
     """What training begins with, or why that is random weights."""
+    if options.recipe is None:
+        return None, "neighbours are counted"
     wanted, champion = run.config.train, run.record.warm_start_from
     if champion is None:
         return None, "there was no champion" if wanted.warm_start else "[train] warm_start = false"
-    _, hyper = wanted.resolved()
-    checkpoint = paths_of_version(run.artifacts, champion, wanted.model).checkpoint
+    made = read_manifest(bundle_path(run.artifacts, champion)).model
+    checkpoint = paths_of_version(run.artifacts, champion, made).checkpoint_of(model)
     try:
-        return warm_start(run.artifacts, champion, checkpoint, wanted.model, hyper, data.items), None
+        return warm_start(run.artifacts, champion, checkpoint, model, options.hyper, data.items), None
     except ColdStart as error:
         return None, str(error)
 
@@ -349,7 +455,7 @@ def gate(run: Run) -> Judged:
         (evaluated.lead, evaluated.anchor_lead),
         data,
         with_newest_day(data, run.paths.day),
-        run.paths.checkpoint,
+        run.paths.checkpoint_of,
         read_deployment(run.artifacts),
     )
     return Judged(all(check.passed for check in checks), verdict(checks), checks)

@@ -1,1 +1,1 @@
-"""The search for settings, on validation alone. Imports `fit` and all below it."""
+"""The search for settings and for a model, on validation alone. Imports `fit` and all below it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_a_run_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
     paths.record.unlink()
     paths.record.mkdir()
     assert find_runs(tmp_path)[0].status == "unreadable"
+
+
+def test_each_of_several_models_that_were_trained_together_is_a_row(tmp_path: Path) -> None:
+    write_trainings(tmp_path, NOW)
+    runs = tmp_path / "runs"
+    places = {"shop/auto-seed1/niser": "shop/auto-seed1/niser", "run-x/niser": "run-x/checkpoints/niser"}
+    for place in places.values():
+        shutil.copytree(runs / "shop/niser-seed1", runs / place)
+    assert places.keys() < {row.place for row in find_trainings(tmp_path, NOW)}
 
 
 def test_trainings_with_their_curves(tmp_path: Path) -> None:

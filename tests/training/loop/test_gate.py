@@ -248,7 +248,15 @@ def verdict_of(made: tuple[Path, Dataset], version: str, gate: dict[str, float])
     measured = dataclasses.replace(MEASURED, version=version)
     leads = (None, None)
     checks = judge(
-        settings, artifacts, measured, RANKS, leads, data, data, artifacts / "select.pt", Deployment()
+        settings,
+        artifacts,
+        measured,
+        RANKS,
+        leads,
+        data,
+        data,
+        lambda _: artifacts / "select.pt",
+        Deployment(),
     )
     return {check.name: check.passed for check in checks}
 
@@ -285,7 +293,7 @@ def test_what_does_not_load_is_judged_no_further(made: tuple[Path, Dataset], tmp
     _, data = made
     measured = dataclasses.replace(MEASURED, version="v9")
     (check,) = judge(
-        GateConfig(), tmp_path, measured, RANKS, (None, None), data, data, tmp_path, Deployment()
+        GateConfig(), tmp_path, measured, RANKS, (None, None), data, data, lambda _: tmp_path, Deployment()
     )
     assert (check.name, check.passed) == ("loads", False)
     assert "index.faiss: sha256 differs" in check.detail
@@ -296,10 +304,10 @@ def test_other_weights_than_the_checkpoints_are_refused(made: tuple[Path, Datase
     saved = checkpoint.load(artifacts / "select.pt")
     saved["state"]["best_weights"]["items.weight"][1] += 1
     checkpoint.save(tmp_path / "other.pt", saved)
-    check = check_checkpoint(Bundle.load(artifacts / "bundles/v1"), tmp_path / "other.pt", data)
+    check = check_checkpoint(Bundle.load(artifacts / "bundles/v1"), lambda _: tmp_path / "other.pt", data)
     assert not check.passed
     assert "differ" in check.detail
-    counted = check_checkpoint(Bundle.load(artifacts / "bundles/v2"), tmp_path / "none.pt", data)
+    counted = check_checkpoint(Bundle.load(artifacts / "bundles/v2"), lambda _: tmp_path / "none.pt", data)
     assert (counted.passed, counted.measured) == (True, None)
 
 

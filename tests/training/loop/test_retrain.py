@@ -33,7 +33,7 @@ def test_the_projects_own_file_names_every_setting_in_its_section() -> None:
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "r.toml").touch()
     config = load_config(tmp_path / "r.toml")
-    assert (config.prepare.days, config.train.model, config.gate.confidence) == (30, "gru", 0.95)
+    assert (config.prepare.days, config.train.model, config.gate.confidence) == (30, "auto", 0.95)
     assert (config.publish.as_, config.train.threads) == ("champion", os.cpu_count())
 
 
@@ -42,7 +42,7 @@ def test_settings_arrive(tmp_path: Path) -> None:
         '[train]\nmodel = "srgnn"\nset = ["epochs=5", "dim=64"]\n[publish]\nas = "challenger"\nshare = 1\n'
     )
     config = load_config(tmp_path / "r.toml")
-    recipe, hyper = config.train.resolved()
+    recipe, hyper = config.train.resolved(["srgnn"])["srgnn"]
     assert recipe is not None
     assert (recipe.epochs, hyper["dim"]) == (5, 64)
     assert (config.publish.as_, config.publish.share) == ("challenger", 1.0)
@@ -68,6 +68,22 @@ def test_the_hash_is_of_the_settings_alone(tmp_path: Path) -> None:
         ("[gates]\n", r"\[gates\]: Extra inputs"),
         ("[gate]\nmargin_mrr = nan", r"\[gate\] margin_mrr: .*finite"),
         ('[train]\nmodel = "gruu"', r"\[train\] model: no model 'gruu' \(did you mean gru\?\)"),
+        ('[train]\nblend = ["niser"]', r"\[train\] blend: niser: a blend has two members at least"),
+        ('[train]\nblend = ["niser", "niser"]', r"\[train\] blend: .*each named once"),
+        (
+            '[train]\nblend = ["niser", "vmis_knn"]',
+            r"\[train\] blend: vmis_knn is counted: it has no vectors",
+        ),
+        (
+            '[train]\nblend = ["niser", "nisre"]',
+            r"\[train\] blend: no model 'nisre' \(did you mean niser\?\)",
+        ),
+        ('[train]\nmodel = "core"\nblend = ["niser", "core"]', r'\[train\]: model = "core" beside blend'),
+        (
+            '[train]\nblend = ["niser", "core"]\nset = ["steps=2"]',
+            r"\[train\]: --set steps: COR.* all .* have it",
+        ),
+        ("[train]\nbudget_minutes = 0.0", r"\[train\] budget_minutes: .*greater than 0"),
         ('[train]\nmodel = "stan"', r"\[train\] model: stan cannot be served; .*vmis_knn"),
         ('[train]\nset = ["rate=1"]', r"\[train\]: --set rate: GRUEncoder has no such hyper-parameter"),
         ('[train]\nmodel = "vmis_knn"\nset = ["k=x"]', r"\[train\]: --set k=x: expected int"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,16 +16,18 @@ import pytest
 
 from service.live.deployment import bundle_path, publish, read_deployment, rollback
 from service.live.follower import load_bundle
-from service.ranking.bundle import Bundle
+from service.ranking.bundle import Bundle, read_manifest
 from service.ranking.served import Query, ServedBundle
 from tests.service.bundles import Shop
 from tests.training.shop_clicks import DAYS, GRU, Files, Silent, config, settings, shuffled, write_shop
 from training.data.dataset import Dataset
 from training.learn import checkpoint
 from training.learn.checkpoint import load
+from training.learn.warm_start import warm_start
+from training.loop.gate import check_checkpoint
 from training.loop.retrain import RetrainConfig
 from training.loop.run import run
-from training.loop.run_record import RunError, RunRecord, read_record, run_paths
+from training.loop.run_record import RunError, RunRecord, held_out_from, read_record, run_paths
 from training.loop.run_steps import STEPS
 from training.measure.progress import read_progress
 
@@ -240,8 +244,97 @@ def test_the_next_run_starts_from_the_champions_weights(
     second = make(artifacts, clicks, config("gru", "dim=8", "epochs=1", "batch_size=128"))
     learned = outcome(second, "train")
     assert (learned["started_from"], learned["new_items"], learned["fresh"]) == (first.version, 0, [])
-    saved = checkpoint.load(run_paths(artifacts, second.id).checkpoint)
+    saved = checkpoint.load(run_paths(artifacts, second.id).checkpoint_of("gru"))
     assert saved["identity"]["started_from"] == first.version
+
+
+class Stopping(Silent):
+    """Interrupts at a certain word; keeps all words."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.told: list[str] = []
+
+    def on_step(self, text: str) -> None:
+        self.told.append(text)
+        if text.startswith(self.word):
+            raise KeyboardInterrupt
+
+
+def interrupted_at(
+    word: str, artifacts: Path, clicks: Files, wanted: RetrainConfig
+) -> tuple[RunRecord, list[str]]:
+    """A run that was interrupted once, and what was told after that."""
+    with pytest.raises(KeyboardInterrupt):
+        run(wanted, settings(artifacts), clicks, Stopping(word))
+    told = Stopping("nothing of this kind is told")
+    return run(wanted, settings(artifacts), clicks, told), told.told
+
+
+SHORT = ("dim=8", "epochs=1", "batch_size=128")
+EASY: dict[str, object] = {"margin_recall": 100.0, "margin_mrr": 100.0, "max_drift": 100.0}
+
+
+def test_validation_chooses_the_model(
+    uninterrupted: tuple[Path, RunRecord], tmp_path: Path, clicks: Files
+) -> None:
+    """Among them is the live one, which goes on from its weights; the run is called by the model that won."""
+    live, first = uninterrupted
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(live, artifacts)
+    publish(artifacts, first.version)
+    wanted = config("auto", *SHORT, gate=EASY)
+    record, told = interrupted_at("candidate 4 ", artifacts, clicks, wanted)
+    assert [text for text in told if text.startswith("candidate ")] == ["candidate 4 of 4: core"]
+    assert record.status == "published", record.reason
+    learned = outcome(record, "train")
+    judged = {each["model"]: each["mrr"] for each in learned["candidates"]}
+    assert learned["model"] == max(judged, key=lambda name: float(judged[name]))
+    assert record.version == f"{learned['model']}-{record.id.removeprefix('run-')}"
+    assert read_deployment(artifacts).champion == record.version
+    assert (
+        held_out_from(artifacts, record.version)
+        .isoformat()
+        .startswith(outcome(record, "prepare")["held_out"]["begin"][:19])
+    )
+    paths = run_paths(artifacts, record.id)
+    assert {path.name for path in paths.checkpoints.iterdir() if path.is_dir()} <= {learned["model"]}
+    kept = json.loads((paths.checkpoints / "choice.json").read_text())
+    starts = {name: each["start"] for name, each in kept["settings"].items()}
+    assert starts == dict.fromkeys(judged) | {"gru": first.version}
+    assert learned["started_from"] == starts[learned["model"]]
+
+
+def test_a_blend_every_night(artifacts: Path, clicks: Files) -> None:
+    """Of two models that are quickly exported."""
+    wanted = config("auto", *SHORT, train={"blend": ["stamp", "stmp"]}, gate=EASY)
+    record, told = interrupted_at("member 2 ", artifacts, clicks, wanted)
+    assert [text for text in told if text.startswith("member ")] == ["member 2 of 2: stmp"]
+    assert record.status == "published", record.reason
+    assert record.version == f"blend-{record.id.removeprefix('run-')}"
+    learned = outcome(record, "train")
+    assert (learned["model"], set(learned["members"])) == ("blend", {"stamp", "stmp"})
+    manifest = read_manifest(bundle_path(artifacts, record.version))
+    assert [manifest.hyperparameters[f"member {number} model"] for number in (1, 2)] == ["stamp", "stmp"]
+    assert manifest.metrics == learned["test"]
+    paths = run_paths(artifacts, record.id)
+    assert not paths.members.exists()
+    assert [path.name for path in (artifacts / "bundles").iterdir()] == [record.version]
+    parity = next(check for check in outcome(record, "gate")["checks"] if check["name"] == "parity")
+    assert (parity["passed"], parity["measured"]) == (True, "equal")
+
+    bundle, data = Bundle.load(bundle_path(artifacts, record.version)), Dataset.load(paths.data)
+    other = paths.checkpoint_of("stmp")
+    saved = load(other)
+    saved["model"]["items.weight"][1] += 1
+    checkpoint.save(other, saved)
+    spoiled = check_checkpoint(bundle, paths.checkpoint_of, data)
+    assert (spoiled.passed, spoiled.measured) == (False, "differs")
+
+    _, hyper = wanted.train.resolved(["stamp"])["stamp"]
+    member = paths.checkpoint_of("stamp")
+    start = warm_start(artifacts, record.version, member, "stamp", hyper, data.items)
+    assert (start.version, start.new_items, start.fresh) == (record.version, 0, ())
 
 
 def test_a_worse_challenger_is_refused(artifacts: Path, clicks: Files, senseless: Files) -> None:

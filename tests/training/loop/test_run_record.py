@@ -52,13 +52,13 @@ def written(artifacts: Path, record: RunRecord) -> RunPaths:
 
 
 def test_a_new_run_has_a_name_of_its_own(artifacts: Path) -> None:
-    """Two in the same second, and a bundle that `train` has just made: three names."""
+    """Two in the same second, and a bundle that `train` has just made, of any model: three names."""
     first = begun(artifacts)
     stamp = datetime.strptime(first.id, "run-%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    taken = f"vmis_knn-{stamp + timedelta(seconds=1):%Y%m%dT%H%M%S}"
+    taken = f"niser-{stamp + timedelta(seconds=1):%Y%m%dT%H%M%S}"
     bundle_path(artifacts, taken).mkdir(parents=True)
     second = begin_or_resume(artifacts, config(), new=True)
-    assert len({first.version, second.version, taken}) == 3
+    assert len({each.partition("-")[2] for each in (first.version, second.version, taken)}) == 3
     assert second.version == f"vmis_knn-{second.id.removeprefix('run-')}"
     assert paths_of_version(artifacts, first.version, "vmis_knn") == run_paths(artifacts, first.id)
 
@@ -208,8 +208,13 @@ def test_a_bundle_was_trained_on_nothing_that_its_run_held_out(artifacts: Path) 
 
 
 def test_the_checkpoint_is_that_of_the_bundle(tmp_path: Path) -> None:
+    """Of several models each has its own."""
     paths = RunPaths(tmp_path)
     paths.checkpoints.mkdir()
-    assert paths.checkpoint.name == "select.pt"
+    assert paths.checkpoint_of("niser") == paths.checkpoints / "select.pt"
     (paths.checkpoints / "refit.pt").touch()
-    assert paths.checkpoint.name == "refit.pt"
+    assert paths.checkpoint_of("niser") == paths.checkpoints / "refit.pt"
+    (paths.checkpoints / "niser").mkdir()
+    assert paths.checkpoint_of("niser") == paths.checkpoints / "niser/select.pt"
+    (paths.checkpoints / "niser/refit.pt").touch()
+    assert paths.checkpoint_of("niser") == paths.checkpoints / "niser/refit.pt"
