@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,6 +51,7 @@ class Node:
             *("--bind", HOST, "--dir", str(self.directory), "--save", "", "--logfile", "redis.log"),
             *("--appendonly", "yes", "--appendfsync", "no", "--repl-diskless-sync-delay", "0"),
             *("--cluster-node-timeout", str(QUICK_MS), "--cluster-replica-validity-factor", "0"),
+            *("--repl-ping-replica-period", "1"),  # a replica that has heard nothing is not shown
             *self.options,
         ]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -96,9 +96,9 @@ class Cluster:
         places = ",".join(f"{HOST}:{node.port}" for node in self.nodes[:2])
         return f"redis+cluster://{places}"
 
-    def client(self) -> RedisCluster:
+    def client(self, kind: type[RedisCluster] = RedisCluster) -> RedisCluster:
         """A plain client of all of it."""
-        return RedisCluster(
+        return kind(
             startup_nodes=[ClusterNode(HOST, node.port) for node in self.nodes],
             retry=Retry(NoBackoff(), 3),
             decode_responses=True,
@@ -142,6 +142,22 @@ class Cluster:
             if not node.is_master() and node.client.info("replication")["master_link_status"] != "up":
                 return False
         return True
+
+    def restore(self) -> None:
+        """Start whom a test has killed, learn who is master now, and delete all that is stored."""
+        dead = [node for node in self.nodes if node.process.poll() is not None]
+        for node in dead:
+            node.start()
+            until(node.answers)
+        if dead:
+            until(self.is_whole)
+        self.masters, self.replicas = (
+            [node for node in self.nodes if node.is_master()],
+            [node for node in self.nodes if not node.is_master()],
+        )
+        for node in self.masters:
+            node.client.flushall()
+        self.set_node_timeout(CALM_MS)
 
     def begin_to_move(self, key: str, to: Node) -> Node:
         """A key's slot is on its way, with all that lies in it still where it was; answers who has it."""
