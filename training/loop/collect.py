@@ -24,7 +24,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -171,7 +171,7 @@ def _connected(url: str) -> Iterator[Redis | RedisCluster]:
     try:
         with _client(address) as client:
             yield client
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         said = address.without_secrets(str(error))
         raise CollectError(f"{address.shown}: {said}; what is committed stays") from error
 
@@ -195,12 +195,12 @@ def _cluster_client(
     address: RedisUrl, places: Sequence[tuple[str, int]], options: dict[str, Any]
 ) -> RedisCluster:
     """By default it sends again what a lost connection may have done already; here it does not."""
-    target = parse_url(address.at(*places[0]))
+    target = parse_url(address.at(*places[0]))  # type: ignore[no-untyped-call]
     is_tls = target.pop("connection_class", None) is not None
     for name in ("host", "port"):
         target.pop(name, None)
     return RedisCluster(
-        startup_nodes=[ClusterNode(*place) for place in places],
+        startup_nodes=[ClusterNode(*place) for place in places],  # type: ignore[no-untyped-call]
         retry=Retry(NoBackoff(), 0),
         ssl=is_tls,
         **target,

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
+from itertools import chain
 from types import TracebackType
 from typing import Self, cast
 
@@ -67,8 +68,9 @@ class Clicking:
 
 def logged(client: Redis | RedisCluster) -> Counter[str]:
     """How often each event id is in the click log."""
-    entries = [entry for key in client.scan_iter("clicks:*") for entry in client.xrange(key)]
-    return Counter(fields["event"] for _, fields in cast("list[tuple[str, dict[str, str]]]", entries))
+    streams = [client.xrange(key) for key in client.scan_iter("clicks:*")]
+    entries = chain(*cast("list[list[tuple[str, dict[str, str]]]]", streams))
+    return Counter(fields["event"] for _, fields in entries)
 
 
 def doubled(client: Redis | RedisCluster) -> list[str]:

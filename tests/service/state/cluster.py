@@ -72,7 +72,7 @@ class Node:
         return {str(name): str(it) for name, it in cluster(self.client, "INFO").items()}
 
     def is_master(self) -> bool:
-        return self.client.role()[0] == "master"
+        return bool(self.client.role()[0] == "master")
 
     def kill(self) -> None:
         """As a machine that is gone."""
@@ -99,7 +99,7 @@ class Cluster:
     def client(self, kind: type[RedisCluster] = RedisCluster) -> RedisCluster:
         """A plain client of all of it."""
         return kind(
-            startup_nodes=[ClusterNode(HOST, node.port) for node in self.nodes],
+            startup_nodes=[ClusterNode(HOST, node.port) for node in self.nodes],  # type: ignore[no-untyped-call]
             retry=Retry(NoBackoff(), 3),
             decode_responses=True,
             socket_timeout=DEADLINE_SECONDS,

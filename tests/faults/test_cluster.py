@@ -1,0 +1,207 @@
+"""A Redis Cluster whose masters are replaced, killed or hang, one by TLS, and one that knows its users."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from redis.cluster import RedisCluster
+from structlog.testing import capture_logs
+
+from service.live.deployment import publish
+from service.process.settings import Settings
+from service.state.items import Mark
+from service.state.keys import Keys
+from service.state.link import StoreUnavailable
+from service.state.store import Click, SessionStore
+from tests.service.bundles import Shop
+from tests.service.serving import Serving, item_ids, serving
+from tests.service.state import cluster
+from tests.service.state.clicking import Clicking, doubled
+from tests.service.state.cluster import QUICK_MS, Cluster, Node
+from tests.training.shop import Shop as Collector
+from tests.waiting import DEADLINE_SECONDS, eventually, stopped
+from training.data.clicks import Totals
+from training.loop.collect import CollectError, collect
+
+pytestmark = pytest.mark.anyio
+
+keys = Keys()
+SHARDS = 16
+
+
+@asynccontextmanager
+async def store_of(redis: Cluster, **changed: object) -> AsyncIterator[SessionStore]:
+    settings = Settings.model_validate({"redis_timeout_seconds": 2.0, **changed})
+    store = SessionStore(settings, redis.url)
+    yield store
+    await store.close()
+
+
+async def takes_over(replica: Node) -> None:
+    """Wait until a replica is a master."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await asyncio.to_thread(replica.is_master):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_planned_failover_loses_nothing(redis_cluster: Cluster) -> None:
+    (old, *_), reasons = redis_cluster.masters, {"another server of the Redis cluster has these keys"}
+    async with store_of(redis_cluster) as store, Clicking(store) as clicking:
+        await clicking.goes_on()
+        new = redis_cluster.replica_of(old)
+        cluster.cluster(new.client, "FAILOVER")
+        await takes_over(new)
+        await clicking.goes_on()
+        assert store._link.masters == 3
+    with redis_cluster.client() as client:
+        assert (clicking.lost(client), doubled(client)) == (set(), [])
+    assert clicking.reasons.keys() <= {*reasons, "Redis does not answer"}
+
+
+async def test_strict_loses_nothing_to_a_killed_master(redis_cluster: Cluster) -> None:
+    (old, *_) = redis_cluster.masters
+    new = redis_cluster.replica_of(old)
+    async with store_of(redis_cluster, durability="strict") as store, Clicking(store) as clicking:
+        await clicking.goes_on()
+        redis_cluster.set_node_timeout(QUICK_MS)
+        await clicking.goes_on()
+        old.kill()
+        await takes_over(new)
+        old.start()  # it comes back as a replica; without one strict acknowledges nothing
+        await clicking.goes_on()
+        assert clicking.reasons
+    with redis_cluster.client() as client:
+        assert (clicking.lost(client), doubled(client)) == (set(), [])
+
+
+@contextmanager
+def without_its_replica(master: Node, replica: Node) -> Iterator[None]:
+    """A master whose replica has heard nothing since."""
+    with stopped(replica.process.pid):
+        master.client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")  # type: ignore[no-untyped-call]
+        yield
+
+
+@pytest.mark.parametrize("durability", ["strict", "standard"])
+async def test_what_only_a_master_has_is_acknowledged_at_standard_alone(
+    redis_cluster: Cluster, durability: str
+) -> None:
+    """And lost with the master, which the log tells."""
+    session = "s"
+    key = keys.session(keys.shard_of(session, SHARDS), session)
+    old = redis_cluster.owner(key)
+    new = redis_cluster.replica_of(old)
+    async with store_of(redis_cluster, durability=durability) as store:
+        await store.append(session, Click("a", 1.0, event_id="first"))
+        await eventually(lambda: new.client.dbsize() == old.client.dbsize())
+        with without_its_replica(old, new):
+            click = store.append(session, Click("b", 2.0, event_id="second"))
+            if durability == "strict":
+                with pytest.raises(StoreUnavailable) as refused:
+                    await click
+                assert refused.value.reason == "Redis lacks replicas to write to"
+            else:
+                await click
+            assert len(await store.read(session)) == 2, "it is there all the same"
+            redis_cluster.set_node_timeout(QUICK_MS)
+            old.kill()
+        with capture_logs() as logs:
+            await takes_over(new)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while True:
+                    try:
+                        again = await store.append(session, Click("b", 2.0, event_id="second"))
+                        break
+                    except StoreUnavailable:
+                        if durability == "strict":  # the killed one was the only other
+                            old.start()
+                            durability = "strict, with a replica again"
+                        await asyncio.sleep(0.05)
+        assert not again.duplicate, "it was not there"
+        assert len(await store.read(session)) == 2
+    lost = [entry["lost"] for entry in logs if entry["event"].startswith("the click log has lost its tail")]
+    assert lost == ([1] if durability == "standard" else [])
+
+
+async def test_a_master_that_hangs_is_replaced(redis_cluster: Cluster) -> None:
+    (old, *_) = redis_cluster.masters
+    new = redis_cluster.replica_of(old)
+    async with store_of(redis_cluster, redis_timeout_seconds=0.5) as store, Clicking(store) as clicking:
+        await clicking.goes_on()
+        redis_cluster.set_node_timeout(QUICK_MS)
+        with stopped(old.process.pid):
+            await takes_over(new)
+            await clicking.goes_on()
+            await store.check_writable()
+        await eventually(lambda: not old.is_master())
+        await clicking.goes_on()
+    with redis_cluster.client() as client:
+        assert doubled(client) == []
+
+
+async def a_day(service: Serving, client: RedisCluster, prefix: str) -> None:
+    """Seven clicks, with all that they bring about."""
+    for number in range(3):
+        assert (await service.click(f"s{number}", "i1", "new", "i2")).status_code == 200
+    answer = await service.recommend("s0")
+    assert answer["stage"] == "model"
+    await eventually(lambda: list(client.scan_iter(f"{prefix}shown:*")))
+    other = next(item for item in item_ids(answer) if item != "i2")
+    clicked = await service.click("s0", other, recommendation_id=answer["recommendation_id"])
+    assert clicked.status_code == 200
+    assert (await service.store.quality(["v1"]))["v1"].judged == 1
+    batch = [{"session_id": f"t{number}", "item_id": "i7"} for number in range(40)]
+    posted = await service.client.post("/clicks", json=batch)
+    assert {each["status"] for each in posted.json()["events"]} == {200}
+    await eventually(lambda: service.trending.sessions("i7"))
+    assert (await service.client.get("/trending")).json()["items"][0]["item_id"] == "i7"
+    assert await service.store.co_clicks("new", 5)
+    await service.items.put([("i1", {"price": 1.0}), ("i2", {}), ("i3", {})])
+    assert await service.items.patch("i1", {"price": None}) == {}
+    assert await service.items.delete(["i2", "i3"]) == [True, True]
+    assert (await service.items.page("", 5), (await service.items.changes(Mark())).more) == (
+        [("i1", {})],
+        False,
+    )
+    assert len((await service.client.get("/sessions/s1")).json()["clicks"]) == 3
+    assert (await service.client.delete("/sessions/s1")).status_code == 204
+    assert (await service.client.get("/health/ready")).status_code == 200
+    assert (await service.store.click_log()).entries == 10 + 40 + 1
+
+
+EVERYTHING = {"quality_share": 1.0, "rate_limit_per_minute": 1000, "key_rate_limit_per_minute": 1000}
+
+
+@pytest.mark.parametrize("durability", ["standard", "strict"])
+async def test_a_day(artifacts: Path, tmp_path: Path, redis_cluster: Cluster, durability: str) -> None:
+    Shop.make().write(artifacts, "v1")
+    publish(artifacts, "v1")
+    with redis_cluster.client() as client:
+        async with serving(artifacts, redis_cluster.url, durability=durability, **EVERYTHING) as service:
+            await a_day(service, client, "")
+            settings = Settings(
+                artifacts_dir=tmp_path / "collected",
+                redis_url=redis_cluster.url,
+                click_log_max_age_seconds=1e-9,
+                click_retention_days=36500,
+                redis_timeout_seconds=DEADLINE_SECONDS,
+            )
+            collector = Collector(settings, client)
+            collected = await asyncio.to_thread(collector.collect)
+            assert collected.totals == Totals(clicks=50, erased_sessions=1, erased_clicks=3)
+            assert collected.gaps == ()
+            assert (await service.store.click_log()).entries == 0
+            assert (await service.click("s0", "i9")).status_code == 200
+            ended = await asyncio.to_thread(collector.run)
+            assert "1 clicks collected, 0 duplicates dropped" in ended.stdout, ended.output
+
+
+async def test_collect_says_why_there_is_no_cluster(tmp_path: Path) -> None:
+    url = "redis+cluster://me:hu-sh@127.0.0.1:1"
+    with pytest.raises(CollectError, match=r"cluster://me:\*+@127\.0\.0\.1:1") as stopped_:
+        collect(Settings(artifacts_dir=tmp_path, redis_url=url))
+    assert "hu-sh" not in str(stopped_.value)
