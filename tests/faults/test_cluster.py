@@ -98,6 +98,7 @@ async def test_what_only_a_master_has_is_acknowledged_at_standard_alone(
     async with store_of(redis_cluster, durability=durability) as store:
         await store.append(session, Click("a", 1.0, event_id="first"))
         await eventually(lambda: new.client.dbsize() == old.client.dbsize())
+        redis_cluster.set_node_timeout(QUICK_MS)
         with without_its_replica(old, new):
             click = store.append(session, Click("b", 2.0, event_id="second"))
             if durability == "strict":
@@ -107,7 +108,6 @@ async def test_what_only_a_master_has_is_acknowledged_at_standard_alone(
             else:
                 await click
             assert len(await store.read(session)) == 2, "it is there all the same"
-            redis_cluster.set_node_timeout(QUICK_MS)
             old.kill()
         with capture_logs() as logs:
             await takes_over(new)
