@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -12,16 +13,18 @@ from redis.cluster import RedisCluster
 from structlog.testing import capture_logs
 
 from service.live.deployment import publish
+from service.process.embedded_redis import find_redis_server
 from service.process.settings import Settings
 from service.state.items import Mark
 from service.state.keys import Keys
 from service.state.link import StoreUnavailable
 from service.state.store import Click, SessionStore
 from tests.service.bundles import Shop
+from tests.service.processes import ROOT
 from tests.service.serving import Serving, item_ids, serving
 from tests.service.state import cluster
 from tests.service.state.clicking import Clicking, doubled
-from tests.service.state.cluster import QUICK_MS, Cluster, Node
+from tests.service.state.cluster import QUICK_MS, Cluster, Node, running_cluster
 from tests.training.shop import Shop as Collector
 from tests.waiting import DEADLINE_SECONDS, eventually, stopped
 from training.data.clicks import Totals
@@ -205,3 +208,79 @@ async def test_collect_says_why_there_is_no_cluster(tmp_path: Path) -> None:
     with pytest.raises(CollectError, match=r"cluster://me:\*+@127\.0\.0\.1:1") as stopped_:
         collect(Settings(artifacts_dir=tmp_path, redis_url=url))
     assert "hu-sh" not in str(stopped_.value)
+
+
+USER, PASSWORD, PREFIX = "nextclick", "a-long-password", "shop:"
+
+
+def documented_for_clusters() -> str:
+    """The rights that a cluster takes besides."""
+    (line,) = re.findall(r"^\+cluster\|slots .*$", (ROOT / "docs/operations.md").read_text("utf-8"), re.M)
+    return str(line)
+
+
+def documented() -> list[str]:
+    """What makes a user that may do the least."""
+    text = (ROOT / "docs/operations.md").read_text("utf-8")
+    (line,) = re.findall(rf"^ACL SETUSER {USER} .*~.*$", text, re.M)
+    return [*str(line).split(), *documented_for_clusters().split()]
+
+
+async def test_by_tls_with_the_least_rights(
+    artifacts: Path, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    if b"tls" not in Path(find_redis_server()).read_bytes():
+        pytest.skip(f"{find_redis_server()} speaks no TLS: a cluster by TLS is NOT tested")
+    files = (f"--tls-cert-file {certificate[0]} --tls-key-file {certificate[1]}").split()
+    options = [*files, "--tls-ca-cert-file", str(certificate[0]), "--tls-auth-clients", "no"]
+    server = [
+        "--port",
+        "0",
+        "--tls-port",
+        "{port}",
+        "--tls-cluster",
+        "yes",
+        "--tls-replication",
+        "yes",
+        *options,
+    ]
+    by_tls = {"ssl": True, "ssl_ca_certs": str(certificate[0])}
+    Shop.make().write(artifacts, "v1")
+    publish(artifacts, "v1")
+    with running_cluster(tmp_path / "redis", server=server, client=by_tls) as redis:
+        for node in redis.nodes:
+            node.client.execute_command(*documented())  # type: ignore[no-untyped-call]
+        login = f"rediss+cluster://{USER}:{PASSWORD}@"
+        url = redis.url.replace("redis+cluster://", login) + f"?ssl_ca_certs={certificate[0]}"
+        settings = Settings(
+            artifacts_dir=tmp_path / "collected",
+            redis_url=url,
+            redis_prefix=PREFIX,
+            redis_timeout_seconds=DEADLINE_SECONDS,
+            click_log_max_age_seconds=1e-9,
+        )
+        with capture_logs() as logs:
+            changed = {"redis_prefix": PREFIX, "durability": "strict", **EVERYTHING}
+            async with serving(artifacts, url, **changed) as service:
+                for number in range(30):
+                    assert (await service.click(f"s{number}", "i1", "new", "i2")).status_code == 200
+                assert (await service.recommend("s1"))["stage"] == "model"
+                assert (await service.client.get("/health/ready")).status_code == 200
+                assert (await asyncio.to_thread(collect, settings)).totals.clicks == 90
+                assert (await service.store.click_log()).entries == 0
+                key = Keys(PREFIX).click_log(Keys.shard_of("s1", SHARDS))
+                to = next(node for node in redis.masters if node is not redis.owner(key))
+                source = redis.begin_to_move(key, to)
+                while redis.move_keys(key, source, to, 100):
+                    pass
+                assert len(await service.store.read("s1")) == 3, "by ASKING"
+                redis.end_move(key, source, to)
+                assert (await service.click("s1", "i3")).status_code == 200
+        wrong = [entry["event"] for entry in logs if entry["log_level"] in ("warning", "error")]
+        assert set(wrong) == {"Redis hides its configuration: how safe its data is was not checked"}
+        assert PASSWORD not in str(logs)
+        refused = {each["object"] for node in redis.nodes for each in node.client.acl_log()}
+        assert refused <= {"config", "config|get", "client", "client|setinfo"}
+        called = {str(name) for node in redis.masters for name in node.client.info("commandstats")}
+        for right in str(documented_for_clusters()).split():
+            assert f"cmdstat_{right.removeprefix('+')}" in called, "and no more than is needed"
