@@ -93,7 +93,7 @@ async def measure(clusters: dict[str, Cluster], artifacts: Path, options: argpar
         calls_of(clusters["cluster"], artifacts) as cluster,
     ):
         print("| call | single Redis, µs | three masters, µs | ratio |\n|---|---|---|---|")
-        for name in single:
+        for name in options.only or single:
             found: dict[str, list[float]] = {"single": [], "cluster": []}
             for round_, (which, calls) in itertools.product(
                 range(options.rounds + 1), (("single", single), ("cluster", cluster))
@@ -109,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=4000, help="in a round")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", action="append", help="one of the calls, by its name")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         artifacts = Path(directory) / "artifacts"

@@ -129,7 +129,7 @@ def parse(url: str) -> RedisUrl:
         service, _, database = path.partition("/") if is_sentinel else ("", "", path)
         if is_sentinel and not _is_service(service):
             raise RedisUrlError(f"names no service, as in {scheme}://host:{SENTINEL_PORT}/service: {QUOTE}")
-        if is_cluster and path:
+        if is_cluster and slash:
             raise RedisUrlError("names a database, which a cluster has none of")
         if (database or path.endswith("/")) and not _is_database(database):
             raise RedisUrlError(f"its path is no number of a database, as in redis://host:6379/0: {QUOTE}")
