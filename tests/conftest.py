@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from service.process.embedded_redis import EmbeddedRedis
+from tests.service.state.cluster import Cluster, running_cluster
 
 # A property holds or not, however long an example takes on this machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +42,20 @@ def redis_client(redis_server: EmbeddedRedis) -> Iterator[Redis]:
 def redis_url(redis_server: EmbeddedRedis, redis_client: Redis) -> str:
     """The URL of an empty Redis."""
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Redis Cluster of three masters and three replicas for this test process."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def redis_cluster(redis_servers: Cluster) -> Cluster:
+    """The same, empty and whole."""
+    redis_servers.restore()
+    return redis_servers
 
 
 @pytest.fixture

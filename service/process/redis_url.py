@@ -5,10 +5,13 @@ rediss://[user:password@]host[:port][/database][?ssl_...=...]
 unix://[user:password@]/path/of/socket[?db=database]
 redis+sentinel://[user:password@]host[:26379][,host[:port] ...]/service[/database]
 rediss+sentinel://...                  the same, all by TLS
+redis+cluster://[user:password@]host[:6379][,host[:port] ...]
+rediss+cluster://...                   the same, all by TLS
 
-`user` may be empty. `username`, `password` and `db` may be options instead. The hosts of the last two are
+`user` may be empty. `username`, `password` and `db` may be options instead. The hosts of `+sentinel` are
 sentinels, who know where the primary of `service` is; user and password are the primary's, and the sentinels'
-own ones are the options `sentinel_username` and `sentinel_password`.
+own ones are the options `sentinel_username` and `sentinel_password`. The hosts of `+cluster` are some of a
+Redis Cluster's, of whom one has to answer; it has no databases.
 """
 
 from __future__ import annotations
@@ -19,9 +22,17 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 MASK = "**********"  # as pydantic shows a secret
-SENTINEL = "+sentinel"
-SCHEMES = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "unix")
-SENTINEL_PORT = 26379
+SENTINEL, CLUSTER = "+sentinel", "+cluster"
+SCHEMES = (
+    "redis",
+    "rediss",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+    "unix",
+)
+PORT, SENTINEL_PORT = 6379, 26379
 QUOTE = "in a password write % as %25, @ as %40, / as %2F, # as %23, ? as %3F, & as %26, + as %2B, : as %3A"
 
 
@@ -73,9 +84,10 @@ class RedisUrl:
     shown: str  # fit to be printed
     password: str = field(repr=False)  # '' when there is none
     sentinels: Sentinels | None = None
+    cluster: tuple[tuple[str, int], ...] | None = None  # hosts and ports of some of its servers
 
     def at(self, host: str, port: int) -> str:
-        """The URL of a primary that sentinels have found."""
+        """The URL of a primary that sentinels have found, or of one of a cluster's servers."""
         scheme, _, rest = self.text.partition("://")
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
@@ -83,7 +95,8 @@ class RedisUrl:
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         database = path.partition("/")[2]
         own = "&".join(each for each in query.split("&") if not each.startswith("sentinel_"))
-        return f"{scheme.removesuffix(SENTINEL)}://{login}{at}{place}/{database}?{own}"
+        plain = scheme.partition("+")[0]
+        return f"{plain}://{login}{at}{place}/{database}?{own}"
 
     def without_secrets(self, message: str) -> str:
         """What Redis said, which may quote what it was sent."""
@@ -101,20 +114,23 @@ def parse(url: str) -> RedisUrl:
     rest, question, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     login, _, where = authority.rpartition("@")
-    is_socket, is_sentinel = scheme == "unix", scheme.endswith(SENTINEL)
+    is_socket, is_sentinel, is_cluster = scheme == "unix", scheme.endswith(SENTINEL), scheme.endswith(CLUSTER)
     if "@" in login + query or ("@" in path and not is_socket):
         raise RedisUrlError(f"holds an @ too many, or a / or ? before it: {QUOTE}")
-    if is_sentinel and "," in login:
+    if (is_sentinel or is_cluster) and "," in login:
         raise RedisUrlError("has user and password not before the first host; a , of a password is %2C")
     if is_socket:
         if where or not path or not unquote(path).isprintable():
             raise RedisUrlError(f"names no socket, as in unix:///run/redis.sock: {QUOTE}")
         database = ""
     else:
-        places = [_place(each) for each in where.split(",")] if is_sentinel else [_place(where)]
+        is_list = is_sentinel or is_cluster
+        places = [_place(each) for each in where.split(",")] if is_list else [_place(where)]
         service, _, database = path.partition("/") if is_sentinel else ("", "", path)
         if is_sentinel and not _is_service(service):
             raise RedisUrlError(f"names no service, as in {scheme}://host:{SENTINEL_PORT}/service: {QUOTE}")
+        if is_cluster and slash:
+            raise RedisUrlError("names a database, which a cluster has none of")
         if (database or path.endswith("/")) and not _is_database(database):
             raise RedisUrlError(f"its path is no number of a database, as in redis://host:6379/0: {QUOTE}")
     options = _options(scheme, query) if query else {}
@@ -126,6 +142,9 @@ def parse(url: str) -> RedisUrl:
     shown = (
         f"{scheme}://{shown_login}{'@' if shown_login else ''}{where}{slash}{path}{question}{shown_options}"
     )
+    if is_cluster:
+        cluster = tuple((host, port or PORT) for host, port in places)
+        return RedisUrl(url, shown, password, cluster=cluster)
     if not is_sentinel:
         return RedisUrl(url, shown, password)
     sentinels = Sentinels(
@@ -175,6 +194,8 @@ def _options(scheme: str, query: str) -> dict[str, str]:
         known |= _TLS_OPTIONS
     if scheme.endswith(SENTINEL):
         known |= _SENTINEL_OPTIONS
+    if scheme.endswith(CLUSTER):
+        del known["db"]
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
     except ValueError:

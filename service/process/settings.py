@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         default=None,
         repr=False,
         validation_alias=AliasChoices(REDIS_URL, "REDIS_URL"),
-        description="redis, rediss, unix or redis+sentinel URL (or REDIS_URL); unset starts a private Redis",
+        description="of a Redis, sentinels or a cluster (or REDIS_URL); unset starts a private Redis",
     )
     redis_timeout_seconds: float = Field(
         default=0.05, gt=0, description="for a whole call to Redis, waiting for a connection included"

@@ -94,8 +94,10 @@ class Connection(asyncio.Protocol):
     Nothing but the order ties a reply to its call: once the oldest one is overdue, no new ones are taken.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, wait_ms: int | None = None) -> None:
+        """`wait_ms`: what is confirmed has reached a replica too, within this time."""
         self.is_open = False  # for calls
+        self._confirming: list[Command] = [PING] if wait_ms is None else [PING, ("WAIT", 1, wait_ms)]
         self.on_end: Callable[[], None] = _nothing  # called once no more calls are taken
         self._is_lost = False
         self._clock = clock
@@ -172,12 +174,13 @@ class Connection(asyncio.Protocol):
     def confirm(self, deadline: float) -> asyncio.Future[Reply]:
         """Ask whether what Redis has acknowledged so far is out of its memory; an error says it may not be.
 
+        And, if so made, whether a replica has it, too: until then Redis reads nothing else from us.
         Redis answers a command whether or not its append-only file took it; when it did not, every later
         command is refused, a PING too. Those who ask in the same turn of the loop share it.
         """
         told: asyncio.Future[Reply] = self._loop.create_future()
         if self._confirmed is None:
-            asked = self.call([PING], deadline)
+            asked = self.call(self._confirming, deadline)
             self._confirmed = []
             asked.add_done_callback(partial(_tell, self._confirmed))
         self._confirmed.append(told)
@@ -261,7 +264,16 @@ def _tell(waiting: Sequence[asyncio.Future[Reply]], asked: asyncio.Future[list[R
         elif asked.cancelled():
             each.cancel()
         else:
-            each.set_result(asked.result()[0])
+            each.set_result(_confirmation(*asked.result()))
+
+
+def _confirmation(pong: Reply, replicas: Reply = 1) -> Reply:
+    """The reply to whoever asked for it. One that a replica does not confirm is an error like the others."""
+    if isinstance(pong, hiredis.ReplyError) or replicas == 1:
+        return pong
+    if isinstance(replicas, int) and replicas < 1:
+        return hiredis.ReplyError("NOREPLICAS no replica has confirmed it in time")
+    return replicas if isinstance(replicas, hiredis.ReplyError) else pong
 
 
 def _nothing() -> None:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.process.settings import Settings
+from service.state.cluster import link_to
 from service.state.connection import Clock
 from service.state.documents import MAX_ITEM_BYTES, Patch, Values, decoded, encoded, present
 from service.state.keys import Keys
-from service.state.link import RedisLink, StoreUnavailable, value
+from service.state.link import StoreUnavailable, value
 from service.state.script import Script
 
 MAX_ITEMS_AT_ONCE = 1000  # Lua hands Redis their ids and documents in one call, which holds 8,000
@@ -86,7 +87,7 @@ class ItemStore:
         self._batches = keys.items("_batches")
         self._timeout_seconds = max(timeout_seconds, settings.redis_timeout_seconds)
         self._most = (max_tombstones, max_batches)
-        self._link = RedisLink(settings, url, ITEM_SCRIPTS, warns=warns, clock=clock)
+        self._link = link_to(settings, url, ITEM_SCRIPTS, warns=warns, clock=clock)
 
     async def put(self, items: Sequence[tuple[str, Values]]) -> Stored:
         """Store items in one step, in place of what they were; of the same id, the last."""

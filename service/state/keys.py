@@ -81,6 +81,10 @@ class Keys:
     def judged(self, shard: int, session_id: str) -> str:
         return f"{self._prefix}judged:{{{shard}}}:{session_id}"
 
+    def nothing(self, shard: int) -> str:
+        """Never there, and in the shard's slot: to ask whether something could be written."""
+        return f"{self._prefix}nothing:{{{shard}}}"
+
     def quality(self, shard: int, version: str = "") -> str:
         """Without a version, what such keys begin with."""
         return f"{self._prefix}quality:{{{shard}}}:{version}"

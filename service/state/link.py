@@ -9,21 +9,19 @@ StoreError
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
 
 import structlog
 from hiredis import ReplyError
-from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from service.process import redis_url
 from service.process.settings import Settings
 from service.state.connection import PING, Clock, Command, Connection, Deadline, Reply
+from service.state.dialer import Dialer
 from service.state.keys import Keys
 from service.state.refusals import (
     CLICK_LOG_FULL,
@@ -36,7 +34,6 @@ from service.state.refusals import (
     without_arguments,
 )
 from service.state.script import Script
-from service.state.sentinels import ANYWHERE, PrimaryFinder
 from service.state.tail import RUN, Tail
 
 # Before Redis is tried again, doubled each time; what lasts as long as the longest was no failure.
@@ -97,27 +94,24 @@ class RedisLink:
         tail: Tail | None = None,
         warns: bool = True,
         clock: Clock | None = None,
+        wait_ms: int | None = None,
     ) -> None:
         """`clock`: the running event loop's, if not given; `tail`: compared with every Redis that is met.
 
+        `wait_ms`: what is kept has reached a replica within this time, or it counts as not stored.
         `warns`: of a Redis that is not as safe as it could be; one link of a process is enough for that.
         """
         self.shards = settings.shards
         self.timeout_seconds = settings.redis_timeout_seconds
         self._settings = settings
-        self._keys = Keys(settings.redis_prefix)
         self._scripts = scripts
         self._tail = tail
         self._warns = warns
         self._url = redis_url.parse(url)
         self._shown_url = self._url.shown
-        self._finder: PrimaryFinder | None = None
-        if (sentinels := self._url.sentinels) is not None:
-            self._finder = PrimaryFinder(self._url, sentinels, settings.redis_connect_timeout_seconds)
-        self._target = parse_url(url if sentinels is None else self._url.at(*ANYWHERE))
-        self._place: tuple[str, int] | None = None  # of the primary, when sentinels were asked last
-        self._tls: ssl.SSLContext | None = None  # once it was needed: it takes long to make
+        self._dialer = Dialer(self._url, settings.redis_connect_timeout_seconds)
         self._clock = clock
+        self._wait_ms = wait_ms
         self._connection: Connection | None = None
         self._opened_at = 0.0
         self._opening: asyncio.Task[None] | None = None
@@ -127,6 +121,11 @@ class RedisLink:
         self._is_closed = False
         self._refusals = Refusals(self._shown_url)
         self._told: set[tuple[object, ...]] = set()
+
+    @property
+    def masters(self) -> int:
+        """How many servers there are to write to."""
+        return 1
 
     async def close(self) -> None:
         """Close the connection, for good."""
@@ -165,15 +164,15 @@ class RedisLink:
                 connection = await self._next(clock, deadline)
             batch = commands()
             replies = await connection.call(batch, deadline)
-            if ReplyError in map(type, replies) and any(map(is_unknown_script, replies)):
-                connection = await self._repeat_unknown(connection, commands, replies, clock, deadline)
+            if ReplyError in map(type, replies):
+                if any(map(is_unknown_script, replies)):
+                    connection = await self._repeat_unknown(connection, commands, replies, clock, deadline)
+                kept = kept and not all(isinstance(reply, ReplyError) for reply in replies)
             if kept:
                 batch.append(PING)
                 replies.append(await connection.confirm(deadline))
             if ReplyError in map(type, replies):
-                if any(map(is_elsewhere, replies)):
-                    self._open(clock)  # another one; this one may still be good for something until then
-                self._refusals.note(batch, replies, clock.time())
+                self._refused(batch, replies, clock)
             elif self._refusals:
                 self._refusals.note(batch, replies, clock.time())
             if kept:
@@ -181,9 +180,14 @@ class RedisLink:
             return replies
         except TimeoutError:
             message = f"no answer from {self._shown_url} within {seconds} s"
-            raise _in_vain(StoreUnavailable(message)) from None
+            raise in_vain(StoreUnavailable(message)) from None
         except (ReplyError, OSError) as error:
             raise self._unavailable(error) from error
+
+    def _refused(self, batch: Sequence[Command], replies: Sequence[Reply], clock: Clock) -> None:
+        if any(map(is_elsewhere, replies)):
+            self._open(clock)  # another one; this one may still be good for something until then
+        self._refusals.note(batch, replies, clock.time())
 
     async def _repeat_unknown(
         self,
@@ -216,7 +220,7 @@ class RedisLink:
         except TimeoutError:
             if self._failure is None:
                 raise
-            raise _in_vain(StoreUnavailable(str(self._failure), self._failure.reason)) from None
+            raise in_vain(StoreUnavailable(str(self._failure), self._failure.reason)) from None
         finally:
             self._waiting.discard(woken)
         connection = self._connection
@@ -224,6 +228,11 @@ class RedisLink:
             failure = self._failure or StoreUnavailable(f"{self._shown_url}: the connection was closed")
             raise StoreUnavailable(str(failure), failure.reason)
         return connection
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a call would be sent at once."""
+        return self._connection is not None and self._connection.is_open
 
     def _wake(self) -> None:
         for woken in self._waiting:
@@ -243,7 +252,7 @@ class RedisLink:
         try:
             while True:
                 if self._tries:
-                    await _pause(clock, FIRST_PAUSE_SECONDS * 2.0 ** min(self._tries - 1, 30))
+                    await pause(clock, FIRST_PAUSE_SECONDS * 2.0 ** min(self._tries - 1, 30))
                 self._tries += 1
                 try:
                     connection = await self._opened(clock)
@@ -281,11 +290,10 @@ class RedisLink:
     async def _opened(self, clock: Clock) -> Connection:
         """A connection that knows our scripts. Raises `ReplyError`, `RedisError` or `OSError`."""
         seconds = self._settings.redis_connect_timeout_seconds
-        connection = Connection(clock)
+        connection = Connection(clock, wait_ms=self._wait_ms)
         try:
             async with Deadline(clock, clock.time() + seconds):
-                await self._connect(connection)
-                await self._handshake(connection)
+                await self._dial(connection)
                 await self._prepare(connection)
         except TimeoutError:
             connection.close()
@@ -295,61 +303,37 @@ class RedisLink:
             raise
         return connection
 
-    async def _connect(self, connection: Connection) -> None:
-        """Open a connection. The address is looked up each time, and sentinels are asked each time."""
-        loop, target = asyncio.get_running_loop(), self._target
-        if "path" in target:
-            await loop.create_unix_connection(lambda: connection, target["path"])
-            return
-        if target.get("connection_class") is SSLConnection and self._tls is None:
-            self._tls = await asyncio.to_thread(_tls, dict(target))
-        host, port = target.get("host", "localhost"), target.get("port", 6379)
-        if self._finder is not None:
-            host, port = await self._finder.primary()
-            if self._place != (host, port):
-                log.info("the primary was found", redis=self._shown_url, host=host, port=port)
-            self._place = host, port
-        await loop.create_connection(lambda: connection, host, port, ssl=self._tls)
-
-    async def _handshake(self, connection: Connection) -> None:
-        """Say who we are, and which database we want. Raises `ReplyError` or `OSError`."""
-        commands: list[Command] = []
-        if password := self._target.get("password"):
-            username = self._target.get("username")
-            commands.append(("AUTH", username, password) if username else ("AUTH", password))
-        if database := self._target.get("db"):
-            commands.append(("SELECT", database))
-        for reply in await connection.call(commands):
-            if isinstance(reply, ReplyError):  # one that does not know AUTH quotes what it was sent
-                raise ReplyError(self._url.without_secrets(str(reply)))
+    async def _dial(self, connection: Connection) -> None:
+        await self._dialer.dial(connection)
 
     async def _prepare(self, connection: Connection) -> None:
         """Load the scripts, agree on the number of shards, look at how safe the data is."""
-        stored, shards, run, policy, fsync, appendonly, *loaded = await connection.call(
+        (*agreed, run), check = await self._asked(connection, *number_of_shards(self._settings), RUN)
+        self.shards = agreed_shards(agreed, self._settings, self._tell)
+        check()
+        if self._tail is not None:
+            await self._tail.compare(connection, run, range(self.shards))
+
+    async def _asked(
+        self, connection: Connection, *commands: Command
+    ) -> tuple[list[Reply], Callable[[], None]]:
+        """The replies to some commands, with the scripts loaded in passing; and what warns of a loss.
+
+        Raises `ReplyError` or `OSError`.
+        """
+        policy, fsync, appendonly, *replies = await connection.call(
             [
-                ("SET", self._keys.shards, self._settings.shards, "NX"),
-                ("GET", self._keys.shards),
-                RUN,
                 ("CONFIG", "GET", "maxmemory-policy"),
                 ("CONFIG", "GET", "appendfsync"),
                 ("CONFIG", "GET", "appendonly"),
+                *commands,
                 *(("SCRIPT", "LOAD", script.source) for script in self._scripts),
             ]
         )
-        for reply in (shards or stored, *loaded):  # a full or read-only Redis may refuse to store it
+        for reply in replies[len(commands) :]:
             if isinstance(reply, ReplyError):
                 raise reply
-        self.shards = int(shards)
-        if self.shards != self._settings.shards:
-            self._tell(
-                log.error,
-                "the number of shards is fixed in Redis: the stored one is used, not the configured one",
-                stored=self.shards,
-                configured=self._settings.shards,
-            )
-        self._warn_of_loss(policy, fsync, appendonly)
-        if self._tail is not None:
-            await self._tail.compare(connection, run, self.shards)
+        return replies[: len(commands)], partial(self._warn_of_loss, policy, fsync, appendonly)
 
     def _tell(self, say: Callable[..., object], event: str, **facts: object) -> None:
         """Say it once, not at every connection."""
@@ -393,7 +377,29 @@ class RedisLink:
             )
 
 
-def _in_vain(failure: StoreUnavailable) -> StoreUnavailable:
+def number_of_shards(settings: Settings) -> list[Command]:
+    """The commands that agree on it."""
+    key = Keys(settings.redis_prefix).shards
+    return [("SET", key, settings.shards, "NX"), ("GET", key)]
+
+
+def agreed_shards(replies: Sequence[Reply], settings: Settings, tell: Callable[..., None]) -> int:
+    """What they have answered. Raises `ReplyError`."""
+    stored, shards = replies
+    found = shards or stored  # a full or read-only Redis may refuse to store it
+    if isinstance(found, ReplyError):
+        raise found
+    if int(shards) != settings.shards:
+        tell(
+            log.error,
+            "the number of shards is fixed in Redis: the stored one is used, not the configured one",
+            stored=int(shards),
+            configured=settings.shards,
+        )
+    return int(shards)
+
+
+def in_vain(failure: StoreUnavailable) -> StoreUnavailable:
     """A call has waited for its whole time-out."""
     patience = PATIENCE.get()
     if patience is not None:
@@ -401,7 +407,7 @@ def _in_vain(failure: StoreUnavailable) -> StoreUnavailable:
     return failure
 
 
-async def _pause(clock: Clock, seconds: float) -> None:
+async def pause(clock: Clock, seconds: float) -> None:
     """Wait, at most for the longest pause."""
     over = asyncio.Event()
     timer = clock.call_at(clock.time() + min(seconds, LONGEST_PAUSE_SECONDS), over.set)
@@ -409,12 +415,6 @@ async def _pause(clock: Clock, seconds: float) -> None:
         await over.wait()
     finally:
         timer.cancel()
-
-
-def _tls(options: dict[str, Any]) -> ssl.SSLContext:
-    del options["connection_class"]
-    context: ssl.SSLContext = SSLConnection(**options).ssl_context.get()
-    return context
 
 
 def value(reply: Reply) -> Reply:
@@ -427,8 +427,10 @@ def value(reply: Reply) -> Reply:
 
 def refusal(reply: Reply) -> StoreUnavailable | None:
     """What Redis refused, or None when it did not."""
-    if not isinstance(reply, ReplyError):
+    if not isinstance(reply, Exception):
         return None
+    if isinstance(reply, StoreUnavailable):  # of several servers that were asked, this one did not answer
+        return reply
     message = str(reply)
     if message.startswith(CLICK_LOG_FULL):
         return ClickLogFull(message, "the click log is full")

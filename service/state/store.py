@@ -15,9 +15,10 @@ from typing import NamedTuple
 import msgspec
 
 from service.process.settings import Settings
+from service.state.cluster import link_to
 from service.state.connection import Clock, Command, Reply
 from service.state.keys import Keys
-from service.state.link import RedisLink, StoreUnavailable, refusal, value
+from service.state.link import StoreUnavailable, refusal, value
 from service.state.script import Script
 from service.state.tail import RESUME, Tail
 
@@ -181,7 +182,7 @@ class SessionStore:
         self._keys = Keys(settings.redis_prefix)
         self._encoder_click_types = frozenset(settings.encoder_click_types)
         self._tail = Tail(self._keys)
-        self._link = RedisLink(settings, url, SCRIPTS, tail=self._tail, clock=clock)
+        self._link = link_to(settings, url, SCRIPTS, tail=self._tail, clock=clock)
 
     async def append(self, session_id: str, click: Click, *, with_session: bool = False) -> Appended:
         """Store one click and log it, once per event id."""
@@ -385,9 +386,21 @@ class SessionStore:
         value(reply)
 
     async def check_writable(self) -> None:
-        """Return once Redis has answered, and would have written; it changes nothing."""
-        (reply,) = await self._link.run(lambda: [("SET", self._keys.shards, self._link.shards, "NX")])
-        value(reply)
+        """Return once Redis has answered, and would have written; it changes nothing.
+
+        Of a cluster, every master that has a shard.
+        """
+        replies = await self._link.run(
+            lambda: [
+                ("SET", self._keys.shards, self._link.shards, "NX"),
+                *(
+                    ("SET", self._keys.nothing(shard), "", "XX")
+                    for shard in range(self._link.shards if self._link.masters > 1 else 0)
+                ),
+            ]
+        )
+        for reply in replies:
+            value(reply)
 
     async def close(self) -> None:
         """Close every connection."""

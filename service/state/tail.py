@@ -9,6 +9,7 @@ that it connects to.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import structlog
 from hiredis import ReplyError
@@ -30,28 +31,29 @@ class Tail:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._newest: dict[int, int] = {}
-        self._run: str | None = None  # which has been compared
+        self._runs: dict[int, str] = {}  # which has been compared, of each shard
 
     def acknowledged(self, shard: int, number: int) -> None:
         """A click, or a tombstone, has this number."""
         if number > self._newest.get(shard, 0):
             self._newest[shard] = number
 
-    async def compare(self, connection: Connection, told: Reply, shards: int) -> None:
-        """Ask a Redis that answered `RUN`, unless it hides who it is, and tell what it has lost."""
+    async def compare(self, connection: Connection, told: Reply, shards: Iterable[int]) -> None:
+        """Ask a Redis that answered `RUN`, unless it hides who it is; tell what these shards have lost."""
         found = None if isinstance(told, ReplyError) else re.search(r"run_id:(\w+)", str(told))
-        if found is None or found[1] == self._run:
+        if found is None:
             return
         run = found[1]
+        new = [shard for shard in shards if self._runs.get(shard) != run]
         replies = await connection.call(
             [
                 RESUME.call(
                     [self._keys.resumed(shard), self._keys.sequence(shard)], run, self._newest.get(shard, 0)
                 )
-                for shard in range(shards)
+                for shard in new
             ]
         )
-        for shard, lost in enumerate(replies):
+        for shard, lost in zip(new, replies, strict=True):
             if isinstance(lost, int) and lost > 0:
                 LOG_LOST.inc(lost)
                 log.error(
@@ -61,4 +63,4 @@ class Tail:
                     newest=self._newest[shard],
                 )
         if ReplyError not in map(type, replies):  # else Redis was full or read-only: the next connection asks
-            self._run = run
+            self._runs.update(dict.fromkeys(new, run))

@@ -16,7 +16,7 @@ from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
 from service.state.connection import READ_SECONDS
 from service.state.keys import Keys
-from service.state.link import StoreUnavailable
+from service.state.link import RedisLink, StoreUnavailable
 from service.state.store import Appended, Click, SessionStore
 from tests.faults.proxy import proxied, server_context
 from tests.service.state.clock import StillClock
@@ -82,7 +82,7 @@ async def test_a_far_redis_behind_tls_is_reached_though_no_call_waits_so_long(
             await times_out(store, clock)
         await eventually(lambda: proxy.accepted)
         proxy.answers.set()
-        await eventually(lambda: store._link._connection is not None)
+        await eventually(lambda: store._link.is_connected)
         assert await store.append("s", Click("a", 1.0)) == Appended(1, False)
         assert proxy.accepted == 1, "one try, which none of these calls has ended"
 
@@ -93,14 +93,15 @@ async def test_the_tls_context_is_made_once(
     async with proxied(own_redis.socket_path, server_context(*certificate)) as proxy:
         store = make_store(f"rediss://localhost:{proxy.port}?ssl_ca_certs={certificate[0]}")
         await store.ping()
-        context = store._link._tls
+        assert isinstance(store._link, RedisLink)
+        context = store._link._dialer._tls
         assert context is not None
         for tries in (2, 3):
             with Redis.from_url(own_redis.url) as client:
                 client.client_kill_filter(skipme=True, _type="normal")
             await eventually(lambda: proxy.accepted == tries)  # noqa: B023
             await store.ping()
-        assert store._link._tls is context
+        assert store._link._dialer._tls is context
 
 
 async def test_a_redis_whose_certificate_nobody_vouches_for_gets_no_password(
@@ -181,7 +182,7 @@ async def test_a_redis_that_is_not_ready_is_tried_until_it_is(
                     await store.ping()
                 assert caught.value.reason == reason
             proxy.refusal = b""
-            await eventually(lambda: store._link._connection is not None)
+            await eventually(lambda: store._link.is_connected)
         assert await store.append("s", Click("a", 1.0)) == Appended(1, False)
         assert [entry["event"] for entry in logs] == ["no connection to redis", "connected to redis"]
         before = proxy.accepted

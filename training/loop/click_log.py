@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 from redis import Redis
+from redis.cluster import RedisCluster
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from service.process.settings import Settings
@@ -74,7 +75,9 @@ class Batch:
 class ClickLog:
     """The streams of all shards. Every method raises `redis.RedisError`."""
 
-    def __init__(self, client: Redis, settings: Settings, database: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self, client: Redis | RedisCluster, settings: Settings, database: duckdb.DuckDBPyConnection
+    ) -> None:
         """The client must decode its answers."""
         self._client = client
         self._settings = settings
@@ -102,8 +105,8 @@ class ClickLog:
         return ends
 
     def now(self) -> float:
-        """Epoch seconds, by the clock that gave the ids."""
-        seconds, microseconds = self._client.time()
+        """Epoch seconds, by the clock that gave the ids; of a cluster's, the one that is furthest behind."""
+        seconds, microseconds = self._time()
         return float(seconds) + microseconds / 1e6
 
     def batches(
@@ -134,7 +137,7 @@ class ClickLog:
         Trimming needs none, and goes first. What the service is told is for its metrics only: what decides,
         here and after a crash, is the commit on disk.
         """
-        seconds, microseconds = self._client.time()  # of the clock that gave the ids
+        seconds, microseconds = self._time()
         age = round(self._settings.click_log_max_age_seconds * 1000)
         too_old = max(0, seconds * 1000 + microseconds // 1000 - age)
         with self._client.pipeline(transaction=False) as pipe:
@@ -149,6 +152,13 @@ class ClickLog:
             self._tell(positions)
         except OutOfMemoryError:
             self._trim_all_collected(positions)
+
+    def _time(self) -> tuple[int, int]:
+        """Of the clock that gave the ids."""
+        if isinstance(self._client, RedisCluster):
+            times = self._client.time(target_nodes=RedisCluster.PRIMARIES)
+            return min(cast("dict[str, tuple[int, int]]", times).values())
+        return self._client.time()
 
     def _tell(self, positions: Mapping[int, Position]) -> None:
         with self._client.pipeline(transaction=False) as pipe:

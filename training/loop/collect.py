@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -165,22 +168,47 @@ def _locked(clicks: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Redis]:
+def _connected(url: str) -> Iterator[Redis | RedisCluster]:
     """Raises `CollectError` for whatever Redis does not answer as it should."""
     address = parse(url)
     try:
-        client = Redis.from_url(
-            url if address.sentinels is None else address.at(*_primary(address, address.sentinels)),
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            decode_responses=True,
-            encoding_errors="backslashreplace",  # a foreign entry that is no text shall not stop it
-        )
-        with client:
+        with _client(address) as client:
             yield client
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         said = address.without_secrets(str(error))
         raise CollectError(f"{address.shown}: {said}; what is committed stays") from error
+
+
+def _client(address: RedisUrl) -> Redis | RedisCluster:
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "decode_responses": True,
+        "encoding_errors": "backslashreplace",  # a foreign entry that is no text shall not stop it
+    }
+    if address.cluster is not None:
+        return _cluster_client(address, address.cluster, options)
+    sentinels = address.sentinels
+    return Redis.from_url(
+        address.text if sentinels is None else address.at(*_primary(address, sentinels)), **options
+    )
+
+
+def _cluster_client(
+    address: RedisUrl, places: Sequence[tuple[str, int]], options: dict[str, Any]
+) -> RedisCluster:
+    """By default it sends again what a lost connection may have done already; here it does not."""
+    target = parse_url(address.at(*places[0]))  # type: ignore[no-untyped-call]
+    is_tls = target.pop("connection_class", None) is not None
+    for name in ("host", "port"):
+        target.pop(name, None)
+    return RedisCluster(
+        startup_nodes=[ClusterNode(*place) for place in places],  # type: ignore[no-untyped-call]
+        retry=Retry(NoBackoff(), 0),
+        ssl=is_tls,
+        **target,
+        **options,
+    )
 
 
 def _primary(url: RedisUrl, sentinels: Sentinels) -> tuple[str, int]:

@@ -170,6 +170,17 @@ REFUSED = [
     f"redis+sentinel://host/shop?sentinel_{SECRET}=1",
     f"redis://host?sentinel_password={SECRET}",
     f"sentinel://:{SECRET}@host/shop",
+    # a cluster
+    f"redis+cluster://{SECRET}@host",
+    f"redis+cluster://:{SECRET}/{SECRET}@host",
+    f"redis+cluster://one:1,:{SECRET}@two:2",
+    "redis+cluster://host/0",
+    "redis+cluster://host/",
+    "redis+cluster://host?db=0",
+    "redis+cluster://one,,two",
+    "redis+cluster://host:0",
+    "redis+cluster://host?ssl_cert_reqs=none",
+    f"cluster://:{SECRET}@host",
     # a socket
     "unix://",
     f"unix://{SECRET}",
@@ -233,6 +244,15 @@ def test_sentinels_are_read_so_and_shown_so(
     assert not any(secret in parsed.without_secrets(f"unknown: '{secret}'") for secret in quoted)
 
 
+def test_clusters_are_read_so_and_shown_so() -> None:
+    url = "rediss+cluster://me:hu%40sh@one,[::1]:2?ssl_ca_certs=/ca.pem"
+    parsed = parse(url)
+    assert (Settings(redis_url=url).redis_url, parsed.cluster) == (url, (("one", 6379), ("::1", 2)))
+    assert parsed.at("p", 1) == "rediss://me:hu%40sh@p:1/?ssl_ca_certs=/ca.pem"
+    assert parsed.shown == f"rediss+cluster://me:{MASK}@one,[::1]:2?ssl_ca_certs=/ca.pem"
+    assert parsed.without_secrets("unknown: 'hu@sh'") == f"unknown: '{MASK}'"
+
+
 def test_no_repr_tells_a_secret() -> None:
     url = f"redis://me:{SECRET}@host"
     assert SECRET not in repr(Settings(redis_url=url)) + str(Settings(redis_url=url)) + repr(parse(url))
@@ -278,5 +298,6 @@ def test_any_text_is_read_or_refused(url: str) -> None:
         parsed = parse(url)
     except RedisUrlError:
         return
-    url = url if parsed.sentinels is None else parsed.at("host", 1)
+    has_own_place = parsed.sentinels is None and parsed.cluster is None
+    url = url if has_own_place else parsed.at("host", 1)
     assert (parse_url(url).get("password") or "") == parsed.password

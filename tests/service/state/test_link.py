@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings
-from service.state import link as redis_link
+from service.state import dialer
 from service.state.connection import READ_SECONDS, Connection
 from service.state.link import LONGEST_PAUSE_SECONDS, RedisLink, StoreUnavailable, value
 from tests.service.state.clock import StillClock
@@ -357,7 +357,7 @@ async def test_a_handshake_without_an_answer_leaves_no_connection_behind(
 
 
 def test_tls_follows_from_the_url() -> None:
-    strict = redis_link._tls(dict(parse_url("rediss://:secret@host:1/2")))
-    lax = redis_link._tls(dict(parse_url("rediss://host?ssl_cert_reqs=none&ssl_check_hostname=false")))
+    strict = dialer._tls(dict(parse_url("rediss://:secret@host:1/2")))
+    lax = dialer._tls(dict(parse_url("rediss://host?ssl_cert_reqs=none&ssl_check_hostname=false")))
     assert (strict.verify_mode, lax.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)
     assert strict.check_hostname
