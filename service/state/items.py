@@ -53,6 +53,7 @@ class Mark(NamedTuple):
     number: int = -1
     newest: int = 0  # of the newest batch then, and its token
     token: str = ""
+    begun: int = 0  # the newest batch's number when all was begun to be read
 
 
 class Changes(NamedTuple):
@@ -138,17 +139,17 @@ class ItemStore:
             lambda: [
                 CHANGES.call(
                     [self._items, self._changed, self._numbers, self._batches],
-                    *(after.number, after.newest, after.token, limit, MAX_ANSWER_BYTES),
+                    *(*after, limit, MAX_ANSWER_BYTES),
                 )
             ],
             timeout_seconds=self._timeout_seconds,
         )
-        is_void, is_more, number, newest, token, found = value(reply)
+        is_void, is_more, number, newest, token, begun, found = value(reply)
         items = [
             (item_id, None if document is None else decoded(document))
             for item_id, document in zip(found[::2], found[1::2], strict=True)
         ]
-        return Changes(items, Mark(number, newest, token), bool(is_void), bool(is_more))
+        return Changes(items, Mark(number, newest, token, begun), bool(is_void), bool(is_more))
 
     async def close(self) -> None:
         """Close the connection."""

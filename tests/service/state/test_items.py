@@ -195,6 +195,36 @@ async def test_changes_are_told_once_and_oldest_first(store: ItemStore) -> None:
     assert (await store.changes(changes.mark)).items == [("b", {})]
 
 
+async def test_what_was_deleted_and_forgotten_before_is_no_reason_to_begin_again(
+    make_store: MakeStore,
+) -> None:
+    """A page may end among numbers of which deletions are forgotten: all were before it was begun."""
+    store = make_store(max_tombstones=1)
+    await store.put([("a", {}), ("b", {})])
+    for number in range(3):
+        await store.put([(f"gone-{number}", {})])
+        await store.delete([f"gone-{number}"])
+    follower = Follower(store, limit=1)
+    for _ in range(10):
+        if not (await follower.step()).more:
+            break
+    assert (follower.items, follower.times_whole) == ({"a": {}, "b": {}}, 1)
+
+
+async def test_what_is_deleted_and_forgotten_meanwhile_is(make_store: MakeStore) -> None:
+    """What was read of it is void, wherever in its reading a follower stood."""
+    store = make_store(max_tombstones=1)
+    await store.put([("a", {}), ("b", {}), ("c", {})])
+    follower = Follower(store, limit=1)
+    await follower.step()
+    await store.delete(["a"])
+    await follower.step()
+    assert follower.items == {"a": {}, "b": {}}
+    await store.delete(["c"])
+    assert await follower.follow() == {"b": {}}
+    assert follower.times_whole == 2
+
+
 async def test_a_page_begins_behind_an_item_that_may_be_gone(store: ItemStore) -> None:
     await store.put([(item_id, {}) for item_id in ("ä", "a", "B", "a/1", "[x", "(y", "+", "-")])
     everything = list(await all_of(store, 3))
