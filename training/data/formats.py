@@ -31,11 +31,14 @@ from training.data.reading.presets import (
     REES46,
     RETAILROCKET,
     SEGMENT,
+    SESSIONS,
     SNOWPLOW,
     YOOCHOOSE,
     LogFormat,
 )
 from training.data.reading.reasons import is_bad_id, is_blank, judged_log, raw_of
+from training.data.reading.remote import LogFile
+from training.data.reading.session_rows import read_session_rows
 from training.data.reading.tables import (
     Log,
     begins_of,
@@ -57,14 +60,17 @@ __all__ = [
     "RETAILROCKET",
     "SECOND",
     "SEGMENT",
+    "SESSIONS",
     "SNOWPLOW",
     "YOOCHOOSE",
     "Log",
+    "LogFile",
     "LogFormat",
     "PrepareError",
     "check_file",
     "detect_format",
     "is_json",
+    "is_parquet",
     "log_files",
     "read_any",
     "read_json",
@@ -74,16 +80,25 @@ __all__ = [
 
 
 def read_any(
-    con: duckdb.DuckDBPyConnection, files: Sequence[Path], format_: LogFormat, work: Path | None = None
+    con: duckdb.DuckDBPyConnection, files: Sequence[LogFile], format_: LogFormat, work: Path | None = None
 ) -> Log:
     """Read logs with one click a row, or with what `format_` says of a line. Raises `PrepareError`."""
+    if format_.name == "sessions":
+        return read_session_rows(con, files)
     check_time_format(format_.time_format)
     in_lines = is_json(files[0]) or (format_.nested and (format_.visitor or format_.name == "snowplow"))
-    return (read_json if in_lines else read_log)(con, files, format_, work)
+    if not in_lines:
+        return read_log(con, files, format_, work)
+    paths = [file for file in files if isinstance(file, Path)]
+    if remote := [file for file in files if not isinstance(file, Path)]:
+        raise PrepareError(
+            f"{remote[0]}: of an object store, Parquet with a click or a session a row is read"
+        )
+    return read_json(con, paths, format_, work)
 
 
 def read_log(
-    con: duckdb.DuckDBPyConnection, files: Sequence[Path], format_: LogFormat, work: Path | None = None
+    con: duckdb.DuckDBPyConnection, files: Sequence[LogFile], format_: LogFormat, work: Path | None = None
 ) -> Log:
     """Read logs with one click a row, CSV or Parquet. Copies made on the way lie in `work`.
 
@@ -98,6 +113,7 @@ def read_log(
                     sources.append(insert_parquet(con, number, file, format_))
                     first_lines.append(1)
                     continue
+                assert isinstance(file, Path)  # others are Parquet
                 if is_json(file):
                     raise PrepareError(f"{file}: has a JSON object on its first line, other than {files[0]}")
                 with plain_text(file, Path(directory), format_.encoding) as plain:
@@ -110,13 +126,15 @@ def read_log(
     return replace(judged_log(con, rows, format_, sources), by_line=tuple(by_line))
 
 
-def read_sessions(con: duckdb.DuckDBPyConnection, files: Sequence[Path], work: Path | None = None) -> Log:
+def read_sessions(con: duckdb.DuckDBPyConnection, files: Sequence[LogFile], work: Path | None = None) -> Log:
     """Read text with one session a line, in time order, its items between spaces. Raises `PrepareError`."""
     new_tables(con, ["line"])
     sources: list[SourceFile] = []
     format_ = LogFormat("line", "word", "line", name="sessions")
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
+            if not isinstance(file, Path) or is_parquet(file):
+                raise PrepareError(f"{file}: is Parquet, other than {files[0]}")
             with reading(file), plain_text(file, Path(directory)) as plain:
                 con.execute(f"INSERT INTO log SELECT {number}, line FROM {lines_query(con, plain)}")
                 insert_left_out(con, number, plain)

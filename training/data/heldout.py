@@ -21,7 +21,7 @@ import numpy.typing as npt
 from models.base import Sessions
 from service.ranking.bundle import read_items, write_items
 from training.data.dataset import ITEMS, Dataset
-from training.data.formats import SECOND, LogFormat, PrepareError, read_log
+from training.data.formats import SECOND, LogFile, LogFormat, PrepareError, read_log
 from training.data.prepare import database
 from training.data.reading import sql
 from training.data.sessions import ORDER, cut_by_inactivity, drop_short_sessions
@@ -43,7 +43,7 @@ class HeldOut:
 
 
 def days_to_hold_out(
-    files_of: Callable[[int], Sequence[Path]],
+    files_of: Callable[[int], Sequence[LogFile]],
     log_format: LogFormat,
     *,
     sessions: int,
@@ -76,7 +76,7 @@ def days_of_files(days: float, gap_minutes: float) -> int:
     return math.ceil(days + gap_minutes / 1440) + 1
 
 
-def _begins(files: Sequence[Path], log_format: LogFormat, days: float, gap_minutes: float) -> Times:
+def _begins(files: Sequence[LogFile], log_format: LogFormat, days: float, gap_minutes: float) -> Times:
     """When each session began in the last `days`, ascending; after them, when the newest click was made."""
     with tempfile.TemporaryDirectory() as directory, database(Path(directory)) as con:
         late, _, newest = _newest_sessions(con, files, log_format, days, gap_minutes)
@@ -86,7 +86,7 @@ def _begins(files: Sequence[Path], log_format: LogFormat, days: float, gap_minut
 
 
 def write_newest_day(
-    files: Sequence[Path],
+    files: Sequence[LogFile],
     log_format: LogFormat,
     data: Dataset,
     output: Path,
@@ -131,7 +131,7 @@ def write_newest_day(
 
 def _newest_sessions(
     con: duckdb.DuckDBPyConnection,
-    files: Sequence[Path],
+    files: Sequence[LogFile],
     log_format: LogFormat,
     days: float,
     gap_minutes: float,

@@ -24,6 +24,7 @@ from training.data.dataset import MANIFEST, DatasetInfo, SourceFile, write_info
 from training.data.formats import (
     SECOND,
     Log,
+    LogFile,
     LogFormat,
     PrepareError,
     check_file,
@@ -87,10 +88,10 @@ class Step:
 
 
 def prepare(
-    inputs: Sequence[Path],
+    inputs: Sequence[str | LogFile],
     output: Path,
     *,
-    tests: Sequence[Path] = (),
+    tests: Sequence[str | LogFile] = (),
     log_format: LogFormat | None = None,
     name: str | None = None,
     rules: Rules | None = None,
@@ -109,8 +110,8 @@ def prepare(
     """
     rules = rules or Rules()
     words: list[str] = []
-    inputs, tests = log_files(inputs, words.append), log_files(tests, words.append)
-    files = (*inputs, *tests)
+    input_files, test_files = log_files(inputs, words.append), log_files(tests, words.append)
+    files = (*input_files, *test_files)
     for file in files:
         check_file(file)
     if log_format is None and not tests:
@@ -121,6 +122,10 @@ def prepare(
                 log = read_any(con, files, log_format, directory)
             else:
                 log = read_sessions(con, files, directory)
+            if not tests and any("time" not in source.columns for source in log.sources):
+                raise PrepareError(
+                    "sessions without times tell none to split by: give the test sessions as --test"
+                )
             log = _accepted(con, log)
             if log_format:
                 log = _within_time_range(con, log, rules, is_split=bool(tests), tell=words.append)
@@ -133,7 +138,7 @@ def prepare(
                 tell(word)
             counts = _accept(con, log, directory, output, max_rejected)
             steps = _Steps(con, report)
-            clicks = steps.take("read", _encoded(con, n_inputs=len(inputs)))
+            clicks = steps.take("read", _encoded(con, n_inputs=len(input_files)))
             if log_format and log_format.by_visitor:
                 gap = round(rules.gap_minutes * 60 * SECOND)
                 clicks = steps.take("cut into sessions", cut_by_inactivity(clicks, gap), replaces=clicks)
@@ -158,7 +163,7 @@ def prepare(
             n_items=steps.done["train"].items,
             n_validation=n_validation,
             counts=counts | steps.counts,
-            options=_options(rules, inputs, tests, log_format),
+            options=_options(rules, input_files, test_files, log_format),
             source=source,
         )
 
@@ -421,7 +426,7 @@ def _split(clicks: str, rules: Rules, by_day: bool, steps: _Steps) -> None:
 
 
 def _options(
-    rules: Rules, inputs: Sequence[Path], tests: Sequence[Path], log_format: LogFormat | None
+    rules: Rules, inputs: Sequence[LogFile], tests: Sequence[LogFile], log_format: LogFormat | None
 ) -> dict[str, bool | int | float | str | None]:
     """What was applied, for dataset.json."""
     applied = asdict(rules)

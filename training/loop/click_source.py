@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from service.state.items import ItemStore, Mark
 from service.state.link import StoreUnavailable
 from training.bundling.content import Attributes
 from training.data.clicks import COLLECTED, DIRECTORY, files_of_newest_days, read_commit
-from training.data.formats import LogFormat
+from training.data.formats import LogFile, LogFormat
 from training.loop.collect import CollectError, collect
 
 
@@ -31,7 +32,7 @@ class ClickSource(Protocol):
         """Bring in the newest clicks; returns what there is to tell of it."""
         ...
 
-    def files(self, days: int) -> list[Path]:
+    def files(self, days: int) -> Sequence[LogFile]:
         """The files of the newest days; none when there are no clicks yet."""
         ...
 
@@ -63,6 +64,11 @@ class CollectedClicks:
         """See `ClickSource`. Raises `ClicksError`."""
         clicks = self.settings.artifacts_dir / DIRECTORY
         return files_of_newest_days(clicks, days) if read_commit(clicks).files else []
+
+    def dated_files(self) -> list[tuple[date, Path]]:
+        """Every file, with its day. Raises `ClicksError`."""
+        clicks = self.settings.artifacts_dir / DIRECTORY
+        return [(file.day, clicks / file.path) for file in read_commit(clicks).files]
 
     def attributes(self) -> Attributes | None:
         """See `ClickSource`. Raises `CollectError`, `CatalogueFileError`."""

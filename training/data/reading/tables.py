@@ -12,6 +12,7 @@ from training.data.dataset import SourceFile
 from training.data.reading import sql
 from training.data.reading.lines import Plain, PrepareError
 from training.data.reading.presets import FIELDS, LogFormat
+from training.data.reading.remote import LogFile
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def new_tables(con: duckdb.DuckDBPyConnection, fields: Sequence[str], name: str 
 
 def make_file_table(
     con: duckdb.DuckDBPyConnection,
-    files: Sequence[Path],
+    files: Sequence[LogFile],
     first_rows: Sequence[int],
     first_lines: Sequence[int],
 ) -> None:
@@ -127,7 +128,7 @@ def insert_malformed(
 def insert_left_out(con: duckdb.DuckDBPyConnection, number: int, plain: Plain) -> None:
     """Insert into `malformed` the lines that are too long, or no text."""
     if plain.left_out:
-        columns = {
+        columns: dict[str, Sequence[object]] = {
             "file": [number] * len(plain.left_out),
             "line": [out.line for out in plain.left_out],
             "reason": [out.reason for out in plain.left_out],
@@ -137,7 +138,7 @@ def insert_left_out(con: duckdb.DuckDBPyConnection, number: int, plain: Plain) -
 
 
 def source_of(
-    file: Path,
+    file: LogFile,
     kind: str,
     format_: LogFormat,
     columns: Mapping[str, str],
@@ -165,7 +166,7 @@ def plain_source(
     )
 
 
-def check_names(file: Path, names: Sequence[str], wanted: Iterable[str]) -> None:
+def check_names(file: LogFile, names: Sequence[str], wanted: Iterable[str]) -> None:
     """Raises `PrepareError` when a column that is wanted is not there, or there twice."""
     for name in wanted:
         if name not in names:
