@@ -104,8 +104,7 @@ def run(
     the live bundle stays until another is published.
     """
     from training.commands.watch import TerminalWatcher
-    from training.loop.click_source import ClickSource, CollectedClicks
-    from training.loop.partitioned import PartitionedClicks
+    from training.loop.click_source import ClickSource, CollectedClicks, PartitionedClicks
     from training.loop.retrain import load_config
     from training.loop.run import run as make_run
 

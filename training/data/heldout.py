@@ -105,9 +105,10 @@ def write_newest_day(
             late, cutoff, newest = _newest_sessions(con, files, log_format, test_days, gap_minutes)
             found = con.execute(
                 f"""
-                SELECT session, item, min(time) OVER of_session AS begin FROM {late}
-                WINDOW of_session AS (PARTITION BY session)
-                ORDER BY max(time) OVER of_session, session, {ORDER}
+                SELECT session, item, begins FROM (
+                    SELECT *, min(time) OVER of_session AS begins, max(time) OVER of_session AS ends FROM {late}
+                    WINDOW of_session AS (PARTITION BY session)
+                ) ORDER BY ends, session, {ORDER}
                 """
             ).to_arrow_table()
         if not len(found):
@@ -119,7 +120,7 @@ def write_newest_day(
         np.save(directory / "items.npy", index[item.indices.to_numpy()])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         np.save(directory / "offsets.npy", offsets)
-        np.save(directory / BEGINS, found["begin"].to_numpy()[offsets[:-1]])
+        np.save(directory / BEGINS, found["begins"].to_numpy()[offsets[:-1]])
         write_items(directory / ITEMS, unknown)
         if output.exists():
             shutil.rmtree(output)

@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pa_fs
 import pytest
-from click.testing import Result
 from pyarrow import csv, parquet
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from training.__main__ import app
 from training.data.demo_store import write_demo_store

@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest

@@ -1,30 +1,21 @@
-"""Clicks that another engine writes: partitioned Parquet in a directory or an object store.
-
-What is there is listed once a run, with the time of each file's newest click, and the list is kept in
-partitioned.json below the artifacts: so every step of a run reads the same files, also after a kill.
-"""
+"""Partitioned Parquet of another engine, in a directory or an object store: its files, with their times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from service.live.deployment import replace_file
-from training.bundling.content import Attributes
 from training.data.formats import LogFile, LogFormat, PrepareError, check_file, is_parquet, log_files
 from training.data.reading.files import reading
 from training.data.reading.remote import RemoteFile, is_url
 from training.data.reading.times import SIZES
-from training.loop.click_source import CollectedClicks
 
-LISTING = "partitioned.json"
+LISTING = "partitioned.json"  # below the artifacts
 _READERS = 16  # footers that are fetched at a time
 _SECONDS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
 
@@ -56,64 +47,6 @@ class Listing(BaseModel):
 
     clicks: str
     files: tuple[ListedFile, ...]
-
-
-@dataclass(frozen=True)
-class PartitionedClicks:
-    """A `ClickSource` of what lies below `clicks`, and of what was `collected` if that is wanted, too."""
-
-    clicks: str
-    own: CollectedClicks
-    collected: bool = False
-
-    @property
-    def log_format(self) -> LogFormat:
-        """As of collected clicks, but for the time, which may be a timestamp or a number."""
-        return replace(self.own.log_format, time_format="auto")
-
-    def collect(self) -> Mapping[str, JsonValue]:
-        """List what is there. Raises `PrepareError`, and what `CollectedClicks.collect` raises."""
-        found = dict(self.own.collect()) if self.collected else {}
-        listing = list_files(self.clicks, self.log_format)
-        replace_file(self._listing, listing.model_dump_json(indent=1).encode() + b"\n")
-        told: dict[str, JsonValue] = {
-            "from": self.clicks,
-            "files": len(listing.files),
-            "rows": sum(file.rows for file in listing.files),
-            "first": min(file.first for file in listing.files).isoformat(),
-            "last": listing.files[-1].last.isoformat(),
-        }
-        return {**found, "partitioned": told}
-
-    def files(self, days: int) -> list[LogFile]:
-        """The files that hold clicks of the newest days. Raises `PrepareError`."""
-        listed = self._read().files
-        newest = listed[-1].day
-        found: list[LogFile] = []
-        if self.collected:
-            own = self.own.dated_files()
-            newest = max([newest, *(day for day, _ in own)])
-            found = [file for day, file in own if (newest - day).days < days]
-        return [*found, *(each.file for each in listed if (newest - each.day).days < days)]
-
-    def attributes(self) -> Attributes | None:
-        """See `ClickSource`."""
-        return self.own.attributes()
-
-    @property
-    def _listing(self) -> Path:
-        return self.own.settings.artifacts_dir / LISTING
-
-    def _read(self) -> Listing:
-        try:
-            listing = Listing.model_validate_json(self._listing.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise PrepareError(f"{self._listing}: cannot be read: begin a new run: --new") from error
-        if listing.clicks != self.clicks:
-            raise PrepareError(
-                f"{self._listing}: lists {listing.clicks}, not {self.clicks}: begin a new run: --new"
-            )
-        return listing
 
 
 def list_files(clicks: str, format_: LogFormat) -> Listing:

@@ -15,8 +15,7 @@ from service.process.settings import Settings
 from training.data.clicks import ClickFile, Commit
 from training.data.formats import PrepareError
 from training.loop.click_files import write_commit
-from training.loop.click_source import CollectedClicks
-from training.loop.partitioned import PartitionedClicks
+from training.loop.click_source import CollectedClicks, PartitionedClicks
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
