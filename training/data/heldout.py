@@ -106,8 +106,8 @@ def write_newest_day(
             found = con.execute(
                 f"""
                 SELECT session, item, begins FROM (
-                    SELECT *, min(time) OVER of_session AS begins, max(time) OVER of_session AS ends FROM {late}
-                    WINDOW of_session AS (PARTITION BY session)
+                    SELECT *, min(time) OVER of_session AS begins, max(time) OVER of_session AS ends
+                    FROM {late} WINDOW of_session AS (PARTITION BY session)
                 ) ORDER BY ends, session, {ORDER}
                 """
             ).to_arrow_table()
