@@ -1,6 +1,8 @@
 """How much memory and time `prepare` takes for a long log: 30 million clicks, generated out of core.
 
-    python benchmarks/prepare_memory.py [--clicks 30000000] [--format csv|parquet]
+    python benchmarks/prepare_memory.py [--clicks 30000000] [--format csv|parquet] [--beside CHECKOUT]
+
+With `--beside` another checkout of the project prepares the same log first, and must make the same of it.
 
 Sessions are interleaved, as in a real log: every click of one is a thousand lines from its next.
 """
@@ -8,7 +10,8 @@ Sessions are interleaved, as in a real log: every click of one is a thousand lin
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,18 +48,48 @@ def main() -> None:
     )
     parser.add_argument("--clicks", type=int, default=30_000_000)
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv")
+    parser.add_argument("--beside", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="prepare-memory-") as directory:
         log = Path(directory) / f"clicks.{arguments.format}"
         write_log(log, arguments.clicks)
-        command = [sys.executable, "-m", "training", "prepare", "--input", str(log)]
-        began = time.perf_counter()
-        subprocess.run([*command, "--output", f"{directory}/data"], check=True)
-        seconds = time.perf_counter() - began
-        size = log.stat().st_size
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
-    log_size = f"{arguments.clicks:,} clicks ({size / 1024**3:.2f} GiB of {arguments.format})"
-    print(f"{log_size}: {seconds:.0f} s, peak RSS {peak:.2f} GiB")
+        print(f"{arguments.clicks:,} clicks ({log.stat().st_size / 1024**3:.2f} GiB of {arguments.format})")
+        here = Path(__file__).parents[1]
+        checkouts = [arguments.beside.resolve(), here] if arguments.beside else [here]
+        made = {prepared(checkout, log, Path(directory) / "data") for checkout in checkouts}
+    if len(made) > 1:
+        sys.exit("error: the two checkouts made different data sets of the same log")
+
+
+def prepared(checkout: Path, log: Path, output: Path) -> str:
+    """Prepare a log by the code of a checkout, in a process of its own; tells what it took."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "training",
+            "prepare",
+            "--input",
+            str(log),
+            "--output",
+            str(output),
+            "--force",
+        ],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"error: {checkout}: prepare failed")
+    seconds, of_processors = time.perf_counter() - began, used.ru_utime + used.ru_stime
+    print(
+        f"{checkout}: {seconds:.0f} s, {of_processors:.1f} s of processors, "
+        f"peak RSS {used.ru_maxrss / 1024**2:.2f} GiB",
+        flush=True,
+    )
+    files: dict[str, str] = json.loads((output / "dataset.json").read_text())["files"]
+    return json.dumps(files)
 
 
 if __name__ == "__main__":

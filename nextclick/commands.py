@@ -12,7 +12,7 @@ from rich.markup import escape
 from nextclick import __version__
 
 # The package, which the service's image lacks, and two libraries that only its extra brings.
-TRAINING = ("training", "ibis", "torch")
+TRAINING = ("training", "duckdb", "torch")
 OF_SERVICE = ("serve", "console")  # what goes without
 SERVICE_ALONE = "only the service is installed here; all other commands (prepare, train, publish, …) need:"
 INSTALL = "pip install 'nextclick[train]'"

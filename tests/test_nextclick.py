@@ -131,10 +131,10 @@ def test_help_waits_for_nothing_heavy() -> None:
     )
     imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
     assert "typer" in imported, "what this test reads"
-    assert not imported & {"torch", "numpy", "ibis", "faiss", "fastapi", "onnxruntime", "redis", "pydantic"}
+    assert not imported & {"torch", "numpy", "duckdb", "faiss", "fastapi", "onnxruntime", "redis", "pydantic"}
 
 
-@pytest.mark.parametrize("missing", [("training", "models", "ibis", "torch"), ("ibis",), ("torch",)])
+@pytest.mark.parametrize("missing", [("training", "models", "duckdb", "torch"), ("duckdb",), ("torch",)])
 def test_without_training_it_serves_and_says_what_is_missing(
     tmp_path: Path, missing: tuple[str, ...]
 ) -> None:

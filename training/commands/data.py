@@ -55,20 +55,22 @@ _RULES = "Rules of the RSC15/GRU4Rec protocol, without --test"
 def prepare(
     context: typer.Context,
     inputs: Annotated[
-        list[Path],
+        list[str],
         typer.Option(
             "--input",
-            metavar="PATH",
-            help="Click log: a file, a directory, or a pattern such as 'logs/*.gz'; may be repeated, the"
-            " files make one log. With --format clicks, what `collect` wrote.",
+            metavar="PATH|URL",
+            help="Click log: a file, a directory, a pattern such as 'logs/*.gz', or Parquet in an object"
+            " store,"
+            " s3://BUCKET/PREFIX; may be repeated, the files make one log."
+            " With --format clicks, what `collect` wrote.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="The data set: a new directory.")],
     tests: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--test",
-            metavar="PATH",
+            metavar="PATH|URL",
             help="Test part of a log that is split already; then nothing is filtered.",
         ),
     ] = None,
@@ -81,7 +83,8 @@ def prepare(
             " sessions or clicks."
             " csv: one click a row, with a header, separated by comma, tab, semicolon or bar, or Parquet, or"
             " JSON lines;"
-            " sessions: one session a line, needs --test; clicks: what `collect` wrote, ARTIFACTS/clicks, cut"
+            " sessions: text with one session a line, which needs --test, or Parquet with one a row;"
+            " clicks: what `collect` wrote, ARTIFACTS/clicks, cut"
             " into sessions by --gap-minutes.",
             rich_help_panel=_LOG,
         ),
@@ -286,6 +289,7 @@ def prepare(
             _refuse(given & {"events"}, f"is for logs that tell events; this log is read as {format_}")
         if event_column and not events:
             _refuse({"event_column"}, "says where the events are: --event says which to keep")
+        is_sessions_table = format_ == "sessions" and logs.is_parquet(logs.log_files(inputs)[0])
         if format_ == "sessions":
             reading = {"nothing", "nobody_alone", "encoding", "time_range"}
             _refuse(given & reading, "has no meaning with one session a line")
@@ -308,27 +312,28 @@ def prepare(
             "snowplow": logs.SNOWPLOW,
             "segment": logs.SEGMENT,
             "clicks": COLLECTED,
-            "sessions": None,
+            "sessions": logs.SESSIONS if is_sessions_table else None,
         }[format_]
         if log_format and events:
             log_format = replace(log_format, events=tuple(events))
-        if log_format and format_ != "clicks":
+        if log_format and format_ not in ("clicks", "sessions"):
             log_format = replace(
                 log_format,
                 nothing=logs.NOTHING if nothing is None else tuple(nothing),
                 nobody_alone=nobody_alone,
                 encoding=encoding,
             )
+        files: list[list[str | logs.LogFile]] = [[*inputs], [*(tests or [])]]
         if format_ == "clicks":
-            inputs, tests = (
-                [file for clicks in directories for file in files_of_newest_days(clicks, None)]
+            files = [
+                [file for clicks in directories for file in files_of_newest_days(Path(clicks), None)]
                 for directories in (inputs, tests or [])
-            )
+            ]
         with console.status("Preparing"):
             info = prepare_dataset(
-                inputs,
+                files[0],
                 output,
-                tests=tests or (),
+                tests=files[1],
                 log_format=log_format,
                 name=name,
                 rules=Rules(

@@ -105,16 +105,19 @@ def run(
     the live bundle stays until another is published.
     """
     from training.commands.watch import TerminalWatcher
-    from training.loop.click_source import CollectedClicks
+    from training.loop.click_source import ClickSource, CollectedClicks, PartitionedClicks
     from training.loop.retrain import load_config
     from training.loop.run import run as make_run
 
     log_to_stderr()
     with reported(json_) as console, _terminated():
         wanted, settings = load_config(config), _service_settings(artifacts)
+        source: ClickSource = CollectedClicks(settings)
+        if wanted.data.clicks:
+            source = PartitionedClicks(wanted.data.clicks, CollectedClicks(settings), wanted.data.collected)
         try:
             with TerminalWatcher(console) as watcher:
-                record = make_run(wanted, settings, CollectedClicks(settings), watcher, new=new)
+                record = make_run(wanted, settings, source, watcher, new=new)
         except KeyboardInterrupt:
             console.print("interrupted; the same command goes on where it was")
             raise typer.Exit(INTERRUPTED) from None

@@ -204,7 +204,7 @@ def _prepared(
     asked = dict(options, name=name)
     prepare = data_commands.prepare
     try:
-        prepare(context, inputs=logs, output=place, force=False, json_=False, **asked)
+        prepare(context, inputs=[*map(str, logs)], output=place, force=False, json_=False, **asked)
         days = options["test_days"]
         more = _more_days(context, Dataset.load(place), days) if not options["tests"] else None
         if more is not None:
@@ -213,7 +213,12 @@ def _prepared(
             )
             days = more
             prepare(
-                context, inputs=logs, output=place, force=True, json_=False, **{**asked, "test_days": days}
+                context,
+                inputs=[*map(str, logs)],
+                output=place,
+                force=True,
+                json_=False,
+                **{**asked, "test_days": days},
             )
         place.rename(work / "data")
     finally:

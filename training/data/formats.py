@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import ibis
-from ibis.backends.duckdb import Backend
+import duckdb
 
 from training.data.dataset import SourceFile
+from training.data.reading import sql
 from training.data.reading.csv_log import insert_csv
 from training.data.reading.detect import detect_format, is_json, is_parquet
 from training.data.reading.files import check_file, log_files, reading
@@ -31,19 +31,22 @@ from training.data.reading.presets import (
     REES46,
     RETAILROCKET,
     SEGMENT,
+    SESSIONS,
     SNOWPLOW,
     YOOCHOOSE,
     LogFormat,
 )
 from training.data.reading.reasons import is_bad_id, is_blank, judged_log, raw_of
+from training.data.reading.remote import LogFile
+from training.data.reading.session_rows import read_session_rows
 from training.data.reading.tables import (
     Log,
     begins_of,
-    file_table,
     insert_left_out,
+    lines_query,
+    make_file_table,
     new_tables,
     plain_source,
-    read_lines,
 )
 from training.data.reading.times import SECOND, check_time_format
 
@@ -57,14 +60,17 @@ __all__ = [
     "RETAILROCKET",
     "SECOND",
     "SEGMENT",
+    "SESSIONS",
     "SNOWPLOW",
     "YOOCHOOSE",
     "Log",
+    "LogFile",
     "LogFormat",
     "PrepareError",
     "check_file",
     "detect_format",
     "is_json",
+    "is_parquet",
     "log_files",
     "read_any",
     "read_json",
@@ -73,19 +79,32 @@ __all__ = [
 ]
 
 
-def read_any(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
+def read_any(
+    con: duckdb.DuckDBPyConnection, files: Sequence[LogFile], format_: LogFormat, work: Path | None = None
+) -> Log:
     """Read logs with one click a row, or with what `format_` says of a line. Raises `PrepareError`."""
+    if format_.name == "sessions":
+        return read_session_rows(con, files)
     check_time_format(format_.time_format)
     in_lines = is_json(files[0]) or (format_.nested and (format_.visitor or format_.name == "snowplow"))
-    return (read_json if in_lines else read_log)(con, files, format_, work)
+    if not in_lines:
+        return read_log(con, files, format_, work)
+    paths = [file for file in files if isinstance(file, Path)]
+    if remote := [file for file in files if not isinstance(file, Path)]:
+        raise PrepareError(
+            f"{remote[0]}: of an object store, Parquet with a click or a session a row is read"
+        )
+    return read_json(con, paths, format_, work)
 
 
-def read_log(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
+def read_log(
+    con: duckdb.DuckDBPyConnection, files: Sequence[LogFile], format_: LogFormat, work: Path | None = None
+) -> Log:
     """Read logs with one click a row, CSV or Parquet. Copies made on the way lie in `work`.
 
     Raises `PrepareError`.
     """
-    log, malformed = new_tables(con, FIELDS)
+    new_tables(con, FIELDS)
     first_lines, sources, by_line = list[int](), list[SourceFile](), list[Path]()
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
@@ -94,6 +113,7 @@ def read_log(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path
                     sources.append(insert_parquet(con, number, file, format_))
                     first_lines.append(1)
                     continue
+                assert isinstance(file, Path)  # others are Parquet
                 if is_json(file):
                     raise PrepareError(f"{file}: has a JSON object on its first line, other than {files[0]}")
                 with plain_text(file, Path(directory), format_.encoding) as plain:
@@ -101,31 +121,31 @@ def read_log(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path
                     by_line += [file] * is_by_line
                     first_lines.append(begin)
                     sources.append(source)
-    rows = log.mutate(row=log.rowid(), raw=raw_of(log, format_))
-    files_ = file_table(con, files, begins_of(log, len(files)), first_lines)
-    return replace(judged_log(rows, malformed, files_, format_, sources), by_line=tuple(by_line))
+    make_file_table(con, files, begins_of(con, "log", len(files)), first_lines)
+    rows = f"(SELECT *, rowid AS row, {raw_of(format_)} AS raw FROM log)"
+    return replace(judged_log(con, rows, format_, sources), by_line=tuple(by_line))
 
 
-def read_sessions(con: Backend, files: Sequence[Path], work: Path | None = None) -> Log:
+def read_sessions(con: duckdb.DuckDBPyConnection, files: Sequence[LogFile], work: Path | None = None) -> Log:
     """Read text with one session a line, in time order, its items between spaces. Raises `PrepareError`."""
-    log, malformed = new_tables(con, ["line"])
+    new_tables(con, ["line"])
     sources: list[SourceFile] = []
     format_ = LogFormat("line", "word", "line", name="sessions")
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
+            if not isinstance(file, Path) or is_parquet(file):
+                raise PrepareError(f"{file}: is Parquet, other than {files[0]}")
             with reading(file), plain_text(file, Path(directory)) as plain:
-                con.insert("log", read_lines(con, plain).mutate(file=number))
+                con.execute(f"INSERT INTO log SELECT {number}, line FROM {lines_query(con, plain)}")
                 insert_left_out(con, number, plain)
                 sources.append(plain_source(file, "text", format_, {}, plain))
-    words = log.select("file", row=log.rowid(), words=log.line.strip().re_split(r"\s+"))
-    clicks = words.select(
-        "file", "row", item=words.words.unnest(), tick=ibis.range(words.words.length()).unnest()
-    )
-    rows = clicks.mutate(
-        session=clicks.row.cast("string"),
-        time=clicks.row,
-        reason=ibis.cases((is_blank(clicks.item), "missing_item"), (is_bad_id(clicks.item), "bad_item_id")),
-        raw=clicks.item,
-    )
-    files_ = file_table(con, files, begins_of(log, len(files)), [1] * len(files))
-    return Log(rows, malformed, files_, tuple(sources), {}, rows_are_lines=True)
+    make_file_table(con, files, begins_of(con, "log", len(files)), [1] * len(files))
+    words = rf"string_split_regex({sql.stripped('line')}, '\s+')"
+    reason = sql.cases((is_blank("item"), "'missing_item'"), (is_bad_id("item"), "'bad_item_id'"))
+    rows = f"""(
+        SELECT *, row::VARCHAR AS session, row AS time, {reason} AS reason, item AS raw FROM (
+            SELECT file, row, unnest(words) AS item, unnest(range(len(words))) AS tick
+            FROM (SELECT file, rowid AS row, {words} AS words FROM log)
+        )
+    )"""
+    return Log(con, rows, tuple(sources), {}, rows_are_lines=True)

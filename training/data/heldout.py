@@ -14,17 +14,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import ibis
+import duckdb
 import numpy as np
 import numpy.typing as npt
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import Table
 
 from models.base import Sessions
 from service.ranking.bundle import read_items, write_items
 from training.data.dataset import ITEMS, Dataset
-from training.data.formats import SECOND, LogFormat, PrepareError, read_log
+from training.data.formats import SECOND, LogFile, LogFormat, PrepareError, read_log
 from training.data.prepare import database
+from training.data.reading import sql
 from training.data.sessions import ORDER, cut_by_inactivity, drop_short_sessions
 from training.data.split import DAY, split_cut
 
@@ -44,7 +43,7 @@ class HeldOut:
 
 
 def days_to_hold_out(
-    files_of: Callable[[int], Sequence[Path]],
+    files_of: Callable[[int], Sequence[LogFile]],
     log_format: LogFormat,
     *,
     sessions: int,
@@ -77,16 +76,17 @@ def days_of_files(days: float, gap_minutes: float) -> int:
     return math.ceil(days + gap_minutes / 1440) + 1
 
 
-def _begins(files: Sequence[Path], log_format: LogFormat, days: float, gap_minutes: float) -> Times:
+def _begins(files: Sequence[LogFile], log_format: LogFormat, days: float, gap_minutes: float) -> Times:
     """When each session began in the last `days`, ascending; after them, when the newest click was made."""
     with tempfile.TemporaryDirectory() as directory, database(Path(directory)) as con:
         late, _, newest = _newest_sessions(con, files, log_format, days, gap_minutes)
-        found = late.group_by("session").agg(begin=late.time.min()).order_by("begin").to_pyarrow()
+        begins = f"SELECT min(time) AS begin FROM {late} GROUP BY session ORDER BY begin"
+        found = con.execute(begins).to_arrow_table()
     return np.append(found["begin"].to_numpy(), newest)
 
 
 def write_newest_day(
-    files: Sequence[Path],
+    files: Sequence[LogFile],
     log_format: LogFormat,
     data: Dataset,
     output: Path,
@@ -103,9 +103,14 @@ def write_newest_day(
     try:
         with database(directory) as con:
             late, cutoff, newest = _newest_sessions(con, files, log_format, test_days, gap_minutes)
-            of_session = ibis.window(group_by="session")
-            late = late.mutate(begin=late.time.min().over(of_session), end=late.time.max().over(of_session))
-            found = late.order_by("end", "session", *ORDER).select("session", "item", "begin").to_pyarrow()
+            found = con.execute(
+                f"""
+                SELECT session, item, begins FROM (
+                    SELECT *, min(time) OVER of_session AS begins, max(time) OVER of_session AS ends
+                    FROM {late} WINDOW of_session AS (PARTITION BY session)
+                ) ORDER BY ends, session, {ORDER}
+                """
+            ).to_arrow_table()
         if not len(found):
             raise PrepareError(f"no session of two clicks began in the last {test_days:g} day(s)")
         session, item = (found[name].combine_chunks().dictionary_encode() for name in ("session", "item"))
@@ -115,7 +120,7 @@ def write_newest_day(
         np.save(directory / "items.npy", index[item.indices.to_numpy()])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         np.save(directory / "offsets.npy", offsets)
-        np.save(directory / BEGINS, found["begin"].to_numpy()[offsets[:-1]])
+        np.save(directory / BEGINS, found["begins"].to_numpy()[offsets[:-1]])
         write_items(directory / ITEMS, unknown)
         if output.exists():
             shutil.rmtree(output)
@@ -126,21 +131,27 @@ def write_newest_day(
 
 
 def _newest_sessions(
-    con: Backend, files: Sequence[Path], log_format: LogFormat, days: float, gap_minutes: float
-) -> tuple[Table, int, int]:
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[LogFile],
+    log_format: LogFormat,
+    days: float,
+    gap_minutes: float,
+) -> tuple[str, int, int]:
     """The clicks of the sessions of two or more that began in the last `days`; since when, and until when."""
     log = read_log(con, files, log_format)
-    rows = log.rows.filter(log.rows.reason.isnull())
-    clicks = con.create_table("clicks", rows.select("session", "item", "time", "tick", "row"))
+    columns = "session, item, time, tick, row"
+    con.execute(f"CREATE TABLE clicks AS SELECT {columns} FROM {log.rows} WHERE reason IS NULL")
     gap = round(gap_minutes * 60 * SECOND)
-    newest = clicks.time.max().to_pyarrow().as_py()
+    newest = sql.value(con, "SELECT max(time) FROM clicks")
     if newest is None:
         raise PrepareError("the log holds no click")
     cutoff = newest - round(days * DAY)
     # Whether a session began before the cutoff is told by what was clicked a gap before it.
-    recent = con.create_table("recent", clicks.filter(clicks.time >= cutoff - gap))
+    con.execute(f"CREATE TABLE recent AS FROM clicks WHERE time >= {cutoff - gap}")
+    recent = "recent"
     if log_format.by_visitor:
-        recent = con.create_table("visits", cut_by_inactivity(recent, gap))
+        recent = "visits"
+        con.execute(f"CREATE TABLE visits AS FROM {cut_by_inactivity('recent', gap)}")
     _, late = split_cut(recent, cutoff)
     return drop_short_sessions(late, 2), cutoff, newest
 

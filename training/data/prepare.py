@@ -17,16 +17,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import ibis
 import numpy as np
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import Table
 
 from training.data.arrays import write_arrays
 from training.data.dataset import MANIFEST, DatasetInfo, SourceFile, write_info
 from training.data.formats import (
     SECOND,
     Log,
+    LogFile,
     LogFormat,
     PrepareError,
     check_file,
@@ -34,6 +32,7 @@ from training.data.formats import (
     read_any,
     read_sessions,
 )
+from training.data.reading import sql
 from training.data.sessions import (
     cut_by_inactivity,
     drop_rare_items,
@@ -89,10 +88,10 @@ class Step:
 
 
 def prepare(
-    inputs: Sequence[Path],
+    inputs: Sequence[str | LogFile],
     output: Path,
     *,
-    tests: Sequence[Path] = (),
+    tests: Sequence[str | LogFile] = (),
     log_format: LogFormat | None = None,
     name: str | None = None,
     rules: Rules | None = None,
@@ -111,8 +110,8 @@ def prepare(
     """
     rules = rules or Rules()
     words: list[str] = []
-    inputs, tests = log_files(inputs, words.append), log_files(tests, words.append)
-    files = (*inputs, *tests)
+    input_files, test_files = log_files(inputs, words.append), log_files(tests, words.append)
+    files = (*input_files, *test_files)
     for file in files:
         check_file(file)
     if log_format is None and not tests:
@@ -123,38 +122,37 @@ def prepare(
                 log = read_any(con, files, log_format, directory)
             else:
                 log = read_sessions(con, files, directory)
-            accepted, log = _accepted(con, log)
+            if not tests and any("time" not in source.columns for source in log.sources):
+                raise PrepareError(
+                    "sessions without times tell none to split by: give the test sessions as --test"
+                )
+            log = _accepted(con, log)
             if log_format:
-                log = _within_time_range(con, log, accepted, rules, is_split=bool(tests), tell=words.append)
-            con.create_table("rejected", log.rejected)
+                log = _within_time_range(con, log, rules, is_split=bool(tests), tell=words.append)
+            con.execute(f"CREATE TABLE rejected AS FROM {log.rejected}")
             source = _source(con, log)
             show(source)
             for file in log.by_line:
                 words.append(f"{file}: has damaged records and was read line by line, which takes longer")
             for word in words:
                 tell(word)
-            counts = _accept(con, log, accepted, directory, output, max_rejected)
+            counts = _accept(con, log, directory, output, max_rejected)
             steps = _Steps(con, report)
-            clicks = steps.take("read", _encoded(con, n_inputs=len(inputs)))
+            clicks = steps.take("read", _encoded(con, n_inputs=len(input_files)))
             if log_format and log_format.by_visitor:
                 gap = round(rules.gap_minutes * 60 * SECOND)
                 clicks = steps.take("cut into sessions", cut_by_inactivity(clicks, gap), replaces=clicks)
             if not tests and rules.max_session_length:
                 clicks = _cut_long(clicks, rules.max_session_length, steps, tell)
             if tests:
-                steps.take("train", clicks.filter(~clicks.in_test_file))
-                steps.take("test", clicks.filter(clicks.in_test_file))
+                steps.take("train", f"(FROM {clicks} WHERE NOT in_test_file)")
+                steps.take("test", f"(FROM {clicks} WHERE in_test_file)")
             else:
                 if steps.last.sessions == 1:
                     raise PrepareError("the log holds a single session: nothing to train on and to test with")
                 clicks = _filter(clicks, rules, steps)
                 _split(clicks, rules, log_format is not None and log_format.by_day, steps)
-            write_arrays(
-                con,
-                directory,
-                {split: con.table(split) for split in ("train", "test")},
-                con.table("item_ids"),
-            )
+            write_arrays(con, directory)
         n_train = steps.done["train"].sessions
         n_validation = max(1, int(n_train * rules.validation)) if rules.validation else 0
         if n_validation >= n_train:
@@ -165,7 +163,7 @@ def prepare(
             n_items=steps.done["train"].items,
             n_validation=n_validation,
             counts=counts | steps.counts,
-            options=_options(rules, inputs, tests, log_format),
+            options=_options(rules, input_files, test_files, log_format),
             source=source,
         )
 
@@ -173,19 +171,20 @@ def prepare(
 class _Steps:
     """Makes each step's clicks a table, counts them, and refuses to go on with none."""
 
-    def __init__(self, con: Backend, report: Callable[[Step], None]) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, report: Callable[[Step], None]) -> None:
         self.con = con
         self.report = report
         self.done: dict[str, Step] = {}
 
-    def take(self, name: str, clicks: Table, *, replaces: Table | None = None, hint: str = "") -> Table:
-        table = self.con.create_table(name, clicks)
+    def take(self, name: str, clicks: str, *, replaces: str | None = None, hint: str = "") -> str:
+        """Make the table, named as the step is, of a query that may be of the table that it replaces."""
+        table = sql.named(name)
+        self.con.execute(f"CREATE TABLE {table} AS FROM {clicks}")
         if replaces is not None:
-            self.con.drop_table(replaces.op().name)
-        found = table.aggregate(
-            clicks=table.count(), sessions=table.session.nunique(), items=table.item.nunique()
-        )
-        self.done[name] = Step(name, **found.to_pyarrow().to_pylist()[0])
+            self.con.execute(f"DROP TABLE {replaces}")
+        counts = "count(*) AS clicks, count(DISTINCT session) AS sessions, count(DISTINCT item) AS items"
+        [counted] = sql.found(self.con, f"SELECT {counts} FROM {table}")
+        self.done[name] = Step(name, **counted)
         self.report(self.done[name])
         if not self.done[name].clicks:
             raise PrepareError(f"no click is left after the step '{name}'{hint and ': '}{hint}")
@@ -206,34 +205,34 @@ class _Steps:
         }
 
 
-def _accepted(con: Backend, log: Log) -> tuple[Table, Log]:
+def _accepted(con: duckdb.DuckDBPyConnection, log: Log) -> Log:
     """Make the table `accepted` of the clicks; the log then knows whether there are other rows at all."""
-    clicks = log.rows.filter(log.rows.reason.isnull())
-    accepted = con.create_table("accepted", clicks.select("file", "row", "session", "item", "time", "tick"))
-    both = accepted.count().as_scalar() == log.rows.count().as_scalar()
-    if both.to_pyarrow().as_py():  # to look for a reason again would take as long as the first time
-        log = replace(log, rows=log.rows.mutate(reason=ibis.null("string")))
-    return accepted, log
+    columns = "file, row, session, item, time, tick"
+    con.execute(f"CREATE TABLE accepted AS SELECT {columns} FROM {log.rows} WHERE reason IS NULL")
+    both = f"SELECT (SELECT count(*) FROM accepted) = (SELECT count(*) FROM {log.rows})"
+    if sql.value(con, both):  # to look for a reason again would take as long as the first time
+        log = replace(log, rows=f"(SELECT * REPLACE (NULL AS reason) FROM {log.rows})")
+    return log
 
 
-def _source(con: Backend, log: Log) -> list[SourceFile]:
+def _source(con: duckdb.DuckDBPyConnection, log: Log) -> list[SourceFile]:
     """What was detected of every file, with what was kept of it and what was not."""
-    accepted, rejected = con.table("accepted"), con.table("rejected")
-    found = accepted.group_by("file").agg(
-        kept=accepted.count(),
-        first=accepted.time.min(),
-        last=accepted.time.max(),
-        # Written otherwise, with zeros before or as 1e3, it is text.
-        **{
-            f"whole_{name}": accepted[name].re_search(r"^(?:0|-?[1-9]\d{0,17})$").all()
-            for name in ("session", "item")
-        },
+    # Written otherwise, with zeros before or as 1e3, it is text.
+    is_whole = r"regexp_matches({}, '^(?:0|-?[1-9]\d{{0,17}})$')"
+    found = sql.found(
+        con,
+        f"""
+        SELECT file, count(*) AS kept, min(time) AS first, max(time) AS last,
+            bool_and({is_whole.format("session")}) AS whole_session,
+            bool_and({is_whole.format("item")}) AS whole_item
+        FROM accepted GROUP BY file
+        """,
     )
-    by_file = {row.pop("file"): row for row in found.to_pyarrow().to_pylist()}
-    reasons = rejected.group_by("file", "reason").agg(rows=rejected.count()).order_by("file", "reason")
+    by_file = {row.pop("file"): row for row in found}
+    reasons = "SELECT file, reason, count(*) FROM rejected GROUP BY file, reason ORDER BY file, reason"
     by_path: dict[str, dict[str, int]] = {}
-    for row in reasons.to_pyarrow().to_pylist():
-        by_path.setdefault(row["file"], {})[row["reason"]] = row["rows"]
+    for file, reason, rows in con.execute(reasons).fetchall():
+        by_path.setdefault(file, {})[reason] = rows
     sources = []
     for number, source in enumerate(log.sources):
         lost = by_path.get(source.path, {})
@@ -256,14 +255,11 @@ def _iso(microseconds: int) -> str:
 
 
 def _accept(
-    con: Backend, log: Log, accepted: Table, directory: Path, output: Path, max_rejected: float
+    con: duckdb.DuckDBPyConnection, log: Log, directory: Path, output: Path, max_rejected: float
 ) -> dict[str, int]:
     """List the rows that are not `accepted` in rejected.csv, and count both."""
-    rejected = con.table("rejected")
-    reasons = (
-        rejected.group_by("reason").agg(rows=rejected.count()).order_by("reason").to_pyarrow().to_pylist()
-    )
-    n_accepted = accepted.count().to_pyarrow().as_py()
+    reasons = sql.found(con, "SELECT reason, count(*) AS rows FROM rejected GROUP BY reason ORDER BY reason")
+    n_accepted = sql.value(con, "SELECT count(*) FROM accepted")
     n_rejected = sum(found["rows"] for found in reasons)
     n_rows = n_accepted + n_rejected
     n_bad = sum(found["rows"] for found in reasons if found["reason"] not in LEFT_OUT)
@@ -271,22 +267,25 @@ def _accept(
         raise PrepareError("the log holds no click")
     if n_bad > max_rejected * n_rows:
         kept = output.with_name(f"{output.name}.{REJECTED}")
-        rejected.order_by("file", "line").to_csv(kept)
+        _list_rejected(con, kept)
         raise TooManyRejectedError(
             f"{n_bad:,} of {n_rows:,} rows, {n_bad / n_rows:.2%}, are no clicks"
             f" ({', '.join('{reason} {rows:,}'.format(**found) for found in reasons)});"
             f" --max-rejected is {max_rejected:.2%}. They are listed in {kept}"
         )
     if n_rejected:
-        rejected.order_by("file", "line").to_csv(directory / REJECTED)
-    con.drop_table("log")
-    con.drop_table("rejected")
+        _list_rejected(con, directory / REJECTED)
+    con.execute("DROP TABLE log; DROP TABLE rejected")
     counts = {"rows": n_rows, "other_events": sum(log.other_events.values()), "rejected": n_rejected}
     return counts | {f"rejected_{found['reason']}": found["rows"] for found in reasons}
 
 
+def _list_rejected(con: duckdb.DuckDBPyConnection, file: Path) -> None:
+    con.execute(f"COPY (FROM rejected ORDER BY file, line) TO {sql.text(str(file))} (FORMAT csv, HEADER)")
+
+
 def _within_time_range(
-    con: Backend, log: Log, accepted: Table, rules: Rules, *, is_split: bool, tell: Callable[[str], None]
+    con: duckdb.DuckDBPyConnection, log: Log, rules: Rules, *, is_split: bool, tell: Callable[[str], None]
 ) -> Log:
     """Take the clicks outside the time range from `accepted`; by default, those that a long pause cuts off.
 
@@ -294,20 +293,15 @@ def _within_time_range(
     """
     first, end = rules.first_time, rules.end_time
     if first is None and end is None and not is_split:
-        days = accepted.group_by(day=accepted.time // DAY).agg(clicks=accepted.count()).order_by("day")
-        first, end = _time_range([(day["day"], day["clicks"]) for day in days.to_pyarrow().to_pylist()], tell)
+        days = f"SELECT time // {DAY} AS day, count(*) FROM accepted GROUP BY day ORDER BY day"
+        first, end = _time_range(con.execute(days).fetchall(), tell)
     if first is None and end is None:
         return log
-    rows = log.rows
-    outside = ibis.literal(False)
-    if first is not None:
-        outside |= rows.time < first
-        con.raw_sql(f"DELETE FROM accepted WHERE time < {first}")
-    if end is not None:
-        outside |= rows.time >= end
-        con.raw_sql(f"DELETE FROM accepted WHERE time >= {end}")
-    reason = (rows.reason.isnull() & outside).ifelse("outside_time_range", rows.reason)
-    return replace(log, rows=rows.mutate(reason=reason))
+    edges = [(first, "time < {}"), (end, "time >= {}")]
+    outside = " OR ".join(edge.format(time) for time, edge in edges if time is not None)
+    con.execute(f"DELETE FROM accepted WHERE {outside}")
+    reason = f"CASE WHEN reason IS NULL AND ({outside}) THEN 'outside_time_range' ELSE reason END"
+    return replace(log, rows=f"(SELECT * REPLACE ({reason} AS reason) FROM {log.rows})")
 
 
 def _time_range(
@@ -352,43 +346,52 @@ def _told(clicks: int, where: str, edge: int, first: int, last: int) -> str:
     )
 
 
-def _encoded(con: Backend, n_inputs: int) -> Table:
+def _encoded(con: duckdb.DuckDBPyConnection, n_inputs: int) -> str:
     """The accepted clicks, with whole numbers in place of session and item ids."""
-    rows = con.table("accepted").mutate(in_test_file=lambda accepted: accepted.file >= n_inputs)
-    rows = rows.rename(session_id="session", item_id="item")
-    ids = con.create_table("distinct_ids", rows.select("item_id").distinct())
-    items = con.create_table("item_ids", ids.select("item_id", item=ids.rowid()))
+    con.execute(
+        """
+        CREATE TABLE distinct_ids AS SELECT DISTINCT item AS item_id FROM accepted;
+        CREATE TABLE item_ids AS SELECT item_id, rowid AS item FROM distinct_ids
+        """
+    )
     # A session is named by its first row, which no other session has.
-    sessions = rows.group_by("in_test_file", "session_id").agg(session=rows.row.min())
-    clicks = rows.join(items, "item_id").join(sessions, ("in_test_file", "session_id"))
-    return clicks.select("session", "item", "time", "tick", "row", "in_test_file")
+    return f"""(
+        WITH clicks AS (
+            SELECT file >= {n_inputs} AS in_test_file, session AS session_id, item AS item_id, time, tick, row
+            FROM accepted
+        ), sessions AS (
+            SELECT in_test_file, session_id, min(row) AS session FROM clicks GROUP BY in_test_file, session_id
+        )
+        SELECT session, item, time, tick, row, in_test_file
+        FROM clicks JOIN item_ids USING (item_id) JOIN sessions USING (in_test_file, session_id)
+    )"""
 
 
-def _cut_long(clicks: Table, longest: int, steps: _Steps, tell: Callable[[str], None]) -> Table:
+def _cut_long(clicks: str, longest: int, steps: _Steps, tell: Callable[[str], None]) -> str:
     """Of sessions that are too long to be a visitor's, keep the newest clicks."""
-    lengths = clicks.group_by("session").agg(clicks=clicks.count())
-    n_long = lengths.filter(lengths.clicks > longest).count().to_pyarrow().as_py()
+    long = f"(SELECT session FROM {clicks} GROUP BY session HAVING count(*) > {longest})"
+    n_long = sql.value(steps.con, f"SELECT count(*) FROM {long}")
     if not n_long:
         return clicks
     before = steps.last.clicks
     clicks = steps.take("no crawlers", newest_clicks(clicks, longest), replaces=clicks)
     tell(
         f"{n_long:,} session(s) of more than {longest:,} clicks, as of a crawler: their oldest"
-        f" {before - clicks.count().to_pyarrow().as_py():,} clicks are left out (--max-session-length)"
+        f" {before - steps.last.clicks:,} clicks are left out (--max-session-length)"
     )
     return clicks
 
 
-def _filter(clicks: Table, rules: Rules, steps: _Steps) -> Table:
+def _filter(clicks: str, rules: Rules, steps: _Steps) -> str:
     """Drop short sessions, rare items, then the sessions that became short; if asked, until none are."""
 
-    def long_sessions(name: str, clicks: Table) -> Table:
+    def long_sessions(name: str, clicks: str) -> str:
         hint = f"--min-session-length is {rules.min_session_length}"
         return steps.take(
             name, drop_short_sessions(clicks, rules.min_session_length), replaces=clicks, hint=hint
         )
 
-    def frequent_items(name: str, clicks: Table) -> Table:
+    def frequent_items(name: str, clicks: str) -> str:
         hint = f"--min-item-support is {rules.min_item_support}"
         return steps.take(name, drop_rare_items(clicks, rules.min_item_support), replaces=clicks, hint=hint)
 
@@ -405,9 +408,9 @@ def _filter(clicks: Table, rules: Rules, steps: _Steps) -> Table:
     return clicks
 
 
-def _split(clicks: Table, rules: Rules, by_day: bool, steps: _Steps) -> None:
+def _split(clicks: str, rules: Rules, by_day: bool, steps: _Steps) -> None:
     """Take the steps `train` and `test`."""
-    cutoff = clicks.time.max().to_pyarrow().as_py() - round(rules.test_days * DAY)
+    cutoff = sql.value(steps.con, f"SELECT max(time) FROM {clicks}") - round(rules.test_days * DAY)
     if by_day:
         cutoff += 1  # the day at the cutoff is one too many: N days end with the last one, all of it
     if rules.cut_straddling:
@@ -423,7 +426,7 @@ def _split(clicks: Table, rules: Rules, by_day: bool, steps: _Steps) -> None:
 
 
 def _options(
-    rules: Rules, inputs: Sequence[Path], tests: Sequence[Path], log_format: LogFormat | None
+    rules: Rules, inputs: Sequence[LogFile], tests: Sequence[LogFile], log_format: LogFormat | None
 ) -> dict[str, bool | int | float | str | None]:
     """What was applied, for dataset.json."""
     applied = asdict(rules)
@@ -456,20 +459,16 @@ def _built_aside(output: Path, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def database(directory: Path) -> Iterator[Backend]:
+def database(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB that lives, and spills, in a directory that is gone afterwards."""
     work = directory / "duckdb"
     work.mkdir()
-    con = ibis.duckdb.connect(
-        ":memory:",
-        memory_limit=MEMORY_LIMIT,
-        temp_directory=str(work),
-        threads=min(os.cpu_count() or 1, MAX_THREADS),
-    )
+    threads = min(os.cpu_count() or 1, MAX_THREADS)
+    con = sql.connect(memory_limit=MEMORY_LIMIT, temp_directory=str(work), threads=threads)
     try:
         yield con
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         raise PrepareError(f"there is not enough memory or disk: {str(error).splitlines()[0]}") from error
     finally:
-        con.disconnect()
+        con.close()
         shutil.rmtree(work)

@@ -28,6 +28,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class DataConfig(_Section):
+    """Where the clicks are."""
+
+    clicks: str | None = Field(default=None, min_length=1)
+    collected: bool = True
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.clicks is None and not self.collected:
+            raise ValueError("collected = false leaves no clicks: say in clicks where there are others")
+        return self
+
+
 class PrepareConfig(_Section):
     """Which of the collected clicks are learned from, and how they are cut, filtered and split."""
 
@@ -132,6 +145,7 @@ class PublishConfig(_Section):
 class RetrainConfig(_Section):
     """The whole file."""
 
+    data: DataConfig = DataConfig()
     prepare: PrepareConfig = PrepareConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()

@@ -7,12 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import ibis
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ibis.backends.duckdb import Backend
 from pyarrow import parquet
 
 from service.ranking.item_ids import item_id_problem
@@ -27,28 +26,31 @@ from training.data.formats import (
     detect_format,
     read_log,
 )
+from training.data.reading import sql
 from training.data.reading.reasons import is_bad_id
 
 CSV = LogFormat("session_id", "item_id", "timestamp")
 
 
 @pytest.fixture
-def con() -> Backend:
-    return ibis.duckdb.connect()
+def con() -> duckdb.DuckDBPyConnection:
+    return sql.connect()
 
 
 def clicks(log: Log) -> list[tuple[str, str, int]]:
     """(session, item, microseconds) of every click, in the order that clicks have within a session."""
-    rows = log.rows.filter(log.rows.reason.isnull()).order_by("time", "tick", "row")
-    return [(row["session"], row["item"], row["time"]) for row in rows.to_pyarrow().to_pylist()]
+    found = f"SELECT session, item, time FROM {log.rows} WHERE reason IS NULL ORDER BY time, tick, row"
+    return log.con.execute(found).fetchall()
 
 
-def read(con: Backend, file: Path, format_: LogFormat, content: str) -> list[tuple[str, str, int]]:
+def read(
+    con: duckdb.DuckDBPyConnection, file: Path, format_: LogFormat, content: str
+) -> list[tuple[str, str, int]]:
     file.write_text(content)
     return clicks(read_log(con, [file], format_))
 
 
-def test_yoochoose(con: Backend, tmp_path: Path) -> None:
+def test_yoochoose(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     content = "1,2014-04-07T10:51:09.277Z,214536502,0\n1,2014-04-07T10:54:09.868Z,214536500,S\n"
     assert read(con, tmp_path / "yoochoose-clicks.dat", YOOCHOOSE, content) == [
         ("1", "214536502", 1_396_867_869_277_000),
@@ -57,7 +59,7 @@ def test_yoochoose(con: Backend, tmp_path: Path) -> None:
     assert detect_format(tmp_path / "yoochoose-clicks.dat") == "yoochoose"
 
 
-def test_diginetica_orders_a_session_by_its_timeframe(con: Backend, tmp_path: Path) -> None:
+def test_diginetica_orders_a_session_by_its_timeframe(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     content = (
         "sessionId;userId;itemId;timeframe;eventdate\n"
         "1;NA;81766;526309;2016-05-09\n1;NA;31331;1031018;2016-05-09\n1;7;32118;243569;2016-05-09\n"
@@ -71,7 +73,9 @@ def test_diginetica_orders_a_session_by_its_timeframe(con: Backend, tmp_path: Pa
     assert detect_format(tmp_path / "train-item-views.csv") == "diginetica"
 
 
-def test_retailrocket_keeps_views_unless_told_otherwise(con: Backend, tmp_path: Path) -> None:
+def test_retailrocket_keeps_views_unless_told_otherwise(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
     file = tmp_path / "events.csv"
     file.write_text(
         "timestamp,visitorid,event,itemid,transactionid\n"
@@ -81,17 +85,17 @@ def test_retailrocket_keeps_views_unless_told_otherwise(con: Backend, tmp_path: 
     log = read_log(con, [file], RETAILROCKET)
     assert clicks(log) == [("257597", "355908", 1_433_221_332_117_000)]
     assert log.other_events == {0: 2}
-    rejected = log.rejected.to_pyarrow().to_pylist()
+    rejected = sql.found(con, f"FROM {log.rejected}")
     assert [(row["line"], row["reason"]) for row in rejected] == [(5, "missing_visitor")]
     assert detect_format(file) == "retailrocket"
-    con = ibis.duckdb.connect()
+    con = sql.connect()
     more = read_log(con, [file], replace(RETAILROCKET, events=("view", "addtocart")))
     assert [time for _, _, time in clicks(more)] == [1_433_221_332_117_000, 1_433_221_332_118_000]
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
 def test_columns_are_found_by_name_whatever_separates_them(
-    con: Backend, tmp_path: Path, separator: str
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, separator: str
 ) -> None:
     lines = [
         ["price", "ItemId", "extra", "when", "SessionId", "extra"],
@@ -126,7 +130,7 @@ def test_columns_are_found_by_name_whatever_separates_them(
     ],
 )
 def test_the_format_of_times_is_told_by_their_looks(
-    con: Backend, tmp_path: Path, time: str, microseconds: int
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, time: str, microseconds: int
 ) -> None:
     content = f"session_id,item_id,timestamp\ns,x,{time}\n"
     assert read(con, tmp_path / "log.csv", CSV, content) == [("s", "x", microseconds)]
@@ -136,14 +140,14 @@ def test_the_format_of_times_is_told_by_their_looks(
     "times", [["5", "6"], ["1700000000", "1700000000000"], ["1700000000", "2024-01-01"], ["x"]]
 )
 def test_times_that_may_mean_several_things_must_be_explained(
-    con: Backend, tmp_path: Path, times: Sequence[str]
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, times: Sequence[str]
 ) -> None:
     content = "session_id,item_id,timestamp\n" + "".join(f"s,x,{time}\n" for time in times)
     with pytest.raises(PrepareError, match="--time-format"):
         read(con, tmp_path / "log.csv", CSV, content)
 
 
-def test_what_times_are_said_to_be_is_believed(con: Backend, tmp_path: Path) -> None:
+def test_what_times_are_said_to_be_is_believed(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     content = "session_id,item_id,timestamp\ns,x,1500\n"
     assert read(con, tmp_path / "log.csv", replace(CSV, time_format="milliseconds"), content) == [
         ("s", "x", 1_500_000)
@@ -151,7 +155,7 @@ def test_what_times_are_said_to_be_is_believed(con: Backend, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
-def test_parquet_with_typed_columns(con: Backend, tmp_path: Path, unit: str) -> None:
+def test_parquet_with_typed_columns(con: duckdb.DuckDBPyConnection, tmp_path: Path, unit: str) -> None:
     """Ids in integer or float columns are their digits; a float column is how a missing integer is stored."""
     when = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
     table = pa.table(
@@ -164,12 +168,12 @@ def test_parquet_with_typed_columns(con: Backend, tmp_path: Path, unit: str) -> 
     parquet.write_table(table, tmp_path / "log.parquet")
     log = read_log(con, [tmp_path / "log.parquet"], CSV)
     assert clicks(log) == [("9007199254740993", "17", int(when.timestamp()) * SECOND)]
-    rejected = log.rejected.to_pyarrow().to_pylist()
+    rejected = sql.found(con, f"FROM {log.rejected}")
     assert [(row["line"], row["reason"]) for row in rejected] == [(2, "missing_item")]
     assert detect_format(tmp_path / "log.parquet") == "csv"
 
 
-def test_parquet_with_a_time_zone(con: Backend, tmp_path: Path) -> None:
+def test_parquet_with_a_time_zone(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     when = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
     times = pa.array([when], pa.timestamp("ms", tz="Europe/Paris"))
     parquet.write_table(
@@ -186,9 +190,11 @@ def test_parquet_with_a_time_zone(con: Backend, tmp_path: Path) -> None:
     )
 )
 def test_item_ids_are_judged_as_the_service_judges_them(ids: list[str]) -> None:
-    table = ibis.memtable(pa.table({"item": ids}))
-    judged = table.mutate(is_bad=is_bad_id(table.item)).to_pyarrow().to_pylist()
-    assert [row["is_bad"] for row in judged] == [item_id_problem(item_id) is not None for item_id in ids]
+    con = sql.connect()
+    con.execute("CREATE TABLE ids (item VARCHAR)")
+    sql.insert(con, "ids", {"item": ids})
+    judged = con.execute(f"SELECT {is_bad_id('item')} FROM ids").fetchall()
+    assert [is_bad for (is_bad,) in judged] == [item_id_problem(item_id) is not None for item_id in ids]
 
 
 def test_sessions_are_told_from_other_text(tmp_path: Path) -> None:

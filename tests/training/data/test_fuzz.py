@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ibis
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ibis.backends.duckdb import Backend
 from pyarrow import parquet
 
 from tests.training.data.test_lines import CSV, START, lines_of, otto_lines, shop
 from training.data.formats import OTTO, LogFormat, PrepareError, detect_format, read_any
+from training.data.reading import sql
 
 CSV_LINES = lines_of([*shop(), ("\u00e9", '"q"', START)])
 JSON_LINES = [
@@ -51,10 +51,10 @@ KINDS: dict[str, tuple[bytes, Callable[[bytes], bytes] | None]] = {
 
 
 @pytest.fixture(scope="module")
-def con() -> Iterator[Backend]:
-    con = ibis.duckdb.connect()
+def con() -> Iterator[duckdb.DuckDBPyConnection]:
+    con = sql.connect()
     yield con
-    con.disconnect()
+    con.close()
 
 
 parts = st.one_of(
@@ -72,7 +72,7 @@ damages = st.lists(
 @example(damage=[("glue", 0.0, b"{")])  # which makes JSON of all
 @example(damage=[("cut", 1e-4, b""), ("glue", 0.0, b"\xef\xbb\xbf")])  # a mark of the encoding alone
 def test_no_damage_loses_a_line_in_silence(
-    con: Backend, kind: str, damage: list[tuple[str, float, bytes]]
+    con: duckdb.DuckDBPyConnection, kind: str, damage: list[tuple[str, float, bytes]]
 ) -> None:
     content, text_of = KINDS[kind]
     for how, share, extra in damage:
@@ -83,8 +83,8 @@ def test_no_damage_loses_a_line_in_silence(
             content = content[:place] + extra + content[place + len(extra) :]
         else:
             content = content[:place] + extra + content[place // 2 :]
-    for (table,) in con.raw_sql("SELECT table_name FROM duckdb_tables()").fetchall():
-        con.raw_sql(f"DROP TABLE {table}")
+    for (table,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+        con.execute(f"DROP TABLE {table}")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "log"
         file.write_bytes(content)
@@ -96,17 +96,17 @@ def test_no_damage_loses_a_line_in_silence(
         assert refusal is None or refusal.startswith(str(file))
 
 
-def account(con: Backend, file: Path, text: bytes | None) -> None:
+def account(con: duckdb.DuckDBPyConnection, file: Path, text: bytes | None) -> None:
     """Check that the lines add up, to those that are in `text`, if it is known."""
     formats: dict[str, LogFormat] = {"otto": OTTO}
     log = read_any(con, [file], formats.get(detect_format(file), CSV))
     [source] = log.sources
-    rows = log.rows.select("file", "row", "reason").to_pyarrow()
-    malformed = log.malformed.to_pyarrow()
-    n_rejected = log.rejected.count().to_pyarrow().as_py()
-    reasons = [*rows.column("reason").to_pylist(), *malformed.column("reason").to_pylist()]
+    rows = con.execute(f"SELECT row, reason FROM {log.rows}").fetchall()
+    malformed = con.execute("SELECT reason FROM malformed").fetchall()
+    n_rejected = sql.value(con, f"SELECT count(*) FROM {log.rejected}")
+    reasons = [*(reason for _, reason in rows), *(reason for (reason,) in malformed)]
     assert n_rejected == sum(reason is not None for reason in reasons)
-    n_read = len(set(rows.column("row").to_pylist())) + len(malformed)
+    n_read = len({row for row, _ in rows}) + len(malformed)
     lines = None
     if text is None and source.compression is None and source.encoding in ("utf-8", "utf-8-sig"):
         text = file.read_bytes()  # the damage made text of what was packed

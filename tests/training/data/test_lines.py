@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-import ibis
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -39,6 +38,7 @@ from training.data.formats import (
     read_log,
 )
 from training.data.prepare import Rules, prepare
+from training.data.reading import sql
 from training.data.reading.lines import BLOCK, LONGEST_LINE
 
 CSV = LogFormat("session_id", "item_id", "timestamp")
@@ -65,18 +65,17 @@ def lines_of(clicks: Sequence[Click]) -> list[str]:
 
 def read(file: Path, format_: LogFormat = CSV) -> tuple[list[Click], list[tuple[int, str]]]:
     """The clicks in the order of the file, and line and reason of every line that is none."""
-    log = (read_json if is_json(file) else read_log)(ibis.duckdb.connect(), [file], format_)
+    log = (read_json if is_json(file) else read_log)(sql.connect(), [file], format_)
     return clicks_of(log), rejected_of(log)
 
 
 def clicks_of(log: Log) -> list[Click]:
-    rows = log.rows.filter(log.rows.reason.isnull()).order_by("row", "tick").to_pyarrow().to_pylist()
-    return [(row["session"], row["item"], row["time"] // 1_000_000) for row in rows]
+    found = f"SELECT session, item, time // 1_000_000 FROM {log.rows} WHERE reason IS NULL ORDER BY row, tick"
+    return log.con.execute(found).fetchall()
 
 
 def rejected_of(log: Log) -> list[tuple[int, str]]:
-    rows = log.rejected.order_by("line").to_pyarrow().to_pylist()
-    return [(row["line"], row["reason"]) for row in rows]
+    return log.con.execute(f"SELECT line, reason FROM {log.rejected} ORDER BY line").fetchall()
 
 
 # Swallowed rows
@@ -127,12 +126,12 @@ def test_blank_lines_cost_nothing_and_push_the_others_down(tmp_path: Path) -> No
     lines = ["", HEADER, "", f"a,x,{START}", "", "", "a,b", f",y,{START}", "", f"a,z,{START}", "", ""]
     for end in ("\n", "\r\n", "\r"):
         (tmp_path / "log.csv").write_bytes(end.join(lines).encode())
-        log = read_log(ibis.duckdb.connect(), [tmp_path / "log.csv"], CSV)
+        log = read_log(sql.connect(), [tmp_path / "log.csv"], CSV)
         assert clicks_of(log) == [("a", "x", START), ("a", "z", START)]
         assert rejected_of(log) == [(7, "malformed_row"), (8, "missing_session")]
         assert log.by_line == ()
     (tmp_path / "log.csv").write_text("\n".join([*lines[:5], '"never closed', *lines[5:]]))
-    log = read_log(ibis.duckdb.connect(), [tmp_path / "log.csv"], CSV)
+    log = read_log(sql.connect(), [tmp_path / "log.csv"], CSV)
     assert log.by_line == (tmp_path / "log.csv",)
 
 
@@ -141,10 +140,10 @@ def test_blank_lines_are_counted_across_blocks(tmp_path: Path) -> None:
     for n in range(BLOCK // 5):
         lines += [""] * (n % 3) + [f"s{n},x,{START}" if n % 1000 else "broken"]
     (tmp_path / "log.csv").write_text("\r\n".join(lines))
-    log = read_log(ibis.duckdb.connect(), [tmp_path / "log.csv"], CSV)
+    log = read_log(sql.connect(), [tmp_path / "log.csv"], CSV)
     broken = [n for n, line in enumerate(lines, 1) if line == "broken"]
     assert rejected_of(log) == [(n, "malformed_row") for n in broken]
-    assert log.malformed.count().to_pyarrow().as_py() == lines.count("") + len(broken)
+    assert sql.value(log.con, "SELECT count(*) FROM malformed") == lines.count("") + len(broken)
     assert log.by_line == ()
 
 
@@ -486,7 +485,7 @@ def test_each_file_has_its_own_unit_and_single_times_of_another_are_rejected(tmp
         odd = ("odd", "A", START * units[n - 1])
         lines = lines_of([*((f"{s} {unit}", i, t * unit) for s, i, t in shop()), odd])
         (tmp_path / str(n)).write_text("\n".join(lines))
-    log = read_log(ibis.duckdb.connect(), [tmp_path / str(n) for n in range(4)], CSV)
+    log = read_log(sql.connect(), [tmp_path / str(n) for n in range(4)], CSV)
     assert clicks_of(log) == [(f"{s} {unit}", i, t) for unit in units for s, i, t in shop()]
     assert rejected_of(log) == [(146, "other_time_unit")] * 4
     (tmp_path / "0").write_text("\n".join(lines_of([("a", "x", START), ("a", "x", START * 1000)])))
@@ -551,7 +550,7 @@ def test_what_is_no_time_format_is_refused_before_anything_is_read(
 ) -> None:
     (tmp_path / "log.csv").write_bytes(b"\0")
     with pytest.raises(PrepareError, match=f"^--time-format {time_format}: .*{why}"):
-        read_any(ibis.duckdb.connect(), [tmp_path / "log.csv"], replace(CSV, time_format=time_format))
+        read_any(sql.connect(), [tmp_path / "log.csv"], replace(CSV, time_format=time_format))
 
 
 # JSON lines and presets

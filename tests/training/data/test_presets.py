@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import ibis
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -21,6 +20,7 @@ from training.data.formats import (
     detect_format,
     read_any,
 )
+from training.data.reading import sql
 from training.data.reading.presets import SNOWPLOW_COLUMNS
 
 # name of the format, what it is, how its files are written
@@ -46,7 +46,7 @@ def ga4_rows() -> list[dict[str, object]]:
 
 
 def read(file: Path, format_: LogFormat) -> tuple[list[Click], list[tuple[int, str]], int]:
-    log = read_any(ibis.duckdb.connect(), [file], format_)
+    log = read_any(sql.connect(), [file], format_)
     return clicks_of(log), rejected_of(log), sum(log.other_events.values())
 
 

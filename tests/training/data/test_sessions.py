@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ibis
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ibis.expr.types import Table
 
 from tests.training import protocol
 from training.data.formats import SECOND
+from training.data.reading import sql
 from training.data.sessions import (
     cut_by_inactivity,
     drop_rare_items,
@@ -31,11 +30,11 @@ logs = st.lists(
 
 
 @pytest.fixture(scope="module")
-def apply() -> Callable[[Log, Callable[[Table], Table]], list[list[str]]]:
+def apply() -> Callable[[Log, Callable[[str], str]], list[list[str]]]:
     """Run a function of clicks on a log; the items of every session that is left, in alphabetical order."""
-    con = ibis.duckdb.connect()
+    con = sql.connect()
 
-    def apply(log: Log, function: Callable[[Table], Table]) -> list[list[str]]:
+    def apply(log: Log, function: Callable[[str], str]) -> list[list[str]]:
         columns = {
             "session": [ord(session) for session, _, _ in log],
             "item": [ord(item) for _, item, _ in log],
@@ -43,9 +42,9 @@ def apply() -> Callable[[Log, Callable[[Table], Table]], list[list[str]]]:
             "tick": [0] * len(log),
             "row": list(range(len(log))),
         }
-        table = con.create_table("clicks", pa.table(columns), overwrite=True)
+        con.register("clicks", pa.table(columns))
         sessions: dict[int, list[tuple[int, int, int]]] = {}
-        for click in function(table).to_pyarrow().to_pylist():
+        for click in sql.found(con, f"FROM {function('clicks')}"):
             sessions.setdefault(click["session"], []).append((click["time"], click["row"], click["item"]))
         return sorted([chr(item) for _, _, item in sorted(clicks)] for clicks in sessions.values())
 
@@ -56,7 +55,7 @@ def items(sessions: list[protocol.Session]) -> list[list[str]]:
     return sorted(session.items for session in sessions)
 
 
-Apply = Callable[[Log, Callable[[Table], Table]], list[list[str]]]
+Apply = Callable[[Log, Callable[[str], str]], list[list[str]]]
 
 
 @settings(max_examples=15, deadline=None)

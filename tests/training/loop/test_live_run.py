@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -227,6 +228,24 @@ def test_a_run_that_is_stopped_in_the_gate_publishes_nothing_and_goes_on(
     assert told["steps"]["evaluate"] == json.loads(records[0].model_dump_json())["steps"]["evaluate"]
     after = read_deployment(artifacts)
     assert (after.champion, after.previous) == (record.version, live)
+
+
+def test_a_run_learns_from_what_another_engine_wrote(artifacts: Path, clicks: Files) -> None:
+    """No Redis, and nothing collected; the clicks after the run began are not for it."""
+    data = f'[data]\nclicks = "{clicks.directory / "days"}"\ncollected = false\n'
+    for number, file in enumerate(clicks.files(DAYS + 2)):
+        place = clicks.directory / "days" / f"day={number}" / "part-0.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    done = run(artifacts, data + SMALL + 'model = "vmis_knn"\ncontent = false\n', "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert read_deployment(artifacts).champion == record["version"]
+    told = record["steps"]["collect"]["outcome"]["partitioned"]
+    table = read_clicks(clicks.files(DAYS + 2))
+    assert (told["files"], told["rows"]) == (len(clicks.files(DAYS + 2)), len(table))
+    last = max(table["timestamp"].to_pylist())
+    assert datetime.fromisoformat(told["last"]).timestamp() == pytest.approx(last)
 
 
 def test_attributes_are_those_of_the_live_catalogue(artifacts: Path, redis_url: str) -> None:

@@ -90,6 +90,7 @@ def test_the_hash_is_of_the_settings_alone(tmp_path: Path) -> None:
         ('[train]\nset = ["dim=8", 3]', r"\[train\] set\.1: .*valid string"),
         ('[publish]\nas = "shadow"', r"\[publish\] as: .*'champion' or 'challenger'"),
         ("[publish]\nkeep = 0", r"\[publish\] keep: .*greater than or equal to 1"),
+        ("[data]\ncollected = false", r"\[data\]: collected = false leaves no clicks"),
         ("prepare = 3", r"\[prepare\]: .*valid dictionary"),
         ("[prepare\n", r"r\.toml: not TOML: .*line 1"),
     ],

@@ -13,23 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import ibis
 import numpy as np
-import pyarrow as pa
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import ArrayColumn, BooleanColumn, StringColumn
 
 from training.data.dataset import SourceFile
+from training.data.reading import sql
 from training.data.reading.lines import LONGEST_LINE, Plain, PrepareError
 from training.data.reading.presets import EVENT, EVENT_COLUMNS, SEPARATORS, LogFormat
 from training.data.reading.tables import (
     check_names,
+    csv_query,
+    insert_fields,
     insert_left_out,
-    malformed_rows,
+    insert_malformed,
+    lines_query,
     plain_source,
-    read_csv,
-    read_lines,
-    select_fields,
 )
 
 _MOST_JOINED = 100  # lines of one record
@@ -37,7 +34,7 @@ _MOST_BROKEN = 100_000  # lines that are looked at for such records
 
 
 def insert_csv(
-    con: Backend, number: int, file: Path, plain: Plain, format_: LogFormat
+    con: duckdb.DuckDBPyConnection, number: int, file: Path, plain: Plain, format_: LogFormat
 ) -> tuple[int, SourceFile, bool]:
     """Insert a file's rows into `log`, and its other lines into `malformed`.
 
@@ -52,7 +49,7 @@ def insert_csv(
     is_by_line = False
     if _insert_at_once(con, number, plain, split, places, n_header) != plain.lines - n_header:
         for table in ("log", "malformed"):
-            con.raw_sql(f"DELETE FROM {table} WHERE file = {number}")
+            con.execute(f"DELETE FROM {table} WHERE file = {number}")
         is_by_line = True
         n_read = _insert_by_line(con, number, plain, split, places, n_header)
         if n_read != plain.lines - n_header:
@@ -61,24 +58,27 @@ def insert_csv(
 
 
 def _insert_at_once(
-    con: Backend, number: int, plain: Plain, split: _Splitter, places: Mapping[str, int], n_header: int
+    con: duckdb.DuckDBPyConnection,
+    number: int,
+    plain: Plain,
+    split: _Splitter,
+    places: Mapping[str, int],
+    n_header: int,
 ) -> int | None:
     """Insert what DuckDB's reader makes of a file; how many lines that were, if it did not give up."""
     # By place: the names of columns that are not asked for may be repeated, or empty.
     columns = [f"column{place}" for place in range(split.n_fields)]
     quote = '"' if split.has_quotes else ""
     try:
-        text = read_csv(
+        query = csv_query(
             con, plain.path, columns, delim=split.separator, quote=quote, escape=quote, skip=n_header
         )
-        fields = {field: text[columns[place]] for field, place in places.items()}
-        con.insert("log", select_fields(fields, text).mutate(file=number))
-        refused = con.table("refused")
+        insert_fields(con, number, {field: columns[place] for field, place in places.items()}, query)
         # One line may be refused for several of its columns; blank ones, which are passed over, come with it.
-        lines = refused.group_by(line=refused.line.cast("int64")).agg(
-            raw=refused.csv_line.re_replace(r"^[\r\n]+", "").min()
-        )
-        con.insert("malformed", malformed_rows(number, lines, "malformed_row"))
+        refused = r"""(
+            SELECT line, min(regexp_replace(csv_line, '^[\r\n]+', '', 'g')) AS raw FROM refused GROUP BY line
+        )"""
+        insert_malformed(con, number, refused, "malformed_row")
         _insert_blank(con, number, plain, n_header)
     except (duckdb.InvalidInputException, duckdb.ConversionException):
         return None
@@ -86,43 +86,46 @@ def _insert_at_once(
 
 
 def _insert_by_line(
-    con: Backend, number: int, plain: Plain, split: _Splitter, places: Mapping[str, int], n_header: int
+    con: duckdb.DuckDBPyConnection,
+    number: int,
+    plain: Plain,
+    split: _Splitter,
+    places: Mapping[str, int],
+    n_header: int,
 ) -> int:
     """Insert a file's lines, each split by itself; how many they were."""
-    lines = con.create_table("lines", read_lines(con, plain), overwrite=True)
+    con.execute(f"CREATE OR REPLACE TABLE lines AS SELECT line AS raw FROM {lines_query(con, plain)}")
     _join_records(con, n_header, split)
-    numbered = lines.mutate(n=lines.rowid() + 1)
-    numbered = numbered.filter(numbered.n > n_header)
-    records, blank = numbered.filter(numbered.line.notnull()), numbered.filter(numbered.line.isnull())
-    is_record = split.is_record(records.line)
-    good, broken = records.filter(is_record), records.filter(~is_record)
-    parts = good.select("n", parts=split.fields(good.line))
-    fields = {field: split.unquoted(parts.parts[place]) for field, place in places.items()}
-    con.insert("log", select_fields(fields, parts.order_by("n")).mutate(file=number))
-    con.insert("malformed", malformed_rows(number, broken.select(line="n", raw="line"), "malformed_row"))
+    numbered = f"(SELECT rowid + 1 AS line, raw FROM lines WHERE rowid >= {n_header})"
+    records = f"(SELECT *, {split.is_record('raw')} AS is_record FROM {numbered} WHERE raw IS NOT NULL)"
+    parts = f"(SELECT line, {split.fields('raw')} AS parts FROM {records} WHERE is_record)"
+    fields = {field: split.unquoted(f"parts[{place + 1}]") for field, place in places.items()}
+    insert_fields(con, number, fields, parts, "ORDER BY line")
+    insert_malformed(con, number, f"{records} WHERE NOT is_record", "malformed_row")
     insert_left_out(con, number, plain)
-    left_out = con.table("malformed").filter(lambda table: table.file == number)
-    blank = blank.anti_join(left_out, blank.n == left_out.line)
-    con.insert("malformed", malformed_rows(number, blank.select(line="n", raw=ibis.null("string")), None))
-    con.drop_table("lines")
+    left_out = f"(SELECT line FROM malformed WHERE file = {number})"
+    blank = f"{numbered} WHERE raw IS NULL AND line NOT IN {left_out}"
+    insert_malformed(con, number, blank, None)
+    con.execute("DROP TABLE lines")
     return _count(con, number)
 
 
-def _insert_blank(con: Backend, number: int, plain: Plain, n_header: int) -> None:
+def _insert_blank(con: duckdb.DuckDBPyConnection, number: int, plain: Plain, n_header: int) -> None:
     """Insert the lines that the reader passes over: they are blank, or left out."""
     insert_left_out(con, number, plain)
     blank = plain.blank[plain.blank > n_header]
     blank = blank[~np.isin(blank, [out.line for out in plain.left_out])]
-    if len(blank):
-        table = ibis.memtable(pa.table({"line": blank}))
-        con.insert("malformed", malformed_rows(number, table.mutate(raw=ibis.null("string")), None))
+    sql.insert(con, "malformed", {"file": np.full(len(blank), number), "line": blank})
 
 
-def _count(con: Backend, number: int) -> int:
+def _count(con: duckdb.DuckDBPyConnection, number: int) -> int:
     """How many lines of a file are accounted for."""
-    tables = [con.table(name) for name in ("log", "malformed")]
-    counts = [table.filter(table.file == number).count().to_pyarrow().as_py() for table in tables]
-    return sum(counts)
+    of_file = f"WHERE file = {number}"
+    n_lines: int = sql.value(
+        con,
+        f"SELECT (SELECT count(*) FROM log {of_file}) + (SELECT count(*) FROM malformed {of_file})",
+    )
+    return n_lines
 
 
 def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str], str, int]:
@@ -177,16 +180,21 @@ class _Splitter:
         other = re.escape(self.separator)
         return f'[{other}]("(?:[^"]|"")*"|[^"{other}][^{other}]*|)'
 
-    def fields(self, line: StringColumn) -> ArrayColumn:
+    def fields(self, line: str) -> str:
         if not self.has_quotes:
-            return line.split(self.separator)
-        return _regexp_extract_all(ibis.literal(self.separator) + line, self._field, 1)
+            return f"string_split({line}, {sql.text(self.separator)})"
+        return f"regexp_extract_all({self._begun(line)}, {sql.text(self._field)}, 1)"
 
-    def is_record(self, line: StringColumn, field: str | None = None) -> BooleanColumn:
-        is_record = self.fields(line).length() == self.n_fields
+    def is_record(self, line: str, field: str | None = None) -> str:
+        is_record = f"len({self.fields(line)}) = {self.n_fields}"
         if not self.has_quotes:
-            return is_record
-        return is_record & (ibis.literal(self.separator) + line).re_search(f"^(?:{field or self._field})*$")
+            return f"({is_record})"
+        whole = sql.text(f"^(?:{field or self._field})*$")
+        return f"({is_record} AND regexp_matches({self._begun(line)}, {whole}))"
+
+    def _begun(self, line: str) -> str:
+        """A line that has a separator before each of its fields."""
+        return f"({sql.text(self.separator)} || {line})"
 
     @property
     def tidy_field(self) -> str:
@@ -194,11 +202,11 @@ class _Splitter:
         other = re.escape(self.separator)
         return f'[{other}]("(?:[^"]|"")*"|[^"{other}]*)'
 
-    def unquoted(self, field: StringColumn) -> StringColumn:
+    def unquoted(self, field: str) -> str:
         if not self.has_quotes:
             return field
-        inner = field.substr(1, field.length() - 2).replace('""', '"')
-        return field.startswith('"').ifelse(inner, field)
+        inner = f"""replace(substring({field}, 2, length({field}) - 2), '""', '"')"""
+        return f"""CASE WHEN starts_with({field}, '"') THEN {inner} ELSE {field} END"""
 
     def joined(self, lines: Sequence[tuple[int, str]]) -> dict[int, str | None]:
         """The records that go over several lines, none of which is one by itself; the rest of their lines."""
@@ -218,23 +226,16 @@ class _Splitter:
         return joined
 
 
-def _join_records(con: Backend, n_header: int, split: _Splitter) -> None:
+def _join_records(con: duckdb.DuckDBPyConnection, n_header: int, split: _Splitter) -> None:
     """Put a record that goes over several lines of the table `lines` on its first one."""
     if not split.has_quotes:
         return
-    lines = con.table("lines")
-    lines = lines.select(n=lines.rowid() + 1, line=lines.line.fill_null(""))
-    is_tidy = split.is_record(lines.line, split.tidy_field)
-    broken = lines.filter((lines.n > n_header) & ~is_tidy).order_by("n").limit(_MOST_BROKEN)
-    joined = split.joined([(row["n"], row["line"]) for row in broken.to_pyarrow().to_pylist()])
+    lines = "(SELECT rowid + 1 AS n, coalesce(raw, '') AS line FROM lines)"
+    is_tidy = split.is_record("line", split.tidy_field)
+    broken = f"SELECT n, line FROM {lines} WHERE n > {n_header} AND NOT {is_tidy}"
+    joined = split.joined(con.execute(f"{broken} ORDER BY n LIMIT {_MOST_BROKEN}").fetchall())
     if joined:
-        columns = {"n": pa.array(joined, pa.int64()), "line": pa.array(joined.values(), pa.string())}
-        con.create_table("joined", pa.table(columns), overwrite=True)
-        con.raw_sql("UPDATE lines SET line = joined.line FROM joined WHERE lines.rowid = joined.n - 1")
-        con.drop_table("joined")
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="regexp_extract_all", signature=(("string", "string", "int64"), "array<string>")
-)
-def _regexp_extract_all(text: StringColumn, pattern: str, group: int) -> ArrayColumn: ...
+        con.execute("CREATE OR REPLACE TABLE joined (n BIGINT, raw VARCHAR)")
+        sql.insert(con, "joined", {"n": list(joined), "raw": list(joined.values())})
+        con.execute("UPDATE lines SET raw = joined.raw FROM joined WHERE lines.rowid = joined.n - 1")
+        con.execute("DROP TABLE joined")

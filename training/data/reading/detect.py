@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.reading.files import check_file, reading
@@ -16,19 +17,24 @@ from training.data.reading.presets import (
     REES46,
     RETAILROCKET,
     SEPARATORS,
+    SESSIONS,
     SNOWPLOW_COLUMNS,
     FormatName,
     LogFormat,
 )
+from training.data.reading.remote import LogFile, RemoteFile
 
 
-def detect_format(file: Path) -> FormatName:
+def detect_format(file: LogFile) -> FormatName:
     """Tell the format by the first line; what no other format claims is read as `csv`."""
     check_file(file)
     if is_parquet(file):
         with reading(file):
-            names = pq.read_schema(file).names
-        return "ga4" if {"event_timestamp", "user_pseudo_id", "items"} <= set(names) else "csv"
+            names = set(parquet_schema(file).names)
+        if {SESSIONS.session, SESSIONS.item} <= names:
+            return "sessions"
+        return "ga4" if {"event_timestamp", "user_pseudo_id", "items"} <= names else "csv"
+    assert isinstance(file, Path)  # others are Parquet
     line = first_line(file)
     if re.fullmatch(r"\d+( \d+)*\s*", line):
         return "sessions"
@@ -57,17 +63,27 @@ def detect_format(file: Path) -> FormatName:
     return next((name for name, marked in marks.items() if marked <= names), "csv")
 
 
-def is_json(file: Path) -> bool:
+def is_json(file: LogFile) -> bool:
     """Whether a file has a JSON object a line."""
-    return not is_parquet(file) and first_line(file).lstrip().startswith("{")
+    return isinstance(file, Path) and not is_parquet(file) and first_line(file).lstrip().startswith("{")
 
 
-def is_parquet(file: Path) -> bool:
+def is_parquet(file: LogFile) -> bool:
     """Whether a file is Parquet, by its content. Raises `PrepareError` where only its name says so."""
+    if isinstance(file, RemoteFile):
+        return True  # or it cannot be read
     is_parquet = magic(file).startswith(b"PAR1")
     if file.suffix == ".parquet" and not is_parquet:
         raise PrepareError(f"{file}: cannot be read: it is no Parquet, whatever its name says")
     return is_parquet
+
+
+def parquet_schema(file: LogFile) -> pa.Schema:
+    """The columns of a file. Raises `OSError`, `pa.ArrowException`."""
+    if isinstance(file, Path):
+        return pq.read_schema(file)
+    with file.parquet() as opened:
+        return opened.schema_arrow
 
 
 def json_object(line: str) -> dict[str, object]:

@@ -14,24 +14,37 @@ import duckdb
 import pyarrow as pa
 
 from training.data.reading.lines import PrepareError, is_empty
+from training.data.reading.remote import LogFile, RemoteFile, is_mark, is_url, refuse_tables, remote_files
 
 
-def log_files(paths: Sequence[Path], tell: Callable[[str], None] = lambda word: None) -> list[Path]:
+def log_files(
+    paths: Sequence[str | LogFile], tell: Callable[[str], None] = lambda word: None
+) -> list[LogFile]:
     """The files that `paths` name: a directory stands for all files in it, and `*` for those that match.
+
+    A URL stands for all objects below it, which are Parquet.
 
     Of such, names that begin with `_` or `.` are marks of who wrote them; an empty part is told of
     and skipped. Raises `PrepareError`.
     """
-    files: list[Path] = []
-    for path in paths:
+    files: list[LogFile] = []
+    for each in paths:
+        if isinstance(each, RemoteFile):
+            files.append(each)
+            continue
+        if is_url(each):
+            files += remote_files(str(each))
+            continue
+        path = Path(each)
         # Of os.path, for which a name that is too long is one that does not exist.
         is_directory = path != Path() and os.path.isdir(path) and not (path / "commit.json").exists()
         if is_directory:
+            refuse_tables(path, {part.name for part in path.iterdir() if part.is_dir()})
             parts = sorted(part for part in path.rglob("*") if part.is_file())
-            parts = [part for part in parts if not _is_mark(part.relative_to(path))]
+            parts = [part for part in parts if not is_mark(part.relative_to(path))]
         elif glob.has_magic(str(path)) and not os.path.exists(path):
             parts = [Path(part) for part in sorted(glob.glob(str(path), recursive=True))]
-            parts = [part for part in parts if part.is_file() and not _is_mark(Path(part.name))]
+            parts = [part for part in parts if part.is_file() and not is_mark(Path(part.name))]
             if not parts:
                 raise PrepareError(f"{path}: no file matches")
         else:
@@ -49,12 +62,10 @@ def log_files(paths: Sequence[Path], tell: Callable[[str], None] = lambda word: 
     return list(dict.fromkeys(files))
 
 
-def _is_mark(path: Path) -> bool:
-    return any(part.startswith(("_", ".")) for part in path.parts)
-
-
-def check_file(file: Path) -> None:
+def check_file(file: LogFile) -> None:
     """Raises `PrepareError` that says why there is nothing to read."""
+    if isinstance(file, RemoteFile):
+        return  # it was listed, with its size
     try:
         status = file.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -81,7 +92,7 @@ def check_file(file: Path) -> None:
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
+def reading(file: LogFile) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import ibis
-import pyarrow as pa
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import ArrayColumn, BooleanColumn, StringColumn, Table
+import duckdb
 
 from training.data.dataset import SourceFile
+from training.data.reading import sql
 from training.data.reading.detect import is_json, is_parquet, json_object
 from training.data.reading.files import reading
 from training.data.reading.lines import PrepareError, first_line, plain_text
@@ -34,22 +32,24 @@ from training.data.reading.snowplow import MACRO, snowplow_object
 from training.data.reading.tables import (
     Log,
     begins_of,
-    file_table,
     insert_left_out,
+    lines_query,
+    make_file_table,
     new_tables,
     plain_source,
-    read_lines,
 )
 
 
-def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Path | None = None) -> Log:
+def read_json(
+    con: duckdb.DuckDBPyConnection, files: Sequence[Path], format_: LogFormat, work: Path | None = None
+) -> Log:
     """Read logs with a JSON object a line, a click or an object with a list of them.
 
     A name `a.b` is `b` within `a`, and `a[k].b` within that of the list `a` whose `key` is `k`. Rows of
     Parquet and lines of Snowplow are made such objects first. Raises `PrepareError`.
     """
-    lines, malformed = new_tables(con, ["line"], "lines")
-    con.raw_sql(MACRO)
+    new_tables(con, ["line"], "lines")
+    con.execute(MACRO)
     sources: list[SourceFile] = []
     with tempfile.TemporaryDirectory(dir=work) as directory:
         for number, file in enumerate(files):
@@ -63,87 +63,97 @@ def read_json(con: Backend, files: Sequence[Path], format_: LogFormat, work: Pat
                         f"{file}: has no JSON object on its first line, other than the first file"
                     )
                 with plain_text(file, Path(directory), format_.encoding) as plain:
-                    text = read_lines(con, plain)
-                    text = text if is_object else text.select(line=snowplow_object(text.line))
-                    con.insert("lines", text.mutate(file=number))
+                    line = "line" if is_object else snowplow_object("line")
+                    con.execute(f"INSERT INTO lines SELECT {number}, {line} FROM {lines_query(con, plain)}")
                     insert_left_out(con, number, plain)
                     kind = "json" if is_object else "tsv"
                     sources.append(plain_source(file, kind, format_, format_.columns, plain))
     # Rows are numbered over all files, as the lines are.
-    first_rows = begins_of(lines, len(files))
-    text = lines.mutate(row=lines.rowid()).filter(lines.line.notnull())
-    is_object = _json_valid(text.line).cast("boolean") & text.line.re_search(r"^\s*\{")
+    first_rows = begins_of(con, "lines", len(files))
+    make_file_table(con, files, first_rows, [1] * len(files))
+    text = """(
+        SELECT file, rowid AS row, line, json_valid(line) AND regexp_matches(line, '^\\s*\\{') AS is_object
+        FROM lines WHERE line IS NOT NULL
+    )"""
     nested = format_.nested
     if nested and json_object(sources[0].sample and first_line(files[0])).keys() >= {format_.item}:
         nested = None
-    log, has_none, others = _json_fields(con, text.filter(is_object), format_, nested)
-    begins = pa.table(
-        {"file": pa.array(range(len(files)), pa.int64()), "first": pa.array(first_rows, pa.int64())}
+    others = _make_json_log(con, f"(SELECT * FROM {text} WHERE is_object)", format_, nested)
+    con.execute(
+        f"""INSERT INTO malformed SELECT file, row + row_to_line, reason, line FROM (
+            SELECT file, row, line, 'malformed_row' AS reason FROM {text} WHERE NOT is_object
+            UNION ALL SELECT file, row, line, 'no_events' FROM without_clicks
+        ) JOIN files USING (file)"""
     )
-    for bad, reason in ((text.filter(~is_object), "malformed_row"), (has_none, "no_events")):
-        if bad is not None:
-            bad = bad.join(ibis.memtable(begins), "file")
-            bad = bad.select("file", line=bad.row - bad.first + 1, reason=ibis.literal(reason), raw=bad.line)
-            con.insert("malformed", bad)
-    con.drop_table("lines")
-    _check_found(log, sources[0], format_)
-    rows = log.mutate(raw=raw_of(log, format_))
+    con.execute("DROP TABLE lines; DROP TABLE without_clicks")
+    _check_found(con, sources[0], format_)
+    rows = f"(SELECT *, {raw_of(format_)} AS raw FROM log)"
     if nested and not format_.tick:
         format_ = replace(format_, tick="place")  # in the list
-    files_ = file_table(con, files, first_rows, [1] * len(files))
-    read = judged_log(rows, malformed, files_, format_, sources, rows_are_lines=True)
+    read = judged_log(con, rows, format_, sources, rows_are_lines=True)
     return replace(read, other_events=Counter(read.other_events) + Counter(others))
 
 
-def _json_fields(
-    con: Backend, text: Table, format_: LogFormat, nested: str | None
-) -> tuple[Table, Table | None, dict[int, int]]:
-    """The table `log` of the fields of every click; the lines whose list of clicks is empty; other events."""
+def _make_json_log(
+    con: duckdb.DuckDBPyConnection, text: str, format_: LogFormat, nested: str | None
+) -> dict[int, int]:
+    """Make the table `log` of the fields of every click, and count other events by file.
+
+    And the table `without_clicks` of the lines whose list of clicks is empty.
+    """
     columns, inner = format_.columns, format_.inner if nested else ()
-    beside = {f: _json_text(text.line, name, f) for f, name in columns.items() if f not in inner}
+    beside = {f: _json_text("line", name, f) for f, name in columns.items() if f not in inner}
     if format_.visitor:
-        visitor, session = _json_text(text.line, format_.visitor, "session"), beside["session"]
-        is_nobody = ibis.or_(*(is_blank(part) | is_nothing(part, format_) for part in (visitor, session)))
-        beside["session"] = ibis.cases(
-            *((part.startswith(mark), part) for part in (visitor, session) for mark in (INEXACT, NO_ID)),
-            (is_nobody, None),
-            else_=visitor + ibis.literal(".") + session,
+        parts = _json_text("line", format_.visitor, "session"), beside["session"]
+        is_nobody = " OR ".join(f"{is_blank(part)} OR {is_nothing(part, format_)}" for part in parts)
+        marked = (
+            (f"starts_with({part}, {sql.text(mark)})", part) for part in parts for mark in (INEXACT, NO_ID)
         )
+        beside["session"] = sql.cases(*marked, (is_nobody, "NULL"), otherwise=" || '.' || ".join(parts))
+    con.execute("CREATE TABLE without_clicks (file BIGINT, row BIGINT, line VARCHAR)")
     if not nested:
-        fields = {field: beside.get(field, ibis.null("string")) for field in FIELDS}
-        return con.create_table("log", text.select("file", "row", **fields), overwrite=True), None, {}
+        fields = ", ".join(f"{beside.get(field, 'NULL::VARCHAR')} AS {field}" for field in FIELDS)
+        con.execute(f"CREATE TABLE log AS SELECT file, row, {fields} FROM {text}")
+        return {}
     others: dict[int, int] = {}
-    listed = text.mutate(clicks=_json_extract(text.line, f"{_json_path(nested)}[*]"), **beside)
+    fields = ", ".join(f"{value} AS {field}" for field, value in beside.items())
+    clicks = f"json_extract(line, {sql.text(_json_path(nested) + '[*]')})"
+    listed = f"(SELECT file, row, line, {fields}, {clicks} AS clicks FROM {text})"
     if "event" in beside:
-        listed, others = chosen(listed, format_)
-    clicks = listed.select(
-        "file", "row", *beside, click=listed.clicks.unnest(), tick=ibis.range(listed.clicks.length()).unnest()
+        listed, others = chosen(con, listed, format_, has_header=False)
+    con.execute(f"INSERT INTO without_clicks SELECT file, row, line FROM {listed} WHERE len(clicks) = 0")
+    values = {field: field for field in beside} | {"tick": "place::VARCHAR"}
+    values |= {field: _json_text("click", columns[field], field) for field in inner}
+    fields = ", ".join(f"{values.get(field, 'NULL::VARCHAR')} AS {field}" for field in FIELDS)
+    con.execute(
+        f"""CREATE TABLE log AS SELECT file, row, {fields} FROM (
+            SELECT * EXCLUDE (line, clicks), unnest(clicks) AS click, unnest(range(len(clicks))) AS place
+            FROM {listed}
+        )"""
     )
-    fields = {field: clicks[field] for field in beside} | {"tick": clicks.tick.cast("string")}
-    fields |= {field: _json_text(clicks.click, columns[field], field) for field in inner}
-    fields = {field: fields.get(field, ibis.null("string")) for field in FIELDS}
-    log = con.create_table("log", clicks.select("file", "row", **fields), overwrite=True)
-    return log, listed.filter(listed.clicks.length() == 0).select("file", "row", "line"), others
+    return others
 
 
-def _json_text(value: StringColumn, name: str, field: str) -> StringColumn:
+def _json_text(value: str, name: str, field: str) -> str:
     """What a name stands for within JSON; of an id, nothing that a number would make up."""
     keyed = re.fullmatch(r"(.+)\[(.+)\]\.(.+)", name)
     if keyed:
         path, key, name = keyed.groups()
-        entries = _json_extract(value, f"{_json_path(path)}[*]")
-        keys = _json_strings(value, f"{_json_path(path)}[*].key")
-        value = entries[keys.index(key)].cast("string")
-    path = _json_path(name)
-    text = _json_extract_string(value, path)
+        entries = f"json_extract({value}, {sql.text(_json_path(path) + '[*]')})"
+        keys = f"json_extract_string({value}, {sql.text(_json_path(path) + '[*].key')})"
+        value = f"{entries}[list_position({keys}, {sql.text(key)})]"
+    path = sql.text(_json_path(name))
+    found = f"json_extract_string({value}, {path})"
     if field not in ("session", "item"):
-        return text
-    kind = _json_type(value, path)
-    is_inexact = (kind == "DOUBLE") & ~(text.try_cast("float64").abs() < EXACT)
-    return ibis.cases(
-        (is_inexact.fill_null(False), ibis.literal(INEXACT) + text),
-        (kind.isin(["ARRAY", "OBJECT"]).fill_null(False), ibis.literal(NO_ID) + text),
-        else_=text,
+        return found
+    kind = f"json_type({value}, {path})"
+    return sql.cases(
+        (
+            f"{kind} = 'DOUBLE' AND NOT (abs(TRY_CAST({found} AS DOUBLE)) < {EXACT})",
+            f"{sql.text(INEXACT)} || {found}",
+        ),
+        (f"{kind} IN ('ARRAY', 'OBJECT')", f"{sql.text(NO_ID)} || {found}"),
+        otherwise=found,
     )
 
 
@@ -151,41 +161,13 @@ def _json_path(name: str) -> str:
     return "$" + "".join(f'."{part}"' for part in name.replace('"', "").split("."))
 
 
-def _check_found(log: Table, first: SourceFile, format_: LogFormat) -> None:
+def _check_found(con: duckdb.DuckDBPyConnection, first: SourceFile, format_: LogFormat) -> None:
     """Of the names that are asked for, each must be somewhere; what single lines lack is missing there."""
-    found = log.aggregate(rows=log.count(), **{field: log[field].count() for field in FIELDS[:3]})
-    counts = found.to_pyarrow().to_pylist()[0]
+    counted = ", ".join(f"count({field}) AS {field}" for field in FIELDS[:3])
+    [counts] = sql.found(con, f"SELECT count(*) AS rows, {counted} FROM log")
     for field in FIELDS[:3]:
         if counts["rows"] and not counts[field]:
             path = Path(first.path)
             names = [] if is_parquet(path) else json_object(first_line(path))
             seen = ", ".join(map(repr, names)) or first.sample
             raise PrepareError(f"{path}: no line has {format_.columns[field]!r}; the first has {seen}")
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="json_extract_string", signature=(("string", "string"), "array<string>")
-)
-def _json_strings(text: StringColumn, path: str) -> ArrayColumn: ...
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="json_type", signature=(("string", "string"), "string")
-)
-def _json_type(text: StringColumn, path: str) -> StringColumn: ...
-
-
-@ibis.udf.scalar.builtin(name="json_valid", signature=(("string",), "boolean"))  # type: ignore[untyped-decorator]
-def _json_valid(text: StringColumn) -> BooleanColumn: ...
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="json_extract", signature=(("string", "string"), "array<string>")
-)
-def _json_extract(text: StringColumn, path: str) -> ArrayColumn: ...
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="json_extract_string", signature=(("string", "string"), "string")
-)
-def _json_extract_string(text: StringColumn, path: str) -> StringColumn: ...

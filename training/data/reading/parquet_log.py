@@ -2,95 +2,142 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import ibis
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import Column, StringColumn, Table
 
 from training.data.dataset import SourceFile
+from training.data.reading import sql
+from training.data.reading.detect import parquet_schema
 from training.data.reading.lines import shortened
 from training.data.reading.presets import LogFormat
 from training.data.reading.reasons import EXACT, INEXACT, NO_ID
-from training.data.reading.tables import check_names, select_fields, source_of
+from training.data.reading.remote import LogFile
+from training.data.reading.tables import check_names, insert_fields, source_of
+
+BATCH = 100_000  # rows of an object in memory at a time
+_NESTED = ("list", "array", "struct", "map", "union")
 
 
-def insert_parquet(con: Backend, number: int, file: Path, format_: LogFormat) -> SourceFile:
+def insert_parquet(
+    con: duckdb.DuckDBPyConnection, number: int, file: LogFile, format_: LogFormat
+) -> SourceFile:
     """Insert a file's rows into `log`."""
-    table = con.read_parquet(file)  # whatever its name is
-    named = format_.columns_among(table.columns)
-    check_names(file, table.columns, named.values())
-    con.insert("log", _parquet_fields(table, named).mutate(file=number))
-    first = table.select(*dict.fromkeys(named.values())).head(1).to_pyarrow().to_pylist()
+    schema = parquet_schema(file)
+    named = format_.columns_among(schema.names)
+    check_names(file, schema.names, named.values())
+    with parquet_rows(con, file, list(dict.fromkeys(named.values()))) as rows:
+        fields = {field: _as_text(sql.named(name), rows.types[name], field) for field, name in named.items()}
+        insert_fields(con, number, fields, rows.query)
     return source_of(
         file,
         "parquet",
         format_,
         named,
-        lines=table.count().to_pyarrow().as_py(),
-        id_types={field: str(table[named[field]].type()) for field in ("session", "item")},
-        sample=shortened(", ".join(f"{name}={value!r}" for row in first for name, value in row.items())),
+        lines=rows.count,
+        id_types={field: str(schema.field(named[field]).type) for field in ("session", "item")},
+        sample=rows.sample,
     )
 
 
-def _parquet_fields(table: Table, named: Mapping[str, str]) -> Table:
-    fields = {}
-    for field, name in named.items():
-        value = table[name]
-        if value.type().is_binary():
-            # Text of a writer that did not say so; what is no UTF-8 has no characters, and is no id.
-            fields[field] = _try(_decode(value))
-        elif value.type().is_floating() and field in ("session", "item"):
-            # Whole numbers beside a missing one are often stored as floats: 17.0 is the item "17". Where
-            # floats skip whole numbers, it may have been another.
-            exact = EXACT if value.type().is_float64() else 2**24
-            whole = value.try_cast("int64")
-            fields[field] = ibis.cases(
-                (value.isnan(), None),
-                (~(value.abs() < exact), ibis.literal(INEXACT) + value.cast("string")),
-                (value == whole, whole.cast("string")),
-                else_=value.cast("string"),
-            )
-        elif value.type().is_decimal() and field in ("session", "item"):
-            fields[field] = value.cast("string").re_replace(r"\.0*$", "")
-        elif value.type().is_nested() and field in ("session", "item"):
-            fields[field] = ibis.literal(NO_ID) + value.cast("string")
-        else:
-            fields[field] = value.cast("string")
-    return select_fields(fields, table)
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a Parquet file, with the columns that are asked for."""
+
+    query: str  # to be used once
+    types: Mapping[str, str]  # as DuckDB calls them
+    count: int
+    sample: str
 
 
-def insert_parquet_objects(con: Backend, number: int, file: Path, format_: LogFormat) -> SourceFile:
+@contextmanager
+def parquet_rows(con: duckdb.DuckDBPyConnection, file: LogFile, columns: Sequence[str]) -> Iterator[Rows]:
+    """The rows of a file; of an object of a store they are fetched while the query runs, batch by batch."""
+    if isinstance(file, Path):
+        # Whatever its name is: a directory `item_id=7` above it adds no column.
+        query = f"read_parquet({sql.text(str(file))}, hive_partitioning = false)"
+        asked = f"SELECT {', '.join(map(sql.named, columns))} FROM {query}"
+        first = sql.found(con, f"{asked} LIMIT 1")
+        count = sql.value(con, f"SELECT count(*) FROM {query}")
+        yield Rows(query, _types(con, f"({asked})"), count, _sample(first))
+        return
+    with file.parquet() as opened:
+        schema = pa.schema([opened.schema_arrow.field(name) for name in columns])
+        batches = opened.iter_batches(BATCH, columns=list(columns))
+        head = list(itertools.islice(batches, 1))
+        con.register("described", schema.empty_table())
+        types = _types(con, "described")
+        con.unregister("described")
+        ordered = (batch.select(list(columns)) for batch in itertools.chain(head, batches))
+        con.register("fetched", pa.RecordBatchReader.from_batches(schema, ordered))
+        try:
+            first = [row for batch in head for row in batch.slice(0, 1).to_pylist()]
+            yield Rows("fetched", types, opened.metadata.num_rows, _sample(first))
+        finally:
+            con.unregister("fetched")
+
+
+def _types(con: duckdb.DuckDBPyConnection, query: str) -> dict[str, str]:
+    table = con.sql(f"FROM {query}")
+    return {name: kind.id for name, kind in zip(table.columns, table.types, strict=True)}
+
+
+def _sample(rows: Sequence[Mapping[str, object]]) -> str:
+    return shortened(", ".join(f"{name}={value!r}" for row in rows for name, value in row.items()))
+
+
+def _as_text(value: str, kind: str, field: str) -> str:
+    """A column's value as text; `kind` is what DuckDB calls its type."""
+    if kind == "blob":
+        # Text of a writer that did not say so; what is no UTF-8 has no characters, and is no id.
+        return f"try(decode({value}))"
+    if field not in ("session", "item"):
+        return f"CAST({value} AS VARCHAR)"
+    if kind in ("float", "double"):
+        # Whole numbers beside a missing one are often stored as floats: 17.0 is the item "17". Where
+        # floats skip whole numbers, it may have been another.
+        exact = EXACT if kind == "double" else 2**24
+        whole = f"TRY_CAST({value} AS BIGINT)"
+        return sql.cases(
+            (f"isnan({value})", "NULL"),
+            (f"NOT (abs({value}) < {exact})", f"{sql.text(INEXACT)} || CAST({value} AS VARCHAR)"),
+            (f"{value} = {whole}", f"CAST({whole} AS VARCHAR)"),
+            otherwise=f"CAST({value} AS VARCHAR)",
+        )
+    if kind == "decimal":
+        return rf"regexp_replace(CAST({value} AS VARCHAR), '\.0*$', '')"
+    if kind in _NESTED:
+        return f"{sql.text(NO_ID)} || CAST({value} AS VARCHAR)"
+    return f"CAST({value} AS VARCHAR)"
+
+
+def insert_parquet_objects(
+    con: duckdb.DuckDBPyConnection, number: int, file: Path, format_: LogFormat
+) -> SourceFile:
     """Insert a file's rows into `lines`, with the columns that are asked for."""
     schema = pq.read_schema(file)
     beside = [name for field, name in format_.columns.items() if field not in format_.inner]
     names = [re.split(r"[.\[]", name)[0] for name in (*beside, format_.visitor, format_.nested) if name]
     check_names(file, schema.names, names)
-    columns = ", ".join(f"'{name}': \"{name}\"" for name in dict.fromkeys(names))
-    path = str(file).replace("'", "''")
-    con.raw_sql(
+    columns = ", ".join(f"{sql.text(name)}: {sql.named(name)}" for name in dict.fromkeys(names))
+    con.execute(
         f"INSERT INTO lines (file, line) SELECT {number}, to_json({{{columns}}})::VARCHAR "
-        f"FROM read_parquet('{path}')"
+        f"FROM read_parquet({sql.text(str(file))})"
     )
-    lines = con.table("lines")
-    lines = lines.filter(lines.file == number)
-    sample = lines.head(1).line.to_pyarrow().to_pylist()
+    lines = f"FROM lines WHERE file = {number}"
+    sample = con.execute(f"SELECT line {lines} LIMIT 1").fetchall()
     return source_of(
         file,
         "parquet",
         format_,
         format_.columns,
-        lines=lines.count().to_pyarrow().as_py(),
-        sample=shortened("".join(sample)),
+        lines=sql.value(con, f"SELECT count(*) {lines}"),
+        sample=shortened("".join(line for (line,) in sample)),
     )
-
-
-@ibis.udf.scalar.builtin(name="decode", signature=(("binary",), "string"))  # type: ignore[untyped-decorator]
-def _decode(value: Column) -> StringColumn: ...
-
-
-@ibis.udf.scalar.builtin(name="try", signature=(("string",), "string"))  # type: ignore[untyped-decorator]
-def _try(value: StringColumn) -> StringColumn: ...

@@ -101,6 +101,8 @@ OTTO = LogFormat(
     name="otto",
 )
 REES46 = LogFormat("user_session", "product_id", "event_time", "iso", event="event_type", name="rees46")
+# What another engine made of clicks: Parquet with a session a row, and its clicks in lists.
+SESSIONS = LogFormat("session_id", "item_ids", "timestamps", tick="place", name="sessions")
 # The tables that Google Analytics 4 exports to BigQuery, taken out as JSON lines or as Parquet.
 GA4 = LogFormat(
     "event_params[ga_session_id].value.int_value",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import ibis
-from ibis.expr.types import BooleanColumn, StringColumn, Table
+import duckdb
 
 from service.ranking.item_ids import MAX_ITEM_ID_LENGTH
 from training.data.dataset import SourceFile
+from training.data.reading import sql
 from training.data.reading.presets import LogFormat
 from training.data.reading.tables import Log
-from training.data.reading.times import SECOND, SIZES, is_of_another_unit, microseconds, time_units
+from training.data.reading.times import NUMBER, SECOND, SIZES, is_of_another_unit, microseconds, time_units
 
 EXACT = 2**53  # from here on, whole numbers are not all floats
 INEXACT, NO_ID = "\x1f~", "\x1f{"  # before what stands for an id and is none
@@ -20,106 +20,114 @@ _YEAR_10000 = 253_402_300_800 * SECOND
 
 
 def judged_log(
-    rows: Table,
-    malformed: Table,
-    files: Table,
+    con: duckdb.DuckDBPyConnection,
+    rows: str,
     format_: LogFormat,
     sources: Sequence[SourceFile],
     rows_are_lines: bool = False,
 ) -> Log:
     """The log of the `rows` of all files, each with its time, or with the reason why it is no click."""
-    rows, other_events = chosen(rows, format_)
-    units = time_units(rows, [source.path for source in sources], format_)
+    rows, other_events = chosen(con, rows, format_)
+    units = time_units(con, rows, [source.path for source in sources], format_)
     sources = [source.model_copy(update={"time_unit": units[n]}) for n, source in enumerate(sources)]
     rows = _judged(rows, format_, units)
-    return Log(rows, malformed, files, tuple(sources), other_events, rows_are_lines=rows_are_lines)
+    return Log(con, rows, tuple(sources), other_events, rows_are_lines=rows_are_lines)
 
 
-def chosen(rows: Table, format_: LogFormat) -> tuple[Table, dict[int, int]]:
-    """The rows with the events that are clicks, and how many others there are by file."""
+def chosen(
+    con: duckdb.DuckDBPyConnection, rows: str, format_: LogFormat, *, has_header: bool = True
+) -> tuple[str, dict[int, int]]:
+    """The rows with the events that are clicks, and how many others there are by file.
+
+    A header among them is rejected, and counted as such.
+    """
     if not format_.events:
         return rows, {}
-    is_click = rows.event.isin(format_.events).fill_null(False)
-    if {"session", "item", "time"} <= set(rows.columns):
-        is_click = is_click.ifelse(True, _is_header(rows, format_))  # which is rejected, and counted as such
-    others = rows.filter(~is_click).group_by("file").agg(others=lambda table: table.count())
-    return rows.filter(is_click), {row["file"]: row["others"] for row in others.to_pyarrow().to_pylist()}
+    is_click = f"coalesce(event IN ({sql.texts(format_.events)}), false)"
+    if has_header:
+        is_click = f"({is_click} OR {_is_header(format_)})"
+    others = con.execute(f"SELECT file, count(*) FROM {rows} WHERE NOT {is_click} GROUP BY file").fetchall()
+    return f"(SELECT * FROM {rows} WHERE {is_click})", dict(others)
 
 
-def _judged(rows: Table, format_: LogFormat, units: Mapping[int, str]) -> Table:
+def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
     """Give every row its time, its tick, and the reason why it is no click, where there is one."""
     files_of: dict[str, list[int]] = {}
     for number, unit in units.items():
         files_of.setdefault(unit, []).append(number)
-    times = {unit: microseconds(rows.time, unit) for unit in files_of}
-    number, [first, *_] = rows.time.try_cast("float64"), times
-    is_finite = ~(number.isnan() | number.isinf())
-    is_other = ibis.literal(False)
-    time = times[first]
+    is_of = {unit: f"file IN ({', '.join(map(str, files))})" for unit, files in files_of.items()}
+    times = {unit: microseconds("time", unit) for unit in files_of}
+    [time, *_] = times.values()
     if len(times) > 1:
-        time = ibis.cases(*((rows.file.isin(files), times[unit]) for unit, files in files_of.items()))
-    for unit, files in files_of.items():
+        time = sql.cases(*((is_of[unit], times[unit]) for unit in times))
+    is_finite, is_other = [f"NOT (isnan({NUMBER}) OR isinf({NUMBER}))"], ["false"]
+    for unit in files_of:
         if unit not in SIZES:
-            is_finite |= rows.file.isin(files)
+            is_finite.append(is_of[unit])
         elif format_.time_format == "auto":
-            is_other |= rows.file.isin(files) & is_of_another_unit(number, unit)
-    tick = rows.tick.try_cast("int64") if format_.tick else ibis.literal(0)
+            is_other.append(f"{is_of[unit]} AND {is_of_another_unit(unit)}")
+    tick = "TRY_CAST(tick AS BIGINT)" if format_.tick else "0"
     who = "visitor" if format_.by_visitor else "session"
-    is_nobody = is_nothing(rows.session, format_)
-    session = rows.session
+    is_nobody, session = is_nothing("session", format_), "session"
     if format_.nobody_alone:
-        is_nobody |= is_blank(session)
-        session = is_nobody.ifelse(ibis.literal("\x1f") + rows.row.cast("string"), session)
-        is_nobody = ibis.literal(False)
-    reason = ibis.cases(
-        (session.startswith(INEXACT) | rows.item.startswith(INEXACT), "inexact_id"),
-        (session.startswith(NO_ID) | rows.item.startswith(NO_ID), "malformed_id"),
+        is_nobody = f"({is_nobody} OR {is_blank('session')})"
+        session = f"CASE WHEN {is_nobody} THEN {sql.text(INEXACT[0])} || row ELSE session END"
+        is_nobody = "false"
+    reason = {
+        f"starts_with(who, {sql.text(INEXACT)}) OR starts_with(item, {sql.text(INEXACT)})": "inexact_id",
+        f"starts_with(who, {sql.text(NO_ID)}) OR starts_with(item, {sql.text(NO_ID)})": "malformed_id",
         # Of Google Analytics, where visitors may refuse to be known, no fault of the log.
-        (is_blank(session), "no_session" if format_.visitor else f"missing_{who}"),
-        (is_nobody, f"no_{who}"),
-        (is_blank(rows.item) | is_nothing(rows.item, format_), "missing_item"),
-        (is_bad_id(rows.item), "bad_item_id"),
-        (is_blank(rows.time), "missing_time"),
-        (~is_finite, "time_not_finite"),
-        (is_nothing(rows.time, format_), "missing_time"),
-        (is_other, "other_time_unit"),
-        (
-            time.isnull() | tick.isnull(),
-            _is_header(rows, format_).ifelse("repeated_header", "unparsable_time"),
-        ),
-        (time < 0, "negative_time"),
-        (time >= _YEAR_10000, "time_out_of_range"),
-    )
-    return rows.select("file", "row", "item", "raw", session=session, time=time, tick=tick, reason=reason)
+        is_blank("who"): "no_session" if format_.visitor else f"missing_{who}",
+        is_nobody: f"no_{who}",
+        f"{is_blank('item')} OR {is_nothing('item', format_)}": "missing_item",
+        is_bad_id("item"): "bad_item_id",
+        is_blank("time"): "missing_time",
+        f"NOT ({' OR '.join(is_finite)})": "time_not_finite",
+        is_nothing("time", format_): "missing_time",
+        " OR ".join(is_other): "other_time_unit",
+        f"(us IS NULL OR n IS NULL) AND {_is_header(format_)}": "repeated_header",
+        "us IS NULL OR n IS NULL": "unparsable_time",
+        "us < 0": "negative_time",
+        f"us >= {_YEAR_10000}": "time_out_of_range",
+    }
+    judged = sql.cases(*((when, sql.text(then)) for when, then in reason.items()))
+    return f"""(
+        SELECT file, row, item, raw, who AS session, us AS time, n AS tick, {judged} AS reason
+        FROM (SELECT *, {session} AS who, {time} AS us, {tick} AS n FROM {rows})
+    )"""
 
 
-def _is_header(rows: Table, format_: LogFormat) -> BooleanColumn:
+def _is_header(format_: LogFormat) -> str:
     """Whether a row has the names of the columns, as where files with a header each were joined."""
     names = format_.columns
     fields = ("time", "item", "session")  # the first differs soonest
-    named = (rows[field].strip().isin([names[field], f"\ufeff{names[field]}"]) for field in fields)
-    return ibis.and_(*named).fill_null(False)
+    named = (
+        f"{sql.stripped(field)} IN ({sql.texts([names[field], chr(0xFEFF) + names[field]])})"
+        for field in fields
+    )
+    return f"coalesce({' AND '.join(named)}, false)"
 
 
-def raw_of(log: Table, format_: LogFormat) -> StringColumn:
+def raw_of(format_: LogFormat) -> str:
     """A row as it is listed, when it is rejected: the fields that are asked for."""
-    fields = [log[field].fill_null("") for field in format_.columns]
-    return ibis.literal(",").join(fields).re_replace(f"{INEXACT[0]}[~{{]", "")
+    fields = ", ".join(f"coalesce({field}, '')" for field in format_.columns)
+    return f"regexp_replace(concat_ws(',', {fields}), '{INEXACT[0]}[~{{]', '', 'g')"
 
 
-def is_blank(text: StringColumn) -> BooleanColumn:
+def is_blank(value: str) -> str:
     """Whether there is nothing but white space."""
-    return ~text.re_search(r"\S").fill_null(False)
+    return f"NOT coalesce(regexp_matches({value}, '\\S'), false)"
 
 
-def is_nothing(text: StringColumn, format_: LogFormat) -> BooleanColumn:
+def is_nothing(value: str, format_: LogFormat) -> str:
     """Whether it is what stands for nothing, in white space or not."""
     if not format_.nothing:
-        return ibis.literal(False)
+        return "false"
     # One expression takes a quarter of the time of stripping every text.
-    return text.re_search(rf"^\s*(?:{'|'.join(map(re.escape, format_.nothing))})\s*$").fill_null(False)
+    nothing = rf"^\s*(?:{'|'.join(map(re.escape, format_.nothing))})\s*$"
+    return f"coalesce(regexp_matches({value}, {sql.text(nothing)}), false)"
 
 
-def is_bad_id(item: StringColumn) -> BooleanColumn:
+def is_bad_id(item: str) -> str:
     """`service.ranking.item_ids.item_id_problem`, out of core: too long, or holding a control character."""
-    return (item.length() > MAX_ITEM_ID_LENGTH) | item.re_search(r"\p{Cc}")
+    return rf"(length({item}) > {MAX_ITEM_ID_LENGTH} OR regexp_matches({item}, '\p{{Cc}}'))"

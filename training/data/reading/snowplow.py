@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ibis
-from ibis.expr.types import StringColumn
-
 from training.data.reading.presets import SNOWPLOW, SNOWPLOW_COLUMNS, SNOWPLOW_ECOMMERCE
 
 # Of the events of Snowplow's plugin for shops.
@@ -26,22 +23,10 @@ MACRO = f"""
 """
 
 
-def snowplow_object(line: StringColumn) -> StringColumn:
+def snowplow_object(line: str) -> str:
     """What is asked for of an enriched event, named as in the SDKs' JSON; other lines stay as they are."""
-    fields = line.split("\t")
-    field = {name: fields[place] for place, name in enumerate(SNOWPLOW_COLUMNS)}
-    of_session = (field["domain_sessionid"], field["derived_tstamp"], field["collector_tstamp"])
-    found = _snowplow(*of_session, field["contexts"], field["unstruct_event"])
-    return (fields.length() == len(SNOWPLOW_COLUMNS)).ifelse(found, line)
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="snowplow_object", signature=(("string",) * 5, "string")
-)
-def _snowplow(
-    session: StringColumn,
-    derived: StringColumn,
-    collector: StringColumn,
-    contexts: StringColumn,
-    event: StringColumn,
-) -> StringColumn: ...
+    fields = f"string_split({line}, '\t')"
+    field = {name: f"{fields}[{place}]" for place, name in enumerate(SNOWPLOW_COLUMNS, start=1)}
+    asked = ("domain_sessionid", "derived_tstamp", "collector_tstamp", "contexts", "unstruct_event")
+    made = f"snowplow_object({', '.join(field[name] for name in asked)})"
+    return f"CASE WHEN len({fields}) = {len(SNOWPLOW_COLUMNS)} THEN {made} ELSE {line} END"

@@ -6,134 +6,139 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ibis
-import pyarrow as pa
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import StringColumn, Table
+import duckdb
 
 from training.data.dataset import SourceFile
+from training.data.reading import sql
 from training.data.reading.lines import Plain, PrepareError
 from training.data.reading.presets import FIELDS, LogFormat
+from training.data.reading.remote import LogFile
 
 
 @dataclass(frozen=True)
 class Log:
-    """What the files hold; `rows` is an expression over the text that was read, not a table yet.
+    """What the files hold; `rows` is a query over the text that was read, not a table yet.
 
     `rows`: file, row, session, item (text), time (epoch microseconds), tick, reason, raw. A row without a
     `reason` is a click; (time, tick, row) is the order of clicks. `row` counts on from file to file.
-    `malformed`: file, line, reason, raw of the lines that could not be split into fields; those without a
-    reason are blank, or belong to the record that began before.
-    `files`: file, path, row_to_line.
+    The table `malformed`: file, line, reason, raw of the lines that could not be split into fields; those
+    without a reason are blank, or belong to the record that began before.
+    The table `files`: file, path, row_to_line.
     `other_events`: by file, how many rows are not in `rows` because they are no clicks, and rightly so.
     `by_line`: the files that were read line by line, which takes longer.
     `sources`: what was detected of each file; what is to be counted is not, yet.
     """
 
-    rows: Table
-    malformed: Table
-    files: Table
+    con: duckdb.DuckDBPyConnection
+    rows: str
     sources: tuple[SourceFile, ...]
     other_events: Mapping[int, int]
     by_line: tuple[Path, ...] = ()
     rows_are_lines: bool = False  # those that hold nothing, too
 
     @property
-    def rejected(self) -> Table:
-        """file, line, reason, raw of every row that is no click."""
-        bad = self.rows.filter(self.rows.reason.notnull()).join(self.files, "file")
-        bad = bad.mutate(line=bad.row + bad.row_to_line)
+    def rejected(self) -> str:
+        """The query of file, line, reason, raw of every row that is no click."""
         # Each malformed line pushes the rows after it one line down.
-        before = ibis.row_number().over(group_by=self.malformed.file, order_by=self.malformed.line)
-        pushes = self.malformed.select("file", pushed_from=self.malformed.line - before, push=before + 1)
-        pushes = pushes.group_by("file", "pushed_from").agg(push=pushes.push.max())
-        if self.rows_are_lines:
-            pushes = pushes.filter(ibis.literal(False))
-        bad = bad.asof_join(pushes, bad.line >= pushes.pushed_from, "file")
-        malformed = self.malformed.filter(self.malformed.reason.notnull()).join(self.files, "file")
-        return ibis.union(
-            bad.select("reason", "raw", file="path", line=bad.line + bad.push.fill_null(0)),
-            malformed.select("reason", "raw", "line", file="path"),
-        ).select("file", "line", "reason", "raw")
+        return f"""(
+            WITH bad AS (
+                SELECT file, path, row + row_to_line AS line, reason, raw
+                FROM {self.rows} JOIN files USING (file) WHERE reason IS NOT NULL
+            ), numbered AS (
+                SELECT file, line, row_number() OVER (PARTITION BY file ORDER BY line) AS push FROM malformed
+                WHERE {not self.rows_are_lines}
+            ), pushes AS (
+                SELECT file, line - push + 1 AS pushed_from, max(push) AS push FROM numbered GROUP BY ALL
+            )
+            SELECT path AS file, line + coalesce(push, 0) AS line, reason, raw
+            FROM bad ASOF LEFT JOIN pushes ON bad.file = pushes.file AND bad.line >= pushes.pushed_from
+            UNION ALL
+            SELECT path, line, reason, raw FROM malformed JOIN files USING (file) WHERE reason IS NOT NULL
+        )"""
 
 
-def new_tables(con: Backend, fields: Sequence[str], name: str = "log") -> tuple[Table, Table]:
+def new_tables(con: duckdb.DuckDBPyConnection, fields: Sequence[str], name: str = "log") -> None:
     """The tables `log` and `malformed`, which take file after file: a row's id is its place in the log."""
-    log = con.create_table(name, schema=ibis.schema({"file": "int64", **dict.fromkeys(fields, "string")}))
-    malformed = ibis.schema({"file": "int64", "line": "int64", "reason": "string", "raw": "string"})
-    return log, con.create_table("malformed", schema=malformed)
+    con.execute(f"CREATE TABLE {name} (file BIGINT, {', '.join(f'{field} VARCHAR' for field in fields)})")
+    con.execute("CREATE TABLE malformed (file BIGINT, line BIGINT, reason VARCHAR, raw VARCHAR)")
 
 
-def file_table(
-    con: Backend, files: Sequence[Path], first_rows: Sequence[int], first_lines: Sequence[int]
-) -> Table:
+def make_file_table(
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[LogFile],
+    first_rows: Sequence[int],
+    first_lines: Sequence[int],
+) -> None:
     """The table `files`, from the first row and the first line of rows of each."""
-    numbers = range(len(files))
-    columns = {
-        "file": pa.array(numbers, pa.int64()),
-        "path": pa.array([str(file) for file in files], pa.string()),
-        "row_to_line": pa.array([first_lines[i] - first_rows[i] for i in numbers], pa.int64()),
+    con.execute("CREATE TABLE files (file BIGINT, path VARCHAR, row_to_line BIGINT)")
+    begins = zip(first_rows, first_lines, strict=True)
+    columns: dict[str, Sequence[object]] = {
+        "file": list(range(len(files))),
+        "path": [str(file) for file in files],
+        "row_to_line": [line - row for row, line in begins],
     }
-    return con.create_table("files", pa.table(columns))
+    sql.insert(con, "files", columns)
 
 
-def begins_of(log: Table, n_files: int) -> list[int]:
+def begins_of(con: duckdb.DuckDBPyConnection, table: str, n_files: int) -> list[int]:
     """The row at which each file begins; one that has none begins anywhere."""
-    found = log.group_by("file").agg(row=log.rowid().min()).to_pyarrow().to_pylist()
-    rows = {begin["file"]: begin["row"] for begin in found}
+    begins = con.execute(f"SELECT file, min(rowid) FROM {table} GROUP BY file").fetchall()
+    rows: dict[int, int] = dict(begins)
     return [rows.get(number, 0) for number in range(n_files)]
 
 
-def select_fields(fields: Mapping[str, StringColumn], table: Table) -> Table:
-    """A table of all the fields; those that are not given are null."""
-    return table.select(**{field: fields.get(field, ibis.null("string")) for field in FIELDS})
+def insert_fields(
+    con: duckdb.DuckDBPyConnection, number: int, fields: Mapping[str, str], query: str, order: str = ""
+) -> None:
+    """Insert the rows of a query into `log`; fields that are not given are null."""
+    values = ", ".join(f"{fields.get(field, 'NULL')} AS {field}" for field in FIELDS)
+    con.execute(f"INSERT INTO log BY NAME SELECT {number} AS file, {values} FROM {query} {order}")
 
 
-def read_csv(con: Backend, file: Path, columns: Sequence[str], **options: bool | int | str) -> Table:
+def csv_query(
+    con: duckdb.DuckDBPyConnection, file: Path, columns: Sequence[str], **options: bool | int | str
+) -> str:
     """A file's columns as text; lines that do not fit go to the table `refused` when it is read."""
-    con.drop_table("refused", force=True)
-    con.drop_table("refused_scans", force=True)
-    return con.read_csv(
-        file,
-        columns=dict.fromkeys(columns, "VARCHAR"),
-        auto_detect=False,
-        header=False,
-        comment="",
-        store_rejects=True,
-        rejects_limit=0,
-        rejects_table="refused",
-        rejects_scan="refused_scans",
-        **options,
+    con.execute("DROP TABLE IF EXISTS refused; DROP TABLE IF EXISTS refused_scans")
+    types = ", ".join(f"{sql.text(column)}: 'VARCHAR'" for column in columns)
+    said = "".join(
+        f", {name} = {sql.text(value) if isinstance(value, str) else value}"
+        for name, value in options.items()
     )
+    return f"""read_csv(
+        {sql.text(str(file))}, columns = {{{types}}}, auto_detect = false, header = false, comment = '',
+        store_rejects = true, rejects_limit = 0, rejects_table = 'refused', rejects_scan = 'refused_scans'
+        {said}
+    )"""
 
 
-def read_lines(con: Backend, plain: Plain) -> Table:
+def lines_query(con: duckdb.DuckDBPyConnection, plain: Plain) -> str:
     """The lines as they are, in the column `line`; it is null where they are empty."""
     # The unit separator stands for none at all: a line is one field.
-    return read_csv(con, plain.path, ["line"], delim="\x1f", quote="", escape="", strict_mode=False)
+    return csv_query(con, plain.path, ["line"], delim="\x1f", quote="", escape="", strict_mode=False)
 
 
-def malformed_rows(number: int, lines: Table, reason: str | None) -> Table:
-    """Rows for the table `malformed` from lines and what they hold."""
-    return lines.select(
-        "line", "raw", file=ibis.literal(number, "int64"), reason=ibis.literal(reason, "string")
-    )
+def insert_malformed(
+    con: duckdb.DuckDBPyConnection, number: int, query: str, reason: str | None, raw: str = "raw"
+) -> None:
+    """Insert into `malformed` the lines of a query, and what they hold."""
+    con.execute(f"INSERT INTO malformed SELECT {number}, line, {sql.text(reason)}, {raw} FROM {query}")
 
 
-def insert_left_out(con: Backend, number: int, plain: Plain) -> None:
+def insert_left_out(con: duckdb.DuckDBPyConnection, number: int, plain: Plain) -> None:
     """Insert into `malformed` the lines that are too long, or no text."""
     if plain.left_out:
-        columns = {
-            "file": pa.array([number] * len(plain.left_out), pa.int64()),
-            "line": pa.array([out.line for out in plain.left_out], pa.int64()),
-            "reason": pa.array([out.reason for out in plain.left_out], pa.string()),
-            "raw": pa.array([out.raw for out in plain.left_out], pa.string()),
+        columns: dict[str, Sequence[object]] = {
+            "file": [number] * len(plain.left_out),
+            "line": [out.line for out in plain.left_out],
+            "reason": [out.reason for out in plain.left_out],
+            "raw": [out.raw for out in plain.left_out],
         }
-        con.insert("malformed", pa.table(columns))
+        sql.insert(con, "malformed", columns)
 
 
 def source_of(
-    file: Path,
+    file: LogFile,
     kind: str,
     format_: LogFormat,
     columns: Mapping[str, str],
@@ -161,7 +166,7 @@ def plain_source(
     )
 
 
-def check_names(file: Path, names: Sequence[str], wanted: Iterable[str]) -> None:
+def check_names(file: LogFile, names: Sequence[str], wanted: Iterable[str]) -> None:
     """Raises `PrepareError` when a column that is wanted is not there, or there twice."""
     for name in wanted:
         if name not in names:

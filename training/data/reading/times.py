@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 import re
 from collections.abc import Sequence
 
 import duckdb
-import ibis
-from ibis.expr.types import BooleanColumn, Column, FloatingColumn, IntegerColumn, StringColumn, Table
 
+from training.data.reading import sql
 from training.data.reading.lines import PrepareError
 from training.data.reading.presets import TIME_FORMATS, LogFormat
 
@@ -24,25 +21,30 @@ SIZES: dict[str, tuple[float, float]] = {
     "nanoseconds": (1e17, 5e18),
 }
 _DAY_FIRST = "%d/%m/%Y %H:%M"
+NUMBER = "TRY_CAST(time AS DOUBLE)"  # of a row's time
 _WRITTEN_AS_NUMBER = (1900_01_01_00_00_00, 2100_01_01_00_00_00)
 
 
-def time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[int, str]:
+def time_units(
+    con: duckdb.DuckDBPyConnection, rows: str, paths: Sequence[str], format_: LogFormat
+) -> dict[int, str]:
     """The unit of each file's times: the one that nearly all of them are like.
 
     A file without one time that is like any takes the unit of the others.
     """
     if format_.time_format != "auto":
         return dict.fromkeys(range(len(paths)), format_.time_format)
-    number = rows.time.try_cast("float64")
-    likes = {unit: (number >= low) & (number < end) for unit, (low, end) in SIZES.items()}
+    likes = {unit: f"number >= {low} AND number < {end}" for unit, (low, end) in SIZES.items()}
     # What is a number is not looked at again: that would take longer than all else.
     low, end = _WRITTEN_AS_NUMBER
-    iso = _iso_microseconds(rows.time).notnull()
-    likes["iso"] = number.notnull().ifelse((number >= low) & (number < end), iso)
-    counts = rows.group_by("file").agg(**{unit: like.sum() for unit, like in likes.items()})
+    likes["iso"] = sql.cases(
+        ("number IS NOT NULL", f"number >= {low} AND number < {end}"),
+        otherwise=f"{_iso_microseconds('time')} IS NOT NULL",
+    )
+    counts = ", ".join(f"count(*) FILTER ({like}) AS {unit}" for unit, like in likes.items())
+    numbers = f"SELECT file, time, {NUMBER} AS number FROM {rows}"
     units: dict[int, str] = {}
-    found = counts.order_by("file").to_pyarrow().to_pylist()
+    found = sql.found(con, f"SELECT file, {counts} FROM ({numbers}) GROUP BY file ORDER BY file")
     for row in found:
         likely: dict[str, int] = {unit: row[unit] for unit in likes if row[unit]}
         unit = max(likely, key=lambda unit: likely[unit], default=None)
@@ -55,7 +57,7 @@ def time_units(rows: Table, paths: Sequence[str], format_: LogFormat) -> dict[in
             )
         units[row["file"]] = unit
     if found and not units:
-        first = rows.filter(rows.time.re_search(r"\S")).time.first().to_pyarrow().as_py()
+        first = sql.value(con, f"SELECT first(time) FROM {rows} WHERE regexp_matches(time, '\\S')")
         raise PrepareError(
             f"{paths[0]}: the format of the times is not clear ({first!r} and the others are neither "
             "ISO-8601, such as 2026-11-24T16:00:00Z, nor seconds, milliseconds, microseconds or nanoseconds "
@@ -90,45 +92,40 @@ def _pattern_like(time: str) -> str:
     return separator.join(("%d", "%m", "%Y")) + clock
 
 
-def is_of_another_unit(number: FloatingColumn, unit: str) -> BooleanColumn:
-    sizes = [size for other, size in SIZES.items() if other != unit]
-    return functools.reduce(operator.or_, ((number >= low) & (number < end) for low, end in sizes))
+def is_of_another_unit(unit: str) -> str:
+    """Whether a time is a number as of another unit."""
+    others = (size for other, size in SIZES.items() if other != unit)
+    return f"({' OR '.join(f'{NUMBER} >= {low} AND {NUMBER} < {end}' for low, end in others)})"
 
 
-def microseconds(time: StringColumn, unit: str) -> IntegerColumn:
+def microseconds(time: str, unit: str) -> str:
+    """Since 1970; null where a time cannot be read."""
     if unit == "iso":
         return _iso_microseconds(time)
-    if unit in ("microseconds", "nanoseconds"):  # a float cannot hold them
-        whole = time.try_cast("int64")
-        return whole if unit == "microseconds" else whole // 1000
+    if unit == "microseconds":  # a float cannot hold them
+        return f"TRY_CAST({time} AS BIGINT)"
+    if unit == "nanoseconds":
+        return f"CAST(floor(TRY_CAST({time} AS BIGINT) / 1000) AS BIGINT)"
     if "%" in unit:
-        return _epoch_us(_try_strptime(time.strip(), unit))
-    return (time.try_cast("float64") * (SECOND if unit == "seconds" else SECOND / 1000)).try_cast("int64")
+        return f"epoch_us(try_strptime({sql.stripped(time)}, {sql.text(unit)}))"
+    factor = SECOND if unit == "seconds" else SECOND // 1000
+    return f"TRY_CAST(TRY_CAST({time} AS DOUBLE) * {factor} AS BIGINT)"
 
 
-def _iso_microseconds(time: StringColumn) -> IntegerColumn:
+def _iso_microseconds(time: str) -> str:
     """Epoch microseconds; a time without an offset is UTC."""
     # DuckDB's TIMESTAMP overlooks offsets, and its TIMESTAMPTZ may take what has none for local time.
-    is_local = time.re_search(r"^\s*\d{4}-\d\d-\d\d([T ][\d:.,]+)?\s*$")
-    has_offset = time.re_search(r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+(Z|[+-]\d\d(:?\d\d)?)\s*$")
-    says_utc = time.re_search(r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+ ?(UTC|GMT)\s*$")
-    trimmed = time.strip()
-    is_compact = time.re_search(r"^\s*(19|20)\d{6}T?\d{6}Z?\s*$")
-    digits = trimmed.replace("T", "")
-    return ibis.cases(
-        (is_local, _epoch_us(time.try_cast("timestamp"))),
-        (has_offset, _epoch_us(time.try_cast("timestamp('UTC')"))),
-        (says_utc, _epoch_us(trimmed.substr(0, trimmed.length() - 3).try_cast("timestamp"))),
-        (is_compact, _epoch_us(_try_strptime(digits.substr(0, 14), "%Y%m%d%H%M%S"))),
+    is_local = r"^\s*\d{4}-\d\d-\d\d([T ][\d:.,]+)?\s*$"
+    has_offset = r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+(Z|[+-]\d\d(:?\d\d)?)\s*$"
+    says_utc = r"^\s*\d{4}-\d\d-\d\d[T ][\d:.,]+ ?(UTC|GMT)\s*$"
+    is_compact = r"^\s*(19|20)\d{6}T?\d{6}Z?\s*$"
+    digits = f"replace({sql.stripped(time)}, 'T', '')[:14]"
+    forms = {
+        is_local: f"TRY_CAST({time} AS TIMESTAMP)",
+        has_offset: f"TRY_CAST({time} AS TIMESTAMPTZ)",
+        says_utc: f"TRY_CAST({sql.stripped(time)}[:-4] AS TIMESTAMP)",
+        is_compact: f"try_strptime({digits}, '%Y%m%d%H%M%S')",
+    }
+    return sql.cases(
+        *((f"regexp_matches({time}, '{form}')", f"epoch_us({read})") for form, read in forms.items())
     )
-
-
-# DuckDB's own function, which Ibis lacks.
-@ibis.udf.scalar.builtin(name="epoch_us", signature=(("timestamp",), "int64"))  # type: ignore[untyped-decorator]
-def _epoch_us(timestamp: Column) -> IntegerColumn: ...
-
-
-@ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator]
-    name="try_strptime", signature=(("string", "string"), "timestamp")
-)
-def _try_strptime(text: StringColumn, format_: str) -> Column: ...
