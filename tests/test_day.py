@@ -190,7 +190,12 @@ def test_a_whole_day(service: Service, artifacts: Path, tmp_path: Path) -> None:
             training(artifacts, "rollback")
             until(lambda: live_everywhere(versions[0]))
             session, before = answers[0]
-            assert client.post("/recommend", json=session).json()["items"] == before
+            after = client.post("/recommend", json=session).json()["items"]
+            assert [item["item_id"] for item in after] == [item["item_id"] for item in before]
+            # Sums of another batch may be rounded otherwise.
+            assert [item["score"] for item in after] == pytest.approx(
+                [item["score"] for item in before], abs=2e-6
+            )
         training(artifacts, "collect")
 
     assert visitors.failures == []

@@ -14,6 +14,7 @@ import pytest
 from service.live.deployment import _publisher_lock
 from service.live.follower import turn_to_load
 from service.process.embedded_redis import EmbeddedRedis
+from service.ranking.checksums import stamped
 from training.learn.checkpoint import alone_in
 from training.loop.collect import _locked
 from training.loop.run_record import run_lock
@@ -26,6 +27,7 @@ LOCKS: dict[str, Callable[[Path], AbstractContextManager[object]]] = {
     "service/live/deployment.py": _publisher_lock,
     "service/live/follower.py": turn_to_load,
     "service/process/embedded_redis.py": EmbeddedRedis,
+    "service/ranking/checksums.py": lambda place: stamped(place, place),
     "training/learn/checkpoint.py": alone_in,
     "training/loop/collect.py": _locked,
     "training/loop/run_record.py": run_lock,

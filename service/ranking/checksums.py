@@ -15,8 +15,10 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -40,15 +42,12 @@ def first_that_differs(path: Path, files: Mapping[str, str]) -> str | None:
     directory = os.environ.get(CHECKED_DIRECTORY)
     if directory is None:
         return _read(path, files)
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        stamp = os.open(Path(directory) / name, flags, 0o600)
-    except OSError as error:  # somebody tidied up
-        log.warning("each worker reads all of a bundle", directory=directory, error=error.strerror)
-        return _read(path, files)
-    with open(stamp, "r+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # let go by closing, or by the end of a process that is killed
+    with ExitStack() as held:
+        try:
+            stream = held.enter_context(stamped(Path(directory), path))
+        except OSError as error:  # somebody tidied up
+            log.warning("each worker reads all of a bundle", directory=directory, error=error.strerror)
+            return _read(path, files)
         before = _state(path, files)
         if stream.read() == before:
             return None
@@ -58,6 +57,16 @@ def first_that_differs(path: Path, files: Mapping[str, str]) -> str | None:
             stream.truncate()
             stream.write(before)
         return different
+
+
+@contextmanager
+def stamped(directory: Path, path: Path) -> Iterator[BinaryIO]:
+    """The stamp of a bundle at `path`, meanwhile for this process alone. Raises `OSError`."""
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(directory / name, flags, 0o600), "r+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # let go by closing, or by the end of a process that is killed
+        yield stream
 
 
 def _read(path: Path, files: Mapping[str, str]) -> str | None:

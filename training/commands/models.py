@@ -237,12 +237,12 @@ def train(
             recipe, hyper = None, resolve_counted(model, set_ or [], published)
         else:
             recipe, hyper = resolve(find_model(model), set_ or [], published)
+        fabric = open_fabric(device, devices) if recipe or model == AUTO else None
         prepared = Dataset.load(data)
         if recipe is not None:
             recipe, reason = fit_to_catalogue(recipe, prepared.info.n_items, set_ or [], published)
             if reason:
                 console.print(reason)
-        fabric = open_fabric(device, devices) if recipe or model == AUTO else None
         options = FitOptions(
             recipe=recipe,
             hyper=hyper,

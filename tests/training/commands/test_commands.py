@@ -55,7 +55,7 @@ def test_train_says_what_it_samples_and_what_steps_cost(
 ) -> None:
     """In a catalogue that is large: here, of more than ten items."""
     monkeypatch.setattr(hyper, "LARGE_CATALOGUE", 10)
-    words = ("train", "--data", str(place / "data"), "--model", "gru4rec", *QUICK, "--set", "epochs=1")
+    words = ("train", "--data", str(place / "data"), "--model", "gru", *QUICK, "--set", "epochs=1")
     result = run(*words, "--set", "negatives=9", "--artifacts", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     told = " ".join(result.stderr.split())

@@ -164,7 +164,7 @@ def has_trained(process: subprocess.Popen[bytes], artifacts: Path, before: list[
 
 
 def test_signals_leave_a_run_that_goes_on(artifacts: Path, logged: Redis, tmp_path: Path) -> None:
-    long = SMALL + 'set = ["dim=8", "batch_size=64", "epochs=5000", "patience=5000"]\n'
+    long = SMALL + 'model = "gru"\nset = ["dim=8", "batch_size=64", "epochs=5000", "patience=5000"]\n'
     (tmp_path / "retrain.toml").write_text(long)
     words = [sys.executable, "-m", "training", "run", "--config", str(tmp_path / "retrain.toml")]
     records = []
