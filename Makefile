@@ -31,7 +31,7 @@ demo: $(VENV)/demo.stamp
 	@exec $(BIN)/nextclick demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest --numprocesses 3 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
