@@ -1,6 +1,6 @@
 """What a console that somebody looks at costs the service beside it.
 
-    python -m benchmarks.console --artifacts artifacts --workers 2 --rate 1500 --seconds 10 --rounds 4
+    python -m benchmarks.console --artifacts artifacts --workers 2 --rate 300 --seconds 8 --rounds 4
 
 Starts a service with state of its own, and a console of it. In each round it is sent clicks and
 recommendations, half and half, open loop: once with the console closed, once with its overview open in a
@@ -34,7 +34,7 @@ from benchmarks.load.__main__ import clicks_for, live_bundle
 from benchmarks.load.loops import Seen
 from benchmarks.load.processes import free_port, service, started
 from benchmarks.load.report import hardware
-from benchmarks.stock import QUANTILES, Load, Phase, artifacts_of
+from benchmarks.stock import QUANTILES, Load, Phase, add_served_options, artifacts_of
 from service.ranking.bundle import read_manifest
 
 KEY = "the-key-of-this-benchmark"
@@ -165,12 +165,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="what is live there")
-    parser.add_argument("--bundle", type=Path, help="this one instead")
-    parser.add_argument(
-        "--data", type=Path, help="sessions of this data set, which the bundle is made of; default: made up"
-    )
-    parser.add_argument("--workers", type=int, default=2)
+    add_served_options(parser)
     parser.add_argument("--rate", type=float, default=1000, help="requests a second")
     parser.add_argument("--seconds", type=float, default=10, help="of load, each time")
     parser.add_argument("--rounds", type=int, default=4, help="closed and open")

@@ -541,16 +541,21 @@ def shown(milliseconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:,.0f} ms" for name, value in milliseconds.items()) or "none"
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_served_options(parser: argparse.ArgumentParser) -> None:
+    """What is served, by how many workers, and whose sessions ask: for `artifacts_of` and `clicks_for`."""
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="what is live there")
     parser.add_argument("--bundle", type=Path, help="this one instead")
     parser.add_argument(
         "--data", type=Path, help="sessions of this data set, which the bundle is made of; default: made up"
     )
     parser.add_argument("--workers", type=int, default=2)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_served_options(parser)
     parser.add_argument("--rate", type=float, default=500, help="requests a second")
     parser.add_argument(
         "--seconds", type=float, default=30, help="of load in a phase; an import may take more"

@@ -239,7 +239,7 @@ def test_a_bundle_that_was_altered_in_the_store_is_never_shown_to_workers(url: s
     settled(mirror, there, "v2")
 
 
-def test_a_bundle_is_published_while_it_is_pruned(url: str, tmp_path: Path) -> None:
+def test_what_was_pruned_is_published_no_more_and_what_is_needed_stays(url: str, tmp_path: Path) -> None:
     place, other = machine(tmp_path, url, "a", "v1", "v2", "v3"), Artifacts(tmp_path / "b", url)
     for version in ("v3", "v1", "v2"):
         publish(place, version)
