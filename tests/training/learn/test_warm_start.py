@@ -19,7 +19,7 @@ from tests.training.shop_clicks import Silent
 from training.data.dataset import Dataset
 from training.fit import FitOptions, fit
 from training.learn import checkpoint
-from training.learn.checkpoint import RunConfig, load_trained
+from training.learn.checkpoint import CheckpointError, RunConfig, load, load_trained
 from training.learn.hyper import resolve
 from training.learn.registry import find_model, model_names
 from training.learn.train import train_phase
@@ -197,3 +197,14 @@ def test_a_resumed_phase_keeps_what_it_learned(tmp_path: Path) -> None:
 def test_the_rows_are_those_of_the_items(trained: Callable[[str], Path]) -> None:
     start = start_of("gru", trained("gru"))
     np.testing.assert_array_equal(start.row_of, [0, -1, *range(N_ITEMS, 3, -1), -1])
+
+
+def test_a_checkpoint_of_a_model_that_is_another_now_is_refused(
+    trained: Callable[[str], Path], old: Dataset, tmp_path: Path
+) -> None:
+    """As one of `gru4rec`, of when that was the GRU with cosines."""
+    saved = load(trained("gru") / "select.pt")
+    saved["identity"] |= {"model": "gru4rec", "hyper": {**saved["identity"]["hyper"], "head": "niser"}}
+    torch.save(saved, tmp_path / "select.pt")
+    with pytest.raises(CheckpointError, match="gru4rec has no head, scale any more"):
+        load_trained(tmp_path / "select.pt", old)
