@@ -319,7 +319,7 @@ def check_repaired(service: Service, published: Path, original: bytes) -> None:
     until(lambda: ready(service) == 200)
     (kept,) = damaged(published / "redis")
     assert original in [file.read_bytes() for file in files_of(kept)], "what was damaged is kept as it was"
-    (warning,) = service.ask("GET", "/health/ready").json()["warnings"]
+    (warning,) = service.warnings("damaged")
     assert kept.name in warning
     (line,) = service.logged("the private Redis's data was damaged, and is cut off there: clicks are lost")
     assert line["level"] == "error"

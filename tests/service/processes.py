@@ -70,6 +70,10 @@ class Service:
         assert self.process.poll() is None, self.log.read_text()
         return self.logged("listening")
 
+    def warnings(self, about: str) -> list[str]:
+        """Those of `/health/ready` that say this; others may stand beside them while something is away."""
+        return [line for line in self.ask("GET", "/health/ready").json().get("warnings", ()) if about in line]
+
     def metrics(self) -> str:
         """What it tells Prometheus."""
         with closing(HTTPConnection(self.metrics_host, 9464, timeout=DEADLINE_SECONDS)) as connection:

@@ -344,18 +344,13 @@ def test_from_a_store_to_an_answer_and_back(
         )
         server.down()
         try:
-            told = until(
-                lambda: (
-                    answer if "warnings" in (answer := service.ask("GET", "/health/ready").json()) else None
-                )
-            )
-            assert "the object store is not followed" in told["warnings"][0]
+            until(lambda: service.warnings("the object store is not followed"))
             assert answers("v2"), "it serves on"
             refused = service.ask("POST", "/admin/rollback", **key)
             assert (refused.status, "cannot be read" in refused.text) == (503, True), refused
         finally:
             server.up()
-        until(lambda: "warnings" not in service.ask("GET", "/health/ready").json())
+        until(lambda: not service.warnings("the object store is not followed"))
         command("rollback")
         until(lambda: answers("v1"))
         assert service.end() == 0
