@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Annotated, Self
 
 import numpy as np
@@ -37,9 +38,9 @@ class RepeatTable(BaseModel):
 class Repeats:
     """A table, as wide as the longest session."""
 
-    by_distance: Scores  # (max_length,)
-    by_count: Scores  # (max_length + 1,), of 0, 1, … clicks
-    once: Scores  # (max_length,), of items that were clicked once
+    by_distance: Sequence[float]  # (max_length,)
+    by_count: Sequence[float]  # (max_length + 1,), of 0, 1, … clicks
+    once: Sequence[float]  # (max_length,), of items that were clicked once
     lowers: bool  # some scores, so that others move up
 
     @classmethod
@@ -48,7 +49,7 @@ class Repeats:
         by_distance = _as_long_as(table.by_distance, max_length)
         by_count = _as_long_as((0.0, *table.by_count), max_length + 1)
         lowest = min(table.by_distance) + min(table.by_count)
-        return cls(by_distance, by_count, by_distance + by_count[1], lowest < 0)
+        return cls(by_distance, by_count, [added + by_count[1] for added in by_distance], lowest < 0)
 
     def rank(
         self,
@@ -62,24 +63,14 @@ class Repeats:
         sessions'.
         """
         own = [self._own(session, out) for session, out in zip(sessions, excluded, strict=True)]
-        held = [len(items) for items, _ in own]
-        if not max(held):
+        if not any(items for items, _ in own):
             return retriever.search_each(vectors, ks, excluded)
         wanted = ks
         if self.lowers:  # in steps, so that most sessions share a search
+            held = [len(items) for items, _ in own]
             wanted = [k - n // -OVER_FETCH_STEP * OVER_FETCH_STEP for k, n in zip(ks, held, strict=True)]
         found = retriever.search_each(vectors, wanted, excluded)
-        widths = [len(items) for _, items in found]
-        if min(widths) == max(widths):
-            scores = np.array([scores for scores, _ in found])
-            items = np.array([items for _, items in found])
-        else:
-            scores = np.full((len(found), max(widths)), NONE, dtype=np.float32)
-            items = np.zeros((len(found), max(widths)), dtype=np.int64)
-            for row, (its_scores, its_items) in enumerate(found):
-                scores[row, : len(its_items)], items[row, : len(its_items)] = its_scores, its_items
-        scores, items = _merged(retriever, vectors, own, max(held), scores, items)
-        return [_first(*row) for row in zip(scores, items, ks, strict=True)]
+        return _merged(retriever, vectors, own, found, ks)
 
     def search(
         self, retriever: Retriever, vectors: Vectors, sessions: Sequence[Sequence[int]], k: int
@@ -89,63 +80,61 @@ class Repeats:
         held = max([len(items) for items, _ in own])
         scores, items = retriever.search(vectors, k + held if self.lowers else k)
         width = min(k, scores.shape[1])
-        scores, items = _merged(retriever, vectors, own, held, scores, items)
-        items[scores == NONE] = 0
-        return scores[:, :width], items[:, :width]
+        found = [(scores[row][there], items[row][there]) for row, there in enumerate(items > 0)]
+        scores = np.full((len(own), width), NONE, dtype=np.float32)
+        items = np.zeros((len(own), width), dtype=np.int64)
+        for row, (best, which) in enumerate(_merged(retriever, vectors, own, found, [width] * len(own))):
+            scores[row, : len(best)], items[row, : len(best)] = best, which
+        return scores, items
 
-    def _own(self, session: Sequence[int], excluded: Collection[int]) -> tuple[list[int], Scores]:
+    def _own(self, session: Sequence[int], excluded: Collection[int]) -> tuple[list[int], Sequence[float]]:
         """The session's distinct items, the newest first, and what is added to their scores."""
         newest = [*session[-len(self.once) :]][::-1]
         items = [*dict.fromkeys(newest)]
-        n = min(len(items), MOST)
         if len(items) == len(newest):
-            items, added = items[:n], self.once[:n]
+            items, added = items[:MOST], self.once[:MOST]
         else:
-            items = items[:n]
-            distances, counts = [*map(newest.index, items)], [*map(newest.count, items)]
-            added = self.by_distance[distances] + self.by_count[counts]
+            items = items[:MOST]
+            distances, counts = map(newest.index, items), map(newest.count, items)
+            added = [
+                *map(
+                    add, map(self.by_distance.__getitem__, distances), map(self.by_count.__getitem__, counts)
+                )
+            ]
         if excluded:
             kept = [place for place, item in enumerate(items) if item not in excluded]
-            items, added = [items[place] for place in kept], added[kept]
+            items, added = [items[place] for place in kept], [added[place] for place in kept]
         return items, added
 
 
 def _merged(
     retriever: Retriever,
     vectors: Vectors,
-    own: Sequence[tuple[Sequence[int], Scores]],
-    width: int,
-    scores: Scores,
-    items: Items,
-) -> Ranked:
-    """Each session's own items and what was found (B, K), best first, and last what is none.
+    own: Sequence[tuple[Sequence[int], Sequence[float]]],
+    found: Sequence[Ranked],
+    ks: Sequence[int],
+) -> list[Ranked]:
+    """The k best of what was found for each session and of its own items, whose scores are looked up.
 
-    `width`: the most items that a session holds.
+    Most sessions hold a handful of items and are answered with twenty: too few for arrays to be faster.
     """
-    own_items = np.zeros((len(own), width), dtype=np.int64)
-    added = np.empty((len(own), width), dtype=np.float32)
-    added.fill(NONE)
-    for row, (its_items, its_added) in enumerate(own):
-        own_items[row, : len(its_items)] = its_items
-        added[row, : len(its_items)] = its_added
-    own_scores = retriever.scores_of(vectors, own_items) + added
-    held = (items[:, :, None] == own_items[:, None, :]).any(2)
-    scores[held] = NONE  # found again, without what is added
-    scores = np.concatenate([own_scores, scores], axis=1)
-    items = np.concatenate([own_items, items], axis=1)
-    order = (-scores).argsort(axis=1, kind="stable")
-    rows = np.arange(len(own))[:, None]
-    return scores[rows, order], items[rows, order]
+    own_scores = retriever.scores_of(vectors, [items for items, _ in own])
+    return [
+        _merged_one(items, map(add, scores, added), *ranked, k)
+        for (items, added), scores, ranked, k in zip(own, own_scores, found, ks, strict=True)
+    ]
 
 
-def _first(scores: Scores, items: Items, k: int) -> Ranked:
-    scores, items = scores[:k], items[:k]
-    if len(scores) and scores[-1] == NONE:
-        there = scores > NONE
-        return scores[there], items[there]
-    return scores, items
+def _merged_one(
+    own_items: Sequence[int], own_scores: Iterable[float], scores: Scores, items: Items, k: int
+) -> Ranked:
+    both = dict(zip(items.tolist(), scores.tolist(), strict=True))
+    both.update(zip(own_items, own_scores, strict=False))  # also if found again, without what is added
+    best = sorted(both, key=both.__getitem__, reverse=True)[:k]
+    while best and both[best[-1]] == NONE:
+        best.pop()
+    return np.array([*map(both.__getitem__, best)], np.float32), np.array(best, np.int64)
 
 
-def _as_long_as(values: Sequence[float], length: int) -> Scores:
-    longer = [*values, *[values[-1]] * (length - len(values))]
-    return np.array(longer[:length], dtype=np.float32)
+def _as_long_as(values: Sequence[float], length: int) -> Sequence[float]:
+    return [*values, *[values[-1]] * (length - len(values))][:length]

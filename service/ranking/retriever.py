@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,7 @@ class Retriever:
         self._index = index
         self._hnsw = isinstance(index, faiss.IndexHNSW)
         self._ivf = isinstance(index, faiss.IndexIVF)
+        self._needs_map = self._ivf  # from items to lists, or it has not been asked whether there is one
         self.n_items = int(index.ntotal)
         self._width = int(index.d)
         self.dim = dim if self._ivf and dim and padded(dim) == self._width else self._width
@@ -220,8 +222,10 @@ class Retriever:
 
     def ready_vectors(self) -> None:
         """Be ready to look up vectors: an index of lists needs a map to them, of 8 bytes an item."""
-        if self._ivf and self._index.direct_map.type == faiss.DirectMap.NoMap:
-            self._index.make_direct_map()
+        if self._needs_map:
+            if self._index.direct_map.type == faiss.DirectMap.NoMap:
+                self._index.make_direct_map()
+            self._needs_map = False
 
     def vectors_of(self, items: Items) -> Vectors:
         """The vectors of some items, (n, D), as they are stored; zero for PAD."""
@@ -233,23 +237,29 @@ class Retriever:
             vectors[known] = index.reconstruct_batch(items[known] - 1)[:, : self.dim]
         return vectors
 
-    def scores_of(self, vectors: Vectors, items: Items) -> Scores:
-        """The score (B, M) of each of (B, M) items for its row of (B, D) vectors; -inf if it is not visible.
-
-        What is said of item 0 means nothing.
-        """
+    def scores_of(self, vectors: Vectors, items: Sequence[Sequence[int]]) -> list[list[float]]:
+        """What each of (B, D) vectors' own items score, none of them PAD; -inf for those that are hidden."""
+        flat = np.array([*chain.from_iterable(items)], dtype=np.int64)
+        if not len(flat):
+            return [[] for _ in items]
+        rows = flat - 1
         if self._ivf:
-            own = self.vectors_of(items.ravel()).reshape(*items.shape, self.dim)
+            self.ready_vectors()
+            own = self._index.reconstruct_batch(rows)[:, : self.dim]
         else:
             if self._stored is None:
                 storage = self._storage()
                 memory = faiss.rev_swig_ptr(storage.get_xb(), self.n_items * self.dim)
                 self._stored = memory.reshape(self.n_items, self.dim)
-            own = self._stored[items - 1]  # (B, M, D)
-        scores: Scores = np.matmul(own, vectors[:, :, None])[:, :, 0]
+            own = self._stored[rows]  # (N, D)
+        if len(items) == 1:
+            scores = own @ vectors[0]
+        else:
+            scores = np.einsum("nd,nd->n", own, vectors.repeat([*map(len, items)], axis=0))
         if not self._all_visible:
-            scores[~self._visible[items - 1]] = -np.inf
-        return scores
+            scores[~self._visible[rows]] = -np.inf
+        flat_scores = iter(scores.tolist())
+        return [[*islice(flat_scores, len(each))] for each in items]
 
     def problem(self, sample: int | None = None) -> str | None:
         """What makes some of the vectors useless, or None; without a sample, of all of them."""

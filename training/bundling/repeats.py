@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import numpy.typing as npt
@@ -221,7 +221,7 @@ def _gather(
     for row, its_items in zip(own, held, strict=True):
         row[: len(its_items)] = its_items
     vectors = encode(list(prefixes))
-    own_scores = retriever.scores_of(vectors, own)
+    own_scores = np.array([*chain.from_iterable(retriever.scores_of(vectors, held))], np.float32)
     found: tuple[Scores, Items] = retriever.search(vectors, TOP + 1 + own.shape[1])
     scores, items = found
     scores[(items[:, :, None] == own[:, None, :]).any(2) | (items == 0)] = -np.inf
@@ -232,7 +232,7 @@ def _gather(
     again = own == targets[:, None]
     place = np.cumsum(there.ravel()).reshape(own.shape) - 1  # in the flat arrays
     return (
-        own_scores[there],
+        own_scores,
         np.nonzero(there)[0],
         np.array(
             [clicks.index(item) for clicks, items in zip(newest, held, strict=True) for item in items],
