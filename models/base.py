@@ -74,6 +74,11 @@ class Batch:
         """(N,) int64: which of the flattened `targets` there are, in order."""
         return self.targets.flatten().nonzero()[:, 0] if self.known_places is None else self.known_places
 
+    @property
+    def rows(self) -> Tensor | None:
+        """(N,) int64: which example each of them is of, where examples may have several."""
+        return self.places // self.targets.shape[1] if self.targets.dim() > 1 else None
+
 
 @dataclass(frozen=True)
 class Recipe(Objective):
@@ -181,7 +186,7 @@ class SessionEncoder(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean of the recipe's loss over the batch's targets."""
-        return self.score_loss(*self.pairs(batch), batch.negatives)
+        return self.score_loss(*self.pairs(batch), batch.negatives, rows=batch.rows)
 
     def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start).
@@ -223,13 +228,15 @@ class SessionEncoder(nn.Module):
         targets: Tensor,
         negatives: Negatives | None,
         *,
+        rows: Tensor | None = None,
         items: Tensor | None = None,
         head: Head | None = None,
     ) -> Tensor:
         """Mean of the recipe's loss over (N, D) session vectors and their targets, (N,) or (N, K) items.
 
-        `negatives` must be given for every loss but `ce`; `items` are the item vectors, if they are at hand,
-        and `head` is how they are scored in training, if not as they are served.
+        `negatives` must be given for every loss but `ce`; `rows` (N,) says which of the batch's examples each
+        target is of, if some may be of the same; `items` are the item vectors, if they are at hand, and
+        `head` is how they are scored in training, if not as they are served.
         """
         normalise = (head or self.head) == "niser"
         vectors = vectors * self.scale
@@ -247,7 +254,9 @@ class SessionEncoder(nn.Module):
         assert negatives is not None, "the training loop draws negatives for a sampled loss"
         if targets.dim() == 2:
             present = targets > PAD  # (N, K)
-            vectors, targets = vectors.repeat_interleave(present.sum(1), 0), targets[present]
+            each = present.sum(1)
+            vectors, targets = vectors.repeat_interleave(each, 0), targets[present]
+            rows = None if rows is None else rows.repeat_interleave(each, 0)
         return sampled_loss(
             self.recipe,
             vectors,
@@ -256,6 +265,7 @@ class SessionEncoder(nn.Module):
             negatives,
             bias=None if bias is None else partial(self._rows, bias),
             normalise=normalise,
+            rows=rows,
             dtype=self.softmax_dtype,
         )
 

@@ -105,7 +105,8 @@ class BERT4Rec(SessionEncoder):
         whole = self._append(batch.sessions, batch.targets)  # (B, L)
         hidden = self.hide(whole)
         encoded = self._encode(whole.masked_fill(hidden, self.mask))
-        return self.score_loss(self.output(encoded[hidden]), whole[hidden], batch.negatives)
+        vectors, rows = self.output(encoded[hidden]), hidden.nonzero()[:, 0]
+        return self.score_loss(vectors, whole[hidden], batch.negatives, rows=rows)
 
     def hide(self, whole: Tensor) -> Tensor:
         """Which clicks (B, L) of each session are masked: its last one, or a random share."""

@@ -38,7 +38,7 @@ class Objective:
     loss: Loss = "ce"
     negatives: int = 0  # drawn for each step
     negatives_power: float = 0.0  # in proportion to support to this power: 0 uniform, 1 popularity
-    in_batch: bool = True  # the step's other targets are negatives too
+    in_batch: bool = True  # the step's other targets are negatives too, but those of the same example
     logq: bool = True  # sampled-ce: correct for how often a negative is to be expected
     logq_target: bool = False  # and the target's score likewise, as GRU4Rec's code does
     hardest: int = 0  # only each target's highest-scored negatives, so many; 0: all
@@ -63,7 +63,8 @@ class Negatives:
     """The sample of one step: items, and the log of how often each was to be expected in it.
 
     Items may repeat, but not where only the hardest count. Where targets are corrected, too, `target_items`
-    are the step's targets, each once.
+    are the step's targets, each once. `rows` says of the first of the items which one of the step's examples
+    they are targets of; −1: of several, or drawn.
     """
 
     items: Tensor  # (K,) int64
@@ -71,6 +72,7 @@ class Negatives:
     n_items: int  # of how many
     target_items: Tensor | None = None  # (T,) int64, ascending
     log_expected_targets: Tensor | None = None  # (T,)
+    rows: Tensor | None = None  # (M,) int64, M <= K
 
     def log_expected_of(self, targets: Tensor) -> Tensor:
         """The log of how often each of the step's targets was to be expected, in their shape."""
@@ -91,12 +93,15 @@ def sampled_loss(
     *,
     bias: Rows | None = None,
     normalise: bool = False,
+    rows: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Mean loss of (N, D) vectors and their (N,) targets against the step's negatives.
 
     `item_vectors` gives (K, D) of (K,) items, `bias` (K,). With `normalise` items are divided by their L2
-    norms first (the NISER head). Which negatives are the hardest is looked up in `dtype`.
+    norms first (the NISER head). `rows` (N,) are the examples that the targets are of: their other targets
+    are near each one, and always there, where a negative is taken to be there by chance. Which negatives are
+    the hardest is looked up in `dtype`.
     """
     of_targets, of_negatives = item_vectors(targets), item_vectors(negatives.items)
     if normalise:
@@ -109,14 +114,16 @@ def sampled_loss(
             r_target = r_target - negatives.log_expected_of(targets)[:, None]
     if bias is not None:
         r_target, shift = r_target + bias(targets)[:, None], shift + bias(negatives.items)
+    real = negatives.items != targets[:, None]  # (N, K)
+    if rows is not None and negatives.rows is not None:
+        real[:, : len(negatives.rows)] &= negatives.rows != rows[:, None]
     if 0 < objective.hardest < len(negatives.items):
-        chosen = _hardest(objective.hardest, vectors, of_negatives, shift, targets, negatives.items, dtype)
+        chosen = _hardest(objective.hardest, vectors, of_negatives, shift, real, dtype)
         few = embedding(chosen, of_negatives)  # (N, k, D): the gradient of all others is 0
         r = (few @ vectors[:, :, None]).squeeze(2) + shift[chosen]  # (N, k)
-        real = negatives.items[chosen] != targets[:, None]
+        real = real.gather(1, chosen)
     else:
         r = vectors @ of_negatives.T + shift  # (N, K)
-        real = negatives.items != targets[:, None]
     if objective.tanh and objective.loss in ("bpr", "top1", "bpr-max", "top1-max"):
         r_target, r = r_target.tanh(), r.tanh()
     match objective.loss:
@@ -145,14 +152,13 @@ def _hardest(
     vectors: Tensor,
     of_negatives: Tensor,
     shift: Tensor,
-    targets: Tensor,
-    items: Tensor,
+    real: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """(N, count) places of each target's highest-scored negatives, the target itself last of all."""
+    """(N, count) places of each target's highest-scored negatives, those that are none last of all."""
     scores = vectors.to(dtype) @ of_negatives.to(dtype).T
     scores += shift.to(dtype)
-    scores.masked_fill_(items == targets[:, None], -torch.inf)
+    scores.masked_fill_(~real, -torch.inf)
     return scores.topk(count, 1, sorted=False).indices
 
 

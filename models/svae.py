@@ -108,7 +108,7 @@ class SVAE(SessionEncoder):
         each = (targets > PAD).sum() / len(
             targets
         )  # score_loss is a mean over targets; (5) sums a position's
-        likelihood = each * self.score_loss(self.decoder(z), targets, batch.negatives)  # (4)
+        likelihood = each * self.score_loss(self.decoder(z), targets, batch.negatives, rows=batch.rows)  # (4)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         beta = self.kl_weight * (self.steps / self.anneal_steps).clamp(max=1)
         self.steps += 1

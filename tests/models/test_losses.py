@@ -212,6 +212,26 @@ def test_a_target_without_any_negative_has_finite_loss_and_gradients(loss: Loss)
     assert all(grad.isfinite().all() for grad in grads)
 
 
+@pytest.mark.parametrize("hardest", [0, 2])
+@pytest.mark.parametrize("loss", [loss for loss in ALL if loss != "gbce"])  # which counts the sample
+def test_an_example_s_other_targets_are_no_negatives_of_its(loss: Loss, hardest: int) -> None:
+    """As if they were not in the sample; an item that another example has, too, is there once more."""
+    vectors, items, _, _ = inputs(8)
+    vectors, targets = vectors[:3], torch.tensor([1, 2, 3])
+    # Of example 0: 1 and 2; of example 1: 3 and 2; drawn: 5, 6.
+    shared = Negatives(
+        torch.tensor([1, 2, 3, 2, 5, 6]), torch.arange(6.0), 8, rows=torch.tensor([0, 0, 1, 1])
+    )
+    objective = Objective(loss, hardest=hardest)
+    found = sampled_loss(objective, vectors, rows(items), targets, shared, rows=torch.tensor([0, 0, 1]))
+    each = []
+    for row, kept in enumerate([[2, 3, 4, 5], [2, 3, 4, 5], [0, 1, 4, 5]]):
+        alone = Negatives(shared.items[kept], shared.log_expected[kept], 8)
+        part = slice(row, row + 1)
+        each.append(sampled_loss(objective, vectors[part], rows(items), targets[part], alone))
+    torch.testing.assert_close(found, torch.stack(each).mean())
+
+
 @pytest.mark.parametrize("loss", ALL)
 @pytest.mark.parametrize("normalise", [False, True])
 def test_descent_ranks_the_target_first(loss: Loss, normalise: bool) -> None:

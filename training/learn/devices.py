@@ -125,8 +125,13 @@ def share(batch: Batch, rank: int, world: int) -> Batch:
     def rows(part: Tensor | None) -> Tensor | None:
         return None if part is None else part[rank::world]
 
+    negatives = batch.negatives
+    if negatives is not None and negatives.rows is not None:  # by the numbers that its own rows have here
+        is_own = negatives.rows % world == rank
+        own = torch.where(is_own, negatives.rows.div(world, rounding_mode="floor"), -1)
+        negatives = dataclasses.replace(negatives, rows=own)
     sessions, targets = batch.sessions[rank::world], batch.targets[rank::world]
-    return Batch(sessions, targets, rows(batch.starts), batch.negatives)
+    return Batch(sessions, targets, rows(batch.starts), negatives)
 
 
 def part_of(model: SessionEncoder, batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
@@ -173,6 +178,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
             log_expected=move(negatives.log_expected),
             target_items=None if of is None else move(of),
             log_expected_targets=None if log_expected is None else move(log_expected),
+            rows=None if negatives.rows is None else move(negatives.rows),
         )
     return dataclasses.replace(
         batch,

@@ -38,9 +38,16 @@ class NegativeSampler:
         items = np.minimum(drawn, len(self._drawn) - 1) + 1  # rounding may leave the last sum below 1
         own = targets[targets > PAD].numpy() if self._in_batch else np.zeros(0, np.int64)
         both: Indices = np.concatenate([own, items])
+        rows = (targets > PAD).nonzero()[:, 0].numpy()[: len(own)]
         if self._distinct:
-            both = np.unique(both)
-        negatives = Negatives(torch.from_numpy(both), self._log_expected(both, len(own)), len(self._drawn))
+            both, place = np.unique(both, return_inverse=True)
+            rows = _of_one_example(rows, place, len(both))
+        negatives = Negatives(
+            torch.from_numpy(both),
+            self._log_expected(both, len(own)),
+            len(self._drawn),
+            rows=torch.from_numpy(rows),
+        )
         if not self._of_targets:
             return negatives
         of = np.unique(targets[targets > PAD].numpy())
@@ -57,3 +64,17 @@ class NegativeSampler:
         if self._distinct:
             often = -np.expm1(self._count * np.log1p(-drawn) + n_own * np.log1p(-popularity))
         return torch.from_numpy(np.log(often)).float()
+
+
+def _of_one_example(rows: Indices, place: Indices, count: int) -> Indices:
+    """Of each of `count` distinct items the one row that it is a target of, or −1.
+
+    `place` says which of them each of a sample is, whose first ones are targets of `rows`.
+    """
+    own, drawn = place[: len(rows)], place[len(rows) :]
+    first, last = np.full(count, len(rows)), np.full(count, -1)
+    np.minimum.at(first, own, rows)
+    np.maximum.at(last, own, rows)
+    one = np.where(first == last, first, -1)
+    one[drawn] = -1
+    return one

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.base import Sessions
-from models.losses import Objective
+from models.losses import Negatives, Objective
 from training.learn.negatives import NegativeSampler
 
 SUPPORT = [1, 4, 16, 9]
@@ -33,6 +33,26 @@ def test_the_steps_targets_come_first_with_repeats_and_are_expected_by_popularit
     assert len(negatives.items) == 5
     expected = 2 / 4 + 3 * np.array(SUPPORT) / 30  # two drawn of four items, three targets by popularity
     np.testing.assert_allclose(negatives.log_expected.exp(), expected[negatives.items - 1], rtol=1e-5)
+
+
+def test_the_sample_says_which_example_a_target_is_of() -> None:
+    """Each of the targets; of distinct items those that are of one example alone, and not drawn besides."""
+    targets = torch.tensor([[3, 3, 0], [1, 0, 0], [4, 1, 2]])
+    sampler = NegativeSampler(TRAIN, Objective("bpr", negatives=2))
+    assert rows_of(sampler.draw(targets, 0, 0, 0)) == [0, 0, 1, 2, 2, 2]
+    flat = sampler.draw(torch.tensor([3, 0, 1]), 0, 0, 0)
+    assert rows_of(flat) == [0, 2]
+    without = NegativeSampler(TRAIN, Objective("bpr", negatives=2, in_batch=False))
+    assert rows_of(without.draw(targets, 0, 0, 0)) == []
+    alone = NegativeSampler(TRAIN, Objective("bpr", hardest=1)).draw(targets, 0, 0, 0)
+    assert (alone.items.tolist(), rows_of(alone)) == ([1, 2, 3, 4], [-1, 2, 0, 2])
+    drawn = NegativeSampler(TRAIN, Objective("bpr", negatives=1000, hardest=1)).draw(targets, 0, 0, 0)
+    assert (drawn.items.tolist(), rows_of(drawn)) == ([1, 2, 3, 4], [-1] * 4)
+
+
+def rows_of(negatives: Negatives) -> list[int]:
+    assert negatives.rows is not None
+    return negatives.rows.tolist()
 
 
 def test_items_are_distinct_where_only_the_hardest_count() -> None:

@@ -33,6 +33,11 @@ Run = tuple[str, dict[str, Any], dict[str, Hyper]]  # a model, what is changed o
 RUNS: dict[str, Run] = {
     "gru": ("gru", {}, {"dim": 8, "dropout_embedding": 0.0}),
     "horizon": ("gru", {"horizon": 3}, {"dim": 8, "dropout_embedding": 0.0}),
+    "in-batch": (
+        "gru",
+        {"loss": "sampled-ce", "negatives": 5},
+        {"dim": 8, "dropout_embedding": 0.0},
+    ),
     "stamp": ("stamp", {}, {"dim": 8}),
     "srgnn": ("srgnn", {"loss": "sampled-ce", "negatives": 5}, {"dim": 8}),
     "lightgcn": ("lightgcn", {"negatives": 5}, {"dim": 8}),
