@@ -12,12 +12,13 @@ targets of a step share.
 
 Departures: none of the other clicks of a batch are negatives (the authors draw 127 a session from them;
 `in_batch=true`): a step here has 1,024 targets, and without them validation on yoochoose1_64 after an epoch
-was 57.5/26.4, with them 53.1/25.6, with them corrected for popularity 42.8/21.0, all three with repeats in
-the sample, which took the places of other hard items. Now its items are distinct: 59.4/26.9. A negative's
-score in (3) is corrected for how likely it is to be in the sample (`logq`), which the paper does not. D = 100
-instead of 200, dropout 0.2 instead of 0.05. Head, positions and attention as in SASRec here: by default
-every v and s are L2-normalised, and cosines scaled (`head="niser"`; the authors' is `native`), and
-positions count from the first click.
+was 57.5/26.4, with them 53.1/25.6, with them corrected for popularity 42.8/21.0, the last two with clicks of
+the target's own session among them, which are none now, and all three with repeats in the sample, which took
+the places of other hard items. Now its items are distinct: 59.4/26.9. A negative's score in (3) is corrected
+for how likely it is to be in the sample (`logq`), which the paper does not. D = 100 instead of 200, dropout
+0.2 instead of 0.05. Head, positions and attention as in SASRec here: by default every v and s are
+L2-normalised, and cosines scaled (`head="niser"`; the authors' is `native`), and positions count from the
+first click.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class TRON(SessionEncoder):
     paper: ClassVar[Mapping[str, Hyper]] = {
         "loss": "sampled-ce",
         "negatives": 16_384,
-        "in_batch": True,  # all targets of a step; theirs are 127 other sessions' clicks
+        "in_batch": True,  # all other sessions' clicks of a step; theirs are 127
         "hardest": 100,
         "logq": False,
         "epochs": 10,
