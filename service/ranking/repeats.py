@@ -95,12 +95,9 @@ class Repeats:
             items, added = items[:MOST], self.once[:MOST]
         else:
             items = items[:MOST]
-            distances, counts = map(newest.index, items), map(newest.count, items)
-            added = [
-                *map(
-                    add, map(self.by_distance.__getitem__, distances), map(self.by_count.__getitem__, counts)
-                )
-            ]
+            by_distance = map(self.by_distance.__getitem__, map(newest.index, items))
+            by_count = map(self.by_count.__getitem__, map(newest.count, items))
+            added = [*map(add, by_distance, by_count)]
         if excluded:
             kept = [place for place, item in enumerate(items) if item not in excluded]
             items, added = [items[place] for place in kept], [added[place] for place in kept]
