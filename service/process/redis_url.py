@@ -171,7 +171,10 @@ def _check_characters(url: str) -> None:
         raise RedisUrlError(f"holds a % that quotes nothing: {QUOTE}")
     try:
         unquote(url, errors="strict")
-        urlsplit(url)  # as redis-py will
+        scheme, _, rest = url.partition("://")
+        is_list = scheme.endswith((SENTINEL, CLUSTER))
+        for part in rest.split(",") if is_list else [rest]:  # of many hosts, one in brackets would do
+            urlsplit(f"//{part}")  # as redis-py will
     except ValueError:
         raise RedisUrlError(f"its user, password or host cannot be read: {QUOTE}") from None
 

