@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ from torch.nn.functional import cross_entropy as reference
 from torch.nn.functional import normalize
 
 from models import losses
+from models.base import Batch, SessionEncoder
+from models.bert4rec import BERT4Rec
+from models.gru import GRUEncoder
 from models.losses import (
     Loss,
     Negatives,
@@ -26,6 +30,7 @@ from models.losses import (
     top1,
     top1_max,
 )
+from models.svae import SVAE
 
 
 def rows(table: torch.Tensor) -> Rows:
@@ -230,6 +235,26 @@ def test_an_example_s_other_targets_are_no_negatives_of_its(loss: Loss, hardest:
         part = slice(row, row + 1)
         each.append(sampled_loss(objective, vectors[part], rows(items), targets[part], alone))
     torch.testing.assert_close(found, torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("model", [GRUEncoder, SVAE, BERT4Rec])
+def test_every_model_says_which_example_its_targets_are_of(model: type[SessionEncoder]) -> None:
+    """A sample of the session's own clicks and one other item is a sample of that one alone."""
+    clicks = torch.arange(1, 21)
+    targets = clicks[None, 1:] if model.batching == "positions" else clicks[-1:]
+    own = Negatives(
+        torch.cat([targets.flatten(), torch.tensor([30])]),
+        torch.zeros(targets.numel() + 1),
+        40,
+        rows=torch.zeros(targets.numel(), dtype=torch.int64),
+    )
+    values = []
+    for negatives in (own, Negatives(torch.tensor([30]), torch.zeros(1), 40)):
+        torch.manual_seed(0)  # the weights, what is masked, and what is drawn of a distribution
+        encoder = model(40, dim=8).eval()
+        encoder.recipe = dataclasses.replace(model.recipe, loss="sampled-ce", negatives=1)
+        values.append(encoder.loss(Batch(clicks[None, :-1], targets, negatives=negatives)))
+    torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("loss", ALL)
