@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import combinations, islice, product
 from pathlib import Path
 from typing import Literal
 
@@ -25,12 +25,16 @@ import numpy.typing as npt
 from service.ranking.retriever import Vectors
 
 CONTENT = "content.npz"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # in 1 there are no pairs: as if none of them had been met in training
 EMBEDDING = "embedding"  # an attribute of numbers that the shop has computed of text or pictures
 UNREAD = frozenset({"currency", "available", "published_at", "url", "image_url"})  # say nothing of taste
 MAX_VALUES = 32  # of a list, and words of a title
 MAX_FEATURES = 32_768
 BINS_PER_OCTAVE = 2  # of a number
+PAIR_WEIGHT = 4.0  # of what two attributes say together, where each of them alone has 1
+PAIRED_ATTRIBUTES = 5  # the first so many that are no text, and of each the first so many values:
+PAIRED_VALUES = 3  # a pair costs a worker what any feature costs
 
 Values = Mapping[str, object]
 Digests = npt.NDArray[np.uint64]
@@ -117,7 +121,7 @@ class Content:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 settings = json.loads(saved["settings"].tobytes())
                 arrays = {name: saved[name] for name in ("digests", "weights", "mean")}
-            if settings["format"] != FORMAT:
+            if settings["format"] not in READABLE:
                 raise ContentFormatError(f"its format is {settings['format']!r}, not {FORMAT}")
             content = cls(
                 settings["kinds"],
@@ -170,15 +174,22 @@ def digested(values: Values, kinds: Mapping[str, str]) -> Iterator[tuple[int, fl
 
 
 def features(values: Values, kinds: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    """The features of an item, by name.
+    """The features of an item, by name: what its attributes say, and what two of them say together.
 
     Those of one attribute weigh as much together as those of another: a long title says no more than a brand.
     """
+    paired = [attribute for attribute, kind in kinds.items() if kind != "text"][:PAIRED_ATTRIBUTES]
+    to_pair = []
     for attribute, kind in kinds.items():
         found = list(_of(kind, values.get(attribute)))
         length = math.sqrt(sum(weight * weight for _, weight in found))
-        for name, weight in found:
-            yield f"{attribute}={name}", weight / length
+        named = [(f"{attribute}={name}", weight / length) for name, weight in found]
+        yield from named
+        if attribute in paired:
+            to_pair.append(named[:PAIRED_VALUES])
+    for one, other in combinations(to_pair, 2):
+        for (name, weight), (beside, its_weight) in product(one, other):
+            yield f"{name}\0{beside}", PAIR_WEIGHT * weight * its_weight
 
 
 def _of(kind: str, value: object) -> Iterator[tuple[str, float]]:

@@ -35,8 +35,9 @@ from service.ranking.retriever import Items, Vectors
 
 TOP = 20
 MIN_ITEMS = 50  # with attributes, to learn from
+MAX_ITEMS = 100_000  # the most clicked: more take hours, and say little more
 MIN_SUPPORT = 2  # items that a feature needs
-ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0)
+ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 SCALES = (0.7, 1.0, 1.4, 2.0)  # beyond, scores would no longer be like cosines
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # of the places, as multiples of the share of the next clicks
 CASES = 4096
@@ -100,6 +101,7 @@ def fit_content(
         if name not in UNREAD and kind in READ and any(name in values for values in said.items.values())
     }
     known = [row for row, item_id in enumerate(items) if item_id in said.items]
+    known = sorted(sorted(known, key=lambda row: -clicks[row])[:MAX_ITEMS])
     described = _describe([said.items[items[row]] for row in known], kinds)
     has_any = np.flatnonzero(np.diff(described.matrix.indptr))
     if len(has_any) < MIN_ITEMS:

@@ -12,7 +12,18 @@ import pytest
 
 from service.ranking.bundle import Bundle, BundleError
 from service.ranking.checksums import file_sha256
-from service.ranking.content import CONTENT, Calibration, Content, digested, features, unit
+from service.ranking.content import (
+    CONTENT,
+    PAIR_WEIGHT,
+    PAIRED_ATTRIBUTES,
+    PAIRED_VALUES,
+    Calibration,
+    Content,
+    ContentFormatError,
+    digested,
+    features,
+    unit,
+)
 from service.ranking.ranker import NearestItems
 from tests.service.bundles import Shop, edit_manifest
 
@@ -29,7 +40,8 @@ def test_features_are_words_names_and_bins_each_attribute_as_heavy_as_another() 
         {"title": "Ridge tent, RIDGE", "categories": ["Tents", "Camping"], "brand": "Piko", "washable": True}
     )
     half = math.sqrt(0.5)
-    assert found == pytest.approx(
+    alone = {name: weight for name, weight in found.items() if "\0" not in name}
+    assert alone == pytest.approx(
         {
             "title=ridge": half,
             "title=tent": half,
@@ -39,6 +51,23 @@ def test_features_are_words_names_and_bins_each_attribute_as_heavy_as_another() 
             "washable=True": 1,
         }
     )
+
+
+def test_what_two_attributes_say_together_is_a_feature_too() -> None:
+    found = weights({"title": "Ridge", "categories": ["Tents", "Camping"], "brand": "Piko"})
+    assert {name: weight for name, weight in found.items() if "\0" in name} == pytest.approx(
+        {
+            "categories=Tents\0brand=Piko": PAIR_WEIGHT * math.sqrt(0.5),
+            "categories=Camping\0brand=Piko": PAIR_WEIGHT * math.sqrt(0.5),
+        }
+    )
+
+
+def test_pairs_are_bounded() -> None:
+    kinds = {f"a{number}": "strings" for number in range(20)}
+    found = weights({name: [str(value) for value in range(20)] for name in kinds}, kinds)
+    pairs = [name for name in found if "\0" in name]
+    assert len(pairs) == PAIRED_ATTRIBUTES * (PAIRED_ATTRIBUTES - 1) / 2 * PAIRED_VALUES**2
 
 
 def test_prices_that_are_near_share_their_bins() -> None:
@@ -116,6 +145,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert expected is not None
         assert found is not None
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("written", "is_read"), [(1, True), (3, False)])
+def test_older_formats_are_read_and_newer_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, is_read: bool
+) -> None:
+    monkeypatch.setattr("service.ranking.content.FORMAT", written)
+    SHOP.content().save(tmp_path / CONTENT)
+    monkeypatch.undo()
+    if is_read:
+        assert Content.load(tmp_path / CONTENT, 16).vector({"brand": "i1"}) is not None
+    else:
+        with pytest.raises(ContentFormatError, match="its format is 3, not 2"):
+            Content.load(tmp_path / CONTENT, 16)
 
 
 def test_a_bundle_has_content_or_has_none(tmp_path: Path) -> None:

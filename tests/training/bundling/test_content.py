@@ -43,10 +43,12 @@ def values_of(row: int) -> Values:
 SAID = Attributes(KINDS, {item_id: values_of(row) for row, item_id in enumerate(ITEMS)})
 
 
-def planted(head: Head, noise: float = 0.02) -> Vectors:
-    """Item vectors that are a sum of one direction for the brand and one for the shelf."""
+def planted(head: Head, noise: float = 0.02, *, together: bool = False) -> Vectors:
+    """Item vectors that are a sum of one direction for the brand and one for the shelf, or one for both."""
     of_brand, of_shelf = RANDOM.normal(size=(BRANDS, 12)), RANDOM.normal(size=(SHELVES, 12))
-    vectors = of_brand[BRAND] + of_shelf[SHELF] + noise * RANDOM.normal(size=(N, 12))
+    of_both = RANDOM.normal(size=(BRANDS, SHELVES, 12))
+    vectors = of_both[BRAND, SHELF] if together else of_brand[BRAND] + of_shelf[SHELF]
+    vectors = vectors + noise * RANDOM.normal(size=(N, 12))
     if head == "native":
         vectors /= 1.01 * np.linalg.norm(vectors, axis=1).max()
         vectors = np.column_stack([vectors, np.sqrt(1 - np.square(vectors).sum(1))])
@@ -73,8 +75,9 @@ def learned(vectors: Vectors, head: Head, said: Attributes = SAID) -> Content:
 
 
 @pytest.mark.parametrize("head", ["niser", "native"])
-def test_a_new_item_lies_where_its_attributes_say(head: Head, tmp_path: Path) -> None:
-    vectors = planted(head)
+@pytest.mark.parametrize("together", [False, True], ids=["each says its own", "they say it together"])
+def test_a_new_item_lies_where_its_attributes_say(head: Head, together: bool, tmp_path: Path) -> None:
+    vectors = planted(head, together=together)
     without_last = Attributes(KINDS, {item_id: SAID.items[item_id] for item_id in ITEMS[:-1]})
     learned(vectors, head, without_last).save(tmp_path / CONTENT)
     content = Content.load(tmp_path / CONTENT, vectors.shape[1])
@@ -132,3 +135,12 @@ def test_the_newest_cases_are_the_last_sessions() -> None:
     prefixes, targets = newest_cases(sessions)
     assert (prefixes, targets.tolist()) == ([[4], [4, 5], [1]], [5, 6, 2])
     assert TOP == 20
+
+
+def test_of_very_many_items_the_most_clicked_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.bundling.content.MAX_ITEMS", 80)
+    vectors, clicks = planted("niser"), np.where(SHELF < 2, 9, 1)
+    content = fit_content(vectors, "niser", ITEMS, clicks, SAID, cases_of(vectors, "niser"))
+    assert content.measured["items"] == 80
+    assert content.vector({"categories": ["c1"]}) is not None
+    assert content.vector({"categories": ["c2"]}) is None, "none of the most clicked"
