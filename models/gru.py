@@ -34,7 +34,7 @@ from models.layers import GRU
 class GRUEncoder(SessionEncoder):
     """A GRU over the clicks; cosines to its state after a click score what comes next."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2)
+    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=3e-3, lr_step=3, patience=2, time_order=True)
     paper: ClassVar[Mapping[str, Hyper]] = {}
     family: ClassVar[Family] = "sequence"
     batching: Batching = "positions"

@@ -30,7 +30,7 @@ from models.layers import GatedGraphLayer, Reset, SessionGraph, SoftAttention
 class NISER(SessionEncoder):
     """Normalised session-graph encoder with positions and item dropout."""
 
-    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2)
+    recipe: Recipe = Recipe(epochs=8, batch_size=1024, lr=2e-3, lr_step=3, patience=2, time_order=True)
     paper: ClassVar[Mapping[str, Hyper]] = {
         "loss": "ce",
         "epochs": 30,
