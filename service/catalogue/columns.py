@@ -21,6 +21,7 @@ from service.catalogue.attributes import Kind, Value, Values
 
 FIRST_ROWS = 1024
 GROWTH = 1.5  # a column that is full is copied into one so much larger
+COMPARED_ONE_BY_ONE = 8  # values that are asked for; of more, numpy makes a table
 MAX_FIELD_SETS = 4  # of which answers are kept ready
 MAX_READY = 32_768  # items, of each of them: about 8 MB
 
@@ -96,11 +97,7 @@ class Numbers:
 
     def among(self, values: Sequence[str | float], where: Where) -> Mask:
         """Which items have one of these values, or a list that holds one; so it is for the others, too."""
-        cells = self.cells[where]
-        if len(values) == 1:
-            found: Mask = cells == values[0]
-            return found
-        return np.isin(cells, np.array(values, dtype=np.float64))
+        return _matches(self.cells[where], np.array(values, dtype=np.float64))
 
     def compared(self, operator: Comparison, value: float, where: Where) -> Mask:
         """Which items have a number that compares so with `value`."""
@@ -122,14 +119,9 @@ class Vocabulary:
             self.strings.append(string)
         return code
 
-    def chosen(self, strings: Sequence[str | float]) -> Mask | int:
-        """Which codes are those of `strings`; where it is one code at most, that."""
-        codes = [self.code_of[string] for string in strings if string in self.code_of]
-        if len(codes) < 2:
-            return codes[0] if codes else -1
-        chosen = np.zeros(len(self.strings), dtype=bool)
-        chosen[codes] = True
-        return chosen
+    def codes(self, strings: Sequence[str | float]) -> npt.NDArray[np.int32]:
+        """The codes of those of `strings` that there are."""
+        return np.array([self.code_of[each] for each in strings if each in self.code_of], dtype=np.int32)
 
 
 class Strings:
@@ -154,7 +146,7 @@ class Strings:
         return found
 
     def among(self, values: Sequence[str | float], where: Where) -> Mask:
-        return _matches(self._cells[where], self._vocabulary.chosen(values))
+        return _matches(self._cells[where], self._vocabulary.codes(values))
 
     def held(self, rows: Ints) -> list[list[int]]:
         """Which values each item has, by code, and 0 for none; so it is for lists of strings, too."""
@@ -199,10 +191,10 @@ class Lists:
         return found
 
     def among(self, values: Sequence[str | float], where: Where) -> Mask:
-        chosen = self._vocabulary.chosen(values) if self._vocabulary else np.array(values, dtype=np.float64)
+        wanted = self._vocabulary.codes(values) if self._vocabulary else np.array(values, dtype=np.float64)
         found = np.zeros(len(self._lengths[where]), dtype=bool)
         for plane in self._planes:
-            found |= _matches(plane[where], chosen)
+            found |= _matches(plane[where], wanted)
         return found
 
     def held(self, rows: Ints) -> list[list[int]]:
@@ -331,16 +323,13 @@ def iso_time(epoch_seconds: float) -> str:
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _matches(cells: npt.NDArray[Any], chosen: npt.NDArray[Any] | int) -> Mask:
-    """Which cells hold a code, one of the codes that are marked, or one of the numbers."""
-    if isinstance(chosen, int):
-        found: Mask = cells == chosen
-    elif chosen.dtype == bool:
-        found = chosen[cells]
-    elif len(chosen) == 1:
-        found = cells == chosen[0]
-    else:
-        found = np.isin(cells, chosen)
+def _matches(cells: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> Mask:
+    """Which cells hold one of the codes or numbers that are wanted."""
+    if len(wanted) > COMPARED_ONE_BY_ONE:
+        return np.isin(cells, wanted)
+    found = np.zeros(len(cells), dtype=bool)
+    for value in wanted:
+        found |= cells == value
     return found
 
 

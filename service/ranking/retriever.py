@@ -39,6 +39,7 @@ FEW = 2048  # visible items, or one in FEW_SHARE: only these are looked at, one 
 FEW_SHARE = 5
 BY_ONE_SHARE = 0.5  # of items that are looked at one by one where a search is exact
 FEW_DECODED = 1024  # where a search decodes vectors, theirs are kept: at 128 dimensions half a megabyte
+DECODED_AFTER = 4  # searches: it costs as much as three, and most rules about a session are asked once
 
 Kind = Literal["flat", "hnsw", "ivf-sq", "ivf-pq"]
 Codes = Literal["fp16", "sq8"]  # of ivf-sq: two bytes for each dimension, or one
@@ -88,7 +89,8 @@ class Retriever:
         self._exact = exact
         is_approximate = (self._hnsw or self._ivf) and not exact
         self._few = visible is not None and self._n_visible <= self._most_to_look_at(exact=not is_approximate)
-        self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for
+        self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for often
+        self._n_searched = 0
         self._stored: Vectors | None = None  # the index's own memory, once single vectors have been asked for
         many = not self._few and self._n_visible >= MIN_SIFTED * self.n_items
         self._sifted = _without_pad(visible) if visible is not None and is_approximate and many else None
@@ -171,7 +173,9 @@ class Retriever:
         An approximate index may find fewer; the rest of its row is then item 0 (PAD).
         """
         if self._few and self._ivf:
-            return self._search_decoded(vectors, min(k, self._n_visible), self._decode())
+            self._n_searched += len(vectors)
+            if self._n_searched >= DECODED_AFTER:
+                return self._search_decoded(vectors, min(k, self._n_visible), self._decode())
         if self._sifted is not None:
             return self._sift(vectors, min(k, self._n_visible), self._sifted)
         return self._search(self._searched, vectors, min(k, self._n_visible), self._parameters)
@@ -333,8 +337,8 @@ class Retriever:
 
     def _search_exact(self, query: Scores, k: int, excluded: Collection[int]) -> tuple[Scores, Items]:
         rows = _rows(excluded)
-        if self._few and self._ivf:
-            items, vectors = self._decode()
+        if self._decoded is not None:
+            items, vectors = self._decoded
             keep = ~np.isin(items, rows + 1)
             decoded = items[keep], vectors[keep]
             scores, items = self._search_decoded(query[None, :], min(k, len(decoded[0])), decoded)

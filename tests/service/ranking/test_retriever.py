@@ -276,10 +276,17 @@ def test_the_few_that_are_visible_are_all_looked_at(index: Index) -> None:
     vectors, queries = built.vectors(), random_vectors(3, seed=10)
     shown = set(range(5, 3000, 100))
     few = built.only(all_but(3000, set(range(1, 3001)) - shown))
-    for excluded in ((), {5, 105, 7}, set(range(1, 2000))):
+    for excluded in (
+        (),
+        {5, 105, 7},
+        set(range(1, 2000)),
+        (),
+    ):  # with 3 queries each: later ones find them decoded
         answers = few.search_each(queries, [20] * 3, [excluded] * 3)
         for query, answer in zip(queries, answers, strict=True):
             check(vectors, query, 20, set(range(1, 3001)) - shown | set(excluded), answer)
     assert few.visible().tolist() == sorted(shown)
+    once = built.only(all_but(3000, set(range(1, 3001)) - shown))
+    check(vectors, queries[0], 20, set(range(1, 3001)) - shown, once.search_excluding(queries[0], 20, ()))
     # What it was restricted to before is forgotten.
     check(vectors, queries[0], 3000, (), few.only(all_but(3000, ())).search_excluding(queries[0], 3000, ()))
