@@ -33,6 +33,7 @@ PROVEN_AT_ONCE = 16_384
 SIFT_MARGIN = 1.5
 SIFT_BREADTH = 0.6  # times what it finds
 MIN_SIFTED = 0.4  # share of items that are visible; below it, an approximate search is left for an exact one
+MIN_SIFTED_LISTS = 0.15  # likewise, of an index of lists: to search one exactly takes longer
 DEEPER = 4  # times as deep a search follows one that found too few
 DEEPEST = 500  # visible items for each that such a search wants: with fewer, an exact one is hardly dearer
 FEW = 2048  # visible items, or one in FEW_SHARE: only these are looked at, one after the other
@@ -92,7 +93,8 @@ class Retriever:
         self._decoded: tuple[Items, Vectors] | None = None  # of the few, once they have been asked for often
         self._n_searched = 0
         self._stored: Vectors | None = None  # the index's own memory, once single vectors have been asked for
-        many = not self._few and self._n_visible >= MIN_SIFTED * self.n_items
+        least = MIN_SIFTED_LISTS if self._ivf else MIN_SIFTED
+        many = not self._few and self._n_visible >= least * self.n_items
         self._sifted = _without_pad(visible) if visible is not None and is_approximate and many else None
         # What else `search` asks, and how.
         exact = not is_approximate or not many
