@@ -3,6 +3,7 @@
 # at a time, the long ones first. It goes on after an interruption. Two slow cores take two and a half hours.
 set -euo pipefail
 export data=${DATA:-artifacts/data/diginetica} out=${OUT:-artifacts/sampled}
+# What `train` is told beside that: a variable each, by the name of the way.
 export full="" sampled="--set loss=sampled-ce --set negatives=8192 --set negatives_power=0.5"
 train() {
     nextclick train --data "$data" --model gru --threads 1 --test --resume --seed "$2" \
