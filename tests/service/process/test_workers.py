@@ -140,9 +140,10 @@ def test_requests_in_flight_finish(workers: Service) -> None:
 
 
 def test_a_worker_that_is_killed_in_mid_swap_loses_no_acknowledged_click(
-    workers: Service, artifacts: Path, redis_url: str
+    workers: Service, artifacts: Path, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients send a click again, with its event id, until somebody acknowledges it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # the workers': their lock lies there
     acknowledged: set[str] = set()
     done = threading.Event()
 
