@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy as reference
@@ -95,7 +96,7 @@ def test_items_in_chunks_are_the_same_softmax(
     monkeypatch.setitem(losses._LARGEST_BUFFER, "cpu", limit)
     for chunked, expected in zip(value(), whole, strict=True):
         torch.testing.assert_close(chunked, expected, atol=1e-6, rtol=1e-4)
-    assert {held.numel() for held in losses._buffers.values()} == {17 * 60}
+    assert {held.numel() for held in losses._buffers.values()} == {17 * 64}, "rows begin a cache line apart"
     losses.free_buffers()
     assert not losses._buffers
 
@@ -201,6 +202,69 @@ def test_the_objectives_alpha_is_bpr_maxs() -> None:
         for a in (0.0, 0.5, 1.0)
     ]
     assert len(set(values)) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "tolerance"),
+    [(0.2, 1e-5), (1.0, 1e-5), (100.0, 3e-4)],  # float32 rounds a score of 1,000 by 6e-5
+    ids=["no logit can overflow", "some could", "some would"],
+)
+@pytest.mark.parametrize("logq_target", [False, True])
+@pytest.mark.parametrize("unit_items", [False, True])
+def test_sampled_ce_equals_plain_operators(
+    size: float, tolerance: float, logq_target: bool, unit_items: bool
+) -> None:
+    """Value and gradients of the fused one, with everything that shifts a score or takes a negative out."""
+    vectors, items, bias, targets = inputs()
+    vectors.data *= size
+    drawn = torch.cat([targets, torch.randint(300, (30,))])
+    held = torch.from_numpy(np.unique(targets.numpy()))
+    often = torch.randn(47)
+    examples = torch.arange(17) // 3
+    negatives = Negatives(drawn, often, 300, held, torch.randn(len(held)), examples)
+    parameters = [vectors, items, bias]
+
+    scored = normalize(items, dim=1) if unit_items else items
+    r_target = (vectors * scored[targets]).sum(1) + bias[targets]
+    if logq_target:
+        r_target = r_target - negatives.log_expected_of(targets)
+    r = vectors @ scored[drawn].T + bias[drawn] - often
+    real = drawn != targets[:, None]
+    real[:, :17] &= examples != examples[:, None]
+    expected = sampled_ce(r_target[:, None], r, real).mean()
+    expected_grads = torch.autograd.grad(expected, parameters)
+
+    objective = Objective("sampled-ce", logq_target=logq_target)
+    loss = sampled_loss(
+        objective,
+        vectors,
+        rows(items),
+        targets,
+        negatives,
+        bias=rows(bias),
+        normalise=unit_items,
+        rows=examples,
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    for grad, expected_grad in zip(torch.autograd.grad(3 * loss, parameters), expected_grads, strict=True):
+        scale = float(expected_grad.abs().max())
+        torch.testing.assert_close(grad / 3 / scale, expected_grad / scale, atol=tolerance, rtol=0)
+
+
+def test_sampled_ce_holds_one_matrix_of_scores() -> None:
+    """What plain operators would hold of them for the way back is a dozen times as much."""
+    vectors, items, _, targets = inputs()
+    negatives = Negatives(torch.arange(300), torch.zeros(300), 300)
+    held: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sampled_loss(Objective("sampled-ce"), vectors, rows(items), targets, negatives)
+    assert held
+    assert max(held) <= 300 * 8, "of items and their vectors, not of scores"
 
 
 ALL: list[Loss] = ["sampled-ce", "bce", "gbce", "bpr", "top1", "top1-max", "bpr-max"]
