@@ -26,7 +26,7 @@ from training.measure.metrics import mrr_at_k, recall_at_k
 from training.measure.validation import rank_targets
 
 WAIT_EVERY = 20  # steps that a GPU may be behind
-LOOKS = 4  # at validation MRR@20 in an epoch: a whole one may overshoot by far
+LOOKS = 4  # at validation MRR@20 in an epoch
 
 
 def build(
@@ -138,20 +138,22 @@ def finish(device: torch.device) -> None:
 
 
 def quality(
-    model: SessionEncoder, train: Sessions, validation: Sessions, seed: int, goal: float
+    model: SessionEncoder, train: Sessions, validation: Sessions, seed: int, budget_seconds: float
 ) -> list[dict[str, float]]:
-    """What was seen when, until validation MRR@20 is at least `goal` or the recipe's epochs are over."""
+    """What was seen when, until the recipe's epochs are over or training and looks have taken the budget."""
     held_out = Examples.of(validation, "positions" if model.causal else "prefixes", model.max_length)
     history: list[dict[str, float]] = []
-    seconds, began = 0.0, time.perf_counter()
+    seconds, start = 0.0, time.perf_counter()
+    began = start
     for epochs in training_steps(model, train, seed, model.recipe.epochs):
-        if epochs < (len(history) + 1) / LOOKS:
+        spent = time.perf_counter() - start >= budget_seconds
+        if epochs < (len(history) + 1) / LOOKS and not spent:
             continue
         seconds += time.perf_counter() - began
         ranks = rank_targets(model, held_out)
         recall, mrr = (100 * metric(ranks, 20) for metric in (recall_at_k, mrr_at_k))
         history.append({"epochs": epochs, "seconds": seconds, "recall@20": recall, "mrr@20": mrr})
-        if mrr >= goal:
+        if spent:
             break
         began = time.perf_counter()
     return history

@@ -88,7 +88,7 @@ def _scatter(
     best = max(point.recall for point in points)
     drawn = [point for point in points if point.recall >= FAR_BELOW * best]
     left_out = [f"{point.title} {point.recall:.1f}" for point in points if point.recall < FAR_BELOW * best]
-    with _style():
+    with style():
         figure, axes = _axes(
             board, label + (f"\nfar below, not drawn: {', '.join(left_out)}" if left_out else "")
         )
@@ -110,7 +110,7 @@ def _scatter(
             if any(point.family == family for point in drawn)
         ]
         _legend(axes, marks)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _by_length(board: Leaderboard) -> bytes | None:
@@ -120,7 +120,7 @@ def _by_length(board: Leaderboard) -> bytes | None:
     figures = [entry.first.result.test_by_length or {} for entry in entries]
     lengths = list(figures[0])
     ticks = [f"{length}\n({of.cases:,})" for length, of in figures[0].items()]
-    with _style():
+    with style():
         figure, axes = _axes(board, "clicks in the session so far (test cases)")
         for entry, of in zip(entries, figures, strict=True):
             recalls = [of[length].recall if length in of else np.nan for length in lengths]
@@ -129,7 +129,7 @@ def _by_length(board: Leaderboard) -> bytes | None:
             axes.plot(recalls, line, color=COLOURS[entry.family], markersize=5, label=label)
         axes.set_xticks(range(len(ticks)), ticks)
         _legend(axes, axes.get_lines())
-        return _svg(figure)
+        return svg(figure)
 
 
 def _representatives(entries: Sequence[Entry]) -> list[Entry]:
@@ -187,11 +187,13 @@ def _legend(axes: Axes, lines: Sequence[Line2D]) -> None:
     )
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
+    """In which a picture is the same bytes each time, and its words stay words."""
     return rc_context({"svg.hashsalt": "nextclick", "svg.fonttype": "none", "font.size": FONT_SIZE})
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """The picture, without a date."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
