@@ -110,7 +110,7 @@ def run(
     from training.loop.run import run as make_run
 
     log_to_stderr()
-    with reported(json_) as console, _terminated():
+    with reported(json_) as console, terminated():
         wanted, settings = load_config(config), _service_settings(artifacts)
         source: ClickSource = CollectedClicks(settings)
         if wanted.data.clicks:
@@ -258,7 +258,7 @@ def log_to_stderr() -> None:
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
+def terminated() -> Iterator[None]:
     """SIGTERM ends the command as Ctrl-C does, with everything closed that is open."""
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from training.commands.live import terminated
 from training.commands.models import (
     CORES,
     INTERRUPTED,
@@ -59,7 +60,7 @@ def benchmark(
     from training.report.benchmark import BenchmarkOptions, Outcome
     from training.report.benchmark import benchmark as run_benchmark
 
-    with reported(json_) as console:
+    with reported(json_) as console, terminated():
         names = [name for each in models or [] for name in each.split(",")]
         for name in names:
             if name not in baseline_names():

@@ -20,7 +20,7 @@ from tests.training.interrupts import (
 )
 from tests.training.planted import planted_dataset, planted_sessions, write_dataset
 from tests.training.shop_clicks import Silent
-from tests.waiting import DEADLINE_SECONDS
+from tests.waiting import DEADLINE_SECONDS, alive
 from training.__main__ import app
 from training.data.dataset import Dataset
 from training.fit import FitOptions, fit
@@ -116,6 +116,23 @@ def test_a_benchmark_that_is_cut_short_goes_on_from_the_checkpoint(place: Path) 
     epochs = json.loads((place / "results/planted/gru.json").read_text())["history"]["select"]
     assert epochs[0]["train_seconds"] == 12345.6, "the first epoch is not trained again"
     assert len(epochs) > 1
+
+
+def test_the_training_ends_with_it(place: Path) -> None:
+    """Also when it is killed, which Python would leave without a word to the processes it has started."""
+    command = [sys.executable, "-m", "training", *arguments(place, "--models", "gru,pop")]
+    with no_further_checkpoint(place / "artifacts/runs/planted/gru-seed1/select.pt") as pipe:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            with being_written(pipe):
+                [training] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                process.terminate()
+                assert process.wait(DEADLINE_SECONDS) == 128 + signal.SIGTERM
+                assert not alive(int(training))
+        finally:
+            process.kill()
+            process.wait()
+    assert not (place / "results").exists(), "nor does the next model begin"
 
 
 def test_a_spent_budget_leaves_the_rest_for_later(place: Path) -> None:
