@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests at a time: a processor each, and a gigabyte of memory.
+JOBS ?= $(shell nproc | awk '{ print $$1 < 8 ? $$1 : 8 }')
 export NEXTCLICK_ARTIFACTS_DIR ?= artifacts
 
 .PHONY: demo test check bench client clean help
 
 help:
 	@echo "make demo    a shop's clicks, a trained model, a running service: http://127.0.0.1:8000, metrics on port 9464"
-	@echo "make test    every test"
+	@echo "make test    every test, $(JOBS) at a time (JOBS=…)"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed and load measurements (see benchmarks/README.md)"
 	@echo "make client  a typed Python client of this version, in build/client, tried over HTTP"
@@ -31,7 +33,7 @@ demo: $(VENV)/demo.stamp
 	@exec $(BIN)/nextclick demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
