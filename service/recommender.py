@@ -303,9 +303,9 @@ class Recommender:
         *,
         told: int | None = None,
     ) -> Recommendation:
-        """Fill an answer stage by stage; it names the first that gave something. Raises `NoModel`.
+        """Fill an answer stage by stage, and let a placement steer it. Raises `NoModel`.
 
-        `told`: so many of the items are sent, if not all.
+        It names the first stage that gave something. `told`: so many of the items are sent, if not all.
         """
         prepared = options.placement
         placement = prepared.placement if prepared is not None else PLAIN
@@ -326,38 +326,15 @@ class Recommender:
         indices = served.bundle.index_of.of(clicked) if served else [0] * len(clicked)
         known = [item_id for item_id, item in zip(clicked, indices, strict=True) if item]
         known = known[-served.ranker.max_length :] if served else []
-        items: list[Scored] = []
-        stages: list[StageName] = []
-        parts: list[tuple[StageName, int]] = []
 
         def allowed(item_id: str) -> bool:
             if item_id in excluded or (filtered is not None and not filtered.allows(item_id)):
                 return False
             return self._may_answer(snapshot, served, item_id)
 
-        for stage in placement.stages or STAGES:
-            room = size - len(items)
-            if not room:
-                break
-            found: Sequence[Scored] = ()
-            if stage == "neighbours":
-                if visit.co_clicks:
-                    found = [entry for entry in visit.co_clicks if allowed(entry[0])][:room]
-            elif stage == "model":
-                if served and known:
-                    left_out = served.indices(excluded) if excluded else ()
-                    query = Query([item for item in indices if item][-len(known) :], room, left_out)
-                    found = await self._batcher.rank(served, query)
-            elif stage == "trending":
-                found = self._trending.top(room, allowed)
-            elif served:
-                found = served.popular(room, excluded)
-            if found:
-                stages.append(stage)
-                parts.append((stage, len(found)))
-                items.extend(found)
-                if len(found) < room:  # else no other stage comes
-                    excluded.update([item_id for item_id, _ in found])
+        read = [item for item in indices if item][-len(known) :] if known else []
+        stages = placement.stages or STAGES
+        items, parts = await self._filled(stages, size, served, visit, read, excluded, allowed)
         if served is None and not items:
             raise NoModel("no model is published yet, and nothing is trending")
 
@@ -372,6 +349,7 @@ class Recommender:
             steered = await self._steered(pool, options, prepared)
             items = [(each.item_id, each.score) for each in steered]
         version = served.version if served else None
+        gave = [stage for stage, _ in parts]
         k = told or options.k
         item_ids = [item_id for item_id, _ in items[:k]]
         return Recommendation(
@@ -384,18 +362,57 @@ class Recommender:
                 item_ids,
             ),
             version=version,
-            stage=stages[0] if stages else "popular",
-            reason=_reason(visit, served, known, stages),
+            stage=gave[0] if gave else "popular",
+            reason=_reason(visit, served, known, gave),
             degraded=visit.degraded,
             ignored=list(
                 dict.fromkeys(item_id for item_id, item in zip(clicked, indices, strict=True) if not item)
             ),
-            encoded=known if "model" in stages else [],
+            encoded=known if "model" in gave else [],
             items=items,
             parts=parts,
             steered=steered,
             placement=(prepared.name or None) if prepared is not None else None,
         )
+
+    async def _filled(
+        self,
+        stages: Sequence[StageName],
+        size: int,
+        served: ServedBundle | None,
+        visit: Visit,
+        read: Sequence[int],
+        excluded: set[str],
+        allowed: Callable[[str], bool],
+    ) -> tuple[list[Scored], list[tuple[StageName, int]]]:
+        """Up to `size` items of the stages, in their order, and how many each gave that gave any.
+
+        `read` are the clicks that the bundle knows. Items are `excluded`, too, once they are found.
+        """
+        items: list[Scored] = []
+        parts: list[tuple[StageName, int]] = []
+        for stage in stages:
+            room = size - len(items)
+            if not room:
+                break
+            found: Sequence[Scored] = ()
+            if stage == "neighbours":
+                if visit.co_clicks:
+                    found = [entry for entry in visit.co_clicks if allowed(entry[0])][:room]
+            elif stage == "model":
+                if served and read:
+                    left_out = served.indices(excluded) if excluded else ()
+                    found = await self._batcher.rank(served, Query(read, room, left_out))
+            elif stage == "trending":
+                found = self._trending.top(room, allowed)
+            elif served:
+                found = served.popular(room, excluded)
+            if found:
+                parts.append((stage, len(found)))
+                items.extend(found)
+                if len(found) < room:  # else no other stage comes
+                    excluded.update([item_id for item_id, _ in found])
+        return items, parts
 
     async def _steered(self, pool: _Pooled, options: Options, prepared: Prepared) -> list[Steered]:
         """The answer that a placement makes of a pool, and of what it brings in from beside it."""
