@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from sklearn.linear_model import Ridge
 
 from models.base import Head, Sessions
 from service.ranking.content import (
@@ -32,6 +32,9 @@ from service.ranking.content import (
     unit,
 )
 from service.ranking.retriever import Items, Vectors
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import Ridge
 
 TOP = 20
 MIN_ITEMS = 50  # with attributes, to learn from
@@ -170,6 +173,8 @@ class _Learning:
     head: Head
 
     def fit(self, rows: Items, alpha: float) -> Ridge:
+        from sklearn.linear_model import Ridge  # takes two seconds: most trainings are told of no attributes
+
         ridge = Ridge(alpha, solver="sparse_cg", tol=1e-3)
         weights = self.weights[rows] / self.weights[rows].mean()
         return ridge.fit(self.matrix[rows], self.vectors[rows], sample_weight=weights)

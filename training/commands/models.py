@@ -589,6 +589,49 @@ def _attributes(items: Path | None, cold_share: float | None, catalogue: Path | 
     return Attributes(schema.kinds, all_items(items, schema), cold_share)
 
 
+# Errors that are told in one line, by where they are defined.
+WRONG_INPUT = (
+    "service.catalogue.attributes.CatalogueFileError",
+    "service.catalogue.placements.PlacementError",
+    "service.live.deployment.DeploymentError",
+    "service.process.settings.SettingsError",
+    "service.ranking.bundle.BundleError",
+    "training.bundling.blend.BlendError",
+    "training.bundling.content.ContentError",
+    "training.data.clicks.ClicksError",
+    "training.data.dataset.DatasetError",
+    "training.data.items.ItemsFileError",
+    "training.learn.checkpoint.CheckpointError",
+    "training.learn.devices.DeviceError",
+    "training.learn.hyper.HyperError",
+    "training.learn.registry.UnknownModelError",
+    "training.loop.retrain.ConfigError",
+    "training.loop.run_record.RunError",
+    "training.measure.results.ResultError",
+    "training.report.leaderboard.ReportError",
+    "training.search.study.TuneError",
+)
+ANOTHER_TIME = (
+    "service.live.object_store.ObjectStoreError",
+    "training.learn.checkpoint.RunInUseError",
+    "training.learn.train.DivergedError",
+    "training.loop.collect.CollectError",
+    "training.loop.items.ImportStoppedError",
+    "training.loop.run_record.RunLockedError",
+)
+REFUSED = ("training.bundling.export.ExportError",)
+
+
+def _loaded(errors: Sequence[str]) -> tuple[type[Exception], ...]:
+    """Those whose modules are loaded: no other can have been raised, and to load torch takes seconds."""
+    found = []
+    for error in errors:
+        module, _, name = error.rpartition(".")
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
 @contextmanager
 def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     """A console that leaves stdout to JSON if asked; errors become one line and an exit code.
@@ -596,67 +639,15 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
     Unless processes of torchrun work `together`, each would do the same to the same files: they are refused.
     2 for wrong input, 1 for a check that refused, or for what may go better another time.
     """
-    from service.catalogue.attributes import CatalogueFileError
-    from service.catalogue.placements import PlacementError
-    from service.live.deployment import DeploymentError
-    from service.live.object_store import ObjectStoreError
-    from service.process.settings import SettingsError
-    from service.ranking.bundle import BundleError
-    from training.bundling.blend import BlendError
-    from training.bundling.content import ContentError
-    from training.bundling.export import ExportError
-    from training.data.clicks import ClicksError
-    from training.data.dataset import DatasetError
-    from training.data.items import ItemsFileError
-    from training.learn.checkpoint import CheckpointError, RunInUseError
-    from training.learn.devices import DeviceError, torchrun_processes
-    from training.learn.hyper import HyperError
-    from training.learn.registry import UnknownModelError
-    from training.learn.train import DivergedError
-    from training.loop.collect import CollectError
-    from training.loop.items import ImportStoppedError
-    from training.loop.retrain import ConfigError
-    from training.loop.run_record import RunError, RunLockedError
-    from training.measure.results import ResultError
-    from training.report.leaderboard import ReportError
-    from training.search.study import TuneError
-
     console = Console(stderr=json_, highlight=False)
     try:
-        if torchrun_processes() > 1 and not together:
-            raise DeviceError("under torchrun several processes can `train`; run this command without it")
+        if not together and "TORCHELASTIC_RUN_ID" in os.environ:
+            _refuse_torchrun()
         yield console
-    except (
-        BlendError,
-        BundleError,
-        CatalogueFileError,
-        CheckpointError,
-        ClicksError,
-        ConfigError,
-        ContentError,
-        DatasetError,
-        DeploymentError,
-        DeviceError,
-        HyperError,
-        ItemsFileError,
-        PlacementError,
-        ResultError,
-        RunError,
-        SettingsError,
-        TuneError,
-        ReportError,
-        UnknownModelError,
-    ) as error:
+    except _loaded(WRONG_INPUT) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
-    except (
-        CollectError,
-        DivergedError,
-        ImportStoppedError,
-        ObjectStoreError,
-        RunInUseError,
-        RunLockedError,
-    ) as error:
+    except _loaded(ANOTHER_TIME) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except BrokenPipeError:  # whoever read what is printed is gone
@@ -665,9 +656,16 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         typer.secho(f"error: {what}", fg="red", err=True)
         raise typer.Exit(1) from error
-    except ExportError as error:
+    except _loaded(REFUSED) as error:
         typer.secho(f"refused: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
+
+
+def _refuse_torchrun() -> None:
+    from training.learn.devices import DeviceError, torchrun_processes
+
+    if torchrun_processes() > 1:
+        raise DeviceError("under torchrun several processes can `train`; run this command without it")
 
 
 def _report(

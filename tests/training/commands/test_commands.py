@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import resource
@@ -20,6 +21,7 @@ from service.ranking.bundle import Bundle
 from service.ranking.repeats import RepeatTable
 from tests.training.planted import planted_dataset
 from training.__main__ import app
+from training.commands.models import ANOTHER_TIME, REFUSED, WRONG_INPUT
 from training.data.dataset import Dataset
 from training.learn import hyper
 from training.learn.checkpoint import alone_in
@@ -65,6 +67,14 @@ def test_train_says_what_it_samples_and_what_steps_cost(
         rf"sampled-ce against 9 negatives and the step's other targets of 30 items, .*: {steps}", told
     )
     assert json.loads(result.stdout)["recipe"]["loss"] == "sampled-ce"
+
+
+@pytest.mark.parametrize("error", [*WRONG_INPUT, *ANOTHER_TIME, *REFUSED])
+def test_every_error_that_is_told_in_a_line_is_one(error: str) -> None:
+    module, _, name = error.rpartition(".")
+    defined = getattr(importlib.import_module(module), name)
+    assert issubclass(defined, Exception)
+    assert defined.__module__ == module, "elsewhere it may be loaded, and this not"
 
 
 def test_train_leaves_a_bundle_with_its_test_metrics(place: Path) -> None:

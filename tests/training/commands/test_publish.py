@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from typer.testing import CliRunner, Result
 from service.live.deployment import publish, read_deployment
 from tests.service.bundles import Shop
 from training.__main__ import app
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -39,6 +44,27 @@ def test_a_trial_begins_and_ends(bundles: Path) -> None:
     assert (read_deployment(bundles).challenger, read_deployment(bundles).shadow) == (None, "v3")
     assert run(bundles, "withdraw", "--shadow").exit_code == 0
     assert read_deployment(bundles).serving == ("v1",)
+
+
+def test_who_must_go_back_waits_for_nothing_that_trains(bundles: Path) -> None:
+    """A wrong model is live: seconds of imports are seconds of its answers. What is wrong is told as fast."""
+    for command, status in (
+        (["publish", "--bundle", "v2"], 0),
+        (["rollback"], 0),
+        (["withdraw", "--shadow"], 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "training", *command, "--artifacts", str(bundles)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "service.live.deployment" in imported, "what this test reads"
+        assert not imported & {"torch", "duckdb", "optuna", "onnx", "pandas", "scipy", "sklearn", "pyarrow"}
+    assert read_deployment(bundles).champion == "v1"
 
 
 @pytest.mark.parametrize(
