@@ -357,6 +357,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", nargs="?", const="both", choices=("recbole", "ours", "both"))
     options = parser.parse_args()
+    if options.picture and not options.quality:
+        parser.error("--picture draws what --quality measures")
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     data = Dataset.load(options.data)

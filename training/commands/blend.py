@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from training.commands.endings import reported
 from training.commands.models import (
     CORES,
     ArtifactsOption,
@@ -19,7 +20,6 @@ from training.commands.models import (
     MaxIndexOption,
     RepeatsOption,
     ThreadsOption,
-    reported,
 )
 
 app = typer.Typer(no_args_is_help=True)

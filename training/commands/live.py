@@ -7,25 +7,21 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from training.commands.data import fail
-from training.commands.models import INTERRUPTED, ArtifactsOption, JsonOption, reported
+from training.commands.endings import INTERRUPTED, reported, terminated
+from training.commands.models import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.process.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
-TERMINATED = 143
 ENDLESS = ("console", "demo", "serve")
 
 
@@ -255,20 +251,6 @@ def log_to_stderr() -> None:
 
     # Asked for anew with every line: sys.stderr may be another by then.
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, with everything closed that is open."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _service_settings(artifacts: Path) -> Settings:

@@ -8,8 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from training.commands.endings import INTERRUPTED, reported
 from training.search.auto import AUTO, BUDGET_MINUTES
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from training.search.choose import Choice, Found
 
 app = typer.Typer(no_args_is_help=True)
-INTERRUPTED = 130
 
 DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: what `prepare` wrote.")]
 
@@ -587,85 +586,6 @@ def _attributes(items: Path | None, cold_share: float | None, catalogue: Path | 
         return None
     schema = Schema.read(catalogue or (FILE if FILE.exists() else None))
     return Attributes(schema.kinds, all_items(items, schema), cold_share)
-
-
-# Errors that are told in one line, by where they are defined.
-WRONG_INPUT = (
-    "service.catalogue.attributes.CatalogueFileError",
-    "service.catalogue.placements.PlacementError",
-    "service.live.deployment.DeploymentError",
-    "service.process.settings.SettingsError",
-    "service.ranking.bundle.BundleError",
-    "training.bundling.blend.BlendError",
-    "training.bundling.content.ContentError",
-    "training.data.clicks.ClicksError",
-    "training.data.dataset.DatasetError",
-    "training.data.items.ItemsFileError",
-    "training.learn.checkpoint.CheckpointError",
-    "training.learn.devices.DeviceError",
-    "training.learn.hyper.HyperError",
-    "training.learn.registry.UnknownModelError",
-    "training.loop.retrain.ConfigError",
-    "training.loop.run_record.RunError",
-    "training.measure.results.ResultError",
-    "training.report.leaderboard.ReportError",
-    "training.search.study.TuneError",
-)
-ANOTHER_TIME = (
-    "service.live.object_store.ObjectStoreError",
-    "training.learn.checkpoint.RunInUseError",
-    "training.learn.train.DivergedError",
-    "training.loop.collect.CollectError",
-    "training.loop.items.ImportStoppedError",
-    "training.loop.run_record.RunLockedError",
-)
-REFUSED = ("training.bundling.export.ExportError",)
-
-
-def _loaded(errors: Sequence[str]) -> tuple[type[Exception], ...]:
-    """Those whose modules are loaded: no other can have been raised, and to load torch takes seconds."""
-    found = []
-    for error in errors:
-        module, _, name = error.rpartition(".")
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
-
-
-@contextmanager
-def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
-    """A console that leaves stdout to JSON if asked; errors become one line and an exit code.
-
-    Unless processes of torchrun work `together`, each would do the same to the same files: they are refused.
-    2 for wrong input, 1 for a check that refused, or for what may go better another time.
-    """
-    console = Console(stderr=json_, highlight=False)
-    try:
-        if not together and "TORCHELASTIC_RUN_ID" in os.environ:
-            _refuse_torchrun()
-        yield console
-    except _loaded(WRONG_INPUT) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from error
-    except _loaded(ANOTHER_TIME) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
-    except BrokenPipeError:  # whoever read what is printed is gone
-        raise
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        typer.secho(f"error: {what}", fg="red", err=True)
-        raise typer.Exit(1) from error
-    except _loaded(REFUSED) as error:
-        typer.secho(f"refused: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
-
-
-def _refuse_torchrun() -> None:
-    from training.learn.devices import DeviceError, torchrun_processes
-
-    if torchrun_processes() > 1:
-        raise DeviceError("under torchrun several processes can `train`; run this command without it")
 
 
 def _report(

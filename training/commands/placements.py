@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.commands.models import ArtifactsOption, JsonOption, reported
+from training.commands.endings import reported
+from training.commands.models import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.catalogue.placements import PlacementVersion

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from training.commands.models import ArtifactsOption, JsonOption, reported
+from training.commands.endings import reported
+from training.commands.models import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.live.deployment import Deployment

@@ -10,17 +10,15 @@ from typing import Annotated
 
 import typer
 
-from training.commands.live import terminated
+from training.commands.endings import INTERRUPTED, reported, terminated
 from training.commands.models import (
     CORES,
-    INTERRUPTED,
     ArtifactsOption,
     DataOption,
     DeviceOption,
     DevicesOption,
     JsonOption,
     ThreadsOption,
-    reported,
 )
 
 app = typer.Typer(no_args_is_help=True)

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from training.commands.endings import INTERRUPTED, reported
 from training.commands.models import (
     CORES,
-    INTERRUPTED,
     ArtifactsOption,
     DataOption,
     DeviceOption,
     JsonOption,
     ThreadsOption,
-    reported,
 )
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from typer.core import TyperOption
 
 from training.commands import data as data_commands
 from training.commands.data import fail
-from training.commands.models import CORES, INTERRUPTED, JsonOption, reported
+from training.commands.endings import INTERRUPTED, reported
+from training.commands.models import CORES, JsonOption
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset

@@ -21,7 +21,7 @@ from service.ranking.bundle import Bundle
 from service.ranking.repeats import RepeatTable
 from tests.training.planted import planted_dataset
 from training.__main__ import app
-from training.commands.models import ANOTHER_TIME, REFUSED, WRONG_INPUT
+from training.commands.endings import ANOTHER_TIME, REFUSED, WRONG_INPUT
 from training.data.dataset import Dataset
 from training.learn import hyper
 from training.learn.checkpoint import alone_in
