@@ -128,7 +128,7 @@ class GCEGNN(SessionEncoder):
         mean = (clicks * real).sum(1) / real.sum(1)  # s̄, (B, D)
         graph = SessionGraph(sessions)
         of_session = graph.node_of @ self.edges(clicks, graph)  # (1), (B, L, D)
-        row = torch.arange(len(sessions), device=sessions.device)[:, None].expand_as(sessions)
+        row = torch.arange(sessions.shape[0], device=sessions.device)[:, None].expand_as(sessions)
         of_all = self._around(len(self.hops), row.flatten(), sessions.flatten(), mean)  # (2), (3)
         h = of_session + self.dropout_global(of_all).view_as(clicks)  # (4)
         session = self.readout(h, real)  # (5)
@@ -270,6 +270,6 @@ def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
     A served batch is too small to gain by it: the exported graph takes values as they come.
     """
     if torch.compiler.is_exporting():
-        return values, torch.arange(len(values), device=values.device)
+        return values, torch.arange(values.shape[0], device=values.device)
     distinct, place = torch.unique(values, return_inverse=True)
     return distinct, place

@@ -232,13 +232,11 @@ def write_encoder(model: SessionEncoder, file: Path) -> None:
     chatter = io.StringIO()  # the exporter prints its steps
     with warnings.catch_warnings(), contextlib.redirect_stdout(chatter), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")  # deprecations inside the exporter, none of ours
+        exported = torch.export.export(
+            ServedEncoder(model).eval(), (example,), dynamic_shapes=dynamic, strict=False
+        )
         program = torch.onnx.export(
-            ServedEncoder(model).eval(),
-            (example,),
-            input_names=["sessions"],
-            output_names=["vectors"],
-            dynamic_shapes=dynamic,
-            dynamo=True,
+            exported, input_names=["sessions"], output_names=["vectors"], dynamic_shapes=dynamic, dynamo=True
         )
     assert program is not None
     program.save(str(file), external_data=True)
