@@ -35,7 +35,6 @@ from service.ranking.ranker import NearestItems
 from service.ranking.served import Query, ServedBundle
 from training.bundling.content import Attributes
 from training.bundling.indexes import WantedIndex
-from training.commands.watch import TerminalWatcher
 from training.data.dataset import Dataset
 from training.data.demo_store import write_demo_store
 from training.data.formats import LogFormat
@@ -45,6 +44,7 @@ from training.data.prepare import Rules, prepare
 from training.fit import FitOptions, export_checkpoint, fit
 from training.learn.hyper import resolve
 from training.learn.registry import find_model
+from training.report.watch import TerminalWatcher
 
 TOP = 20
 AT_ONCE = 256

@@ -8,17 +8,17 @@ import re
 import typer
 
 from training.commands import (
-    blend,
+    bundles,
     data,
     demo,
     items,
     live,
-    models,
     placements,
     publish,
     replay,
     results,
     search,
+    train,
     try_,
 )
 
@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (demo, try_, data, models, blend, publish, placements, live, replay, search, results, items):
+for commands in (demo, try_, data, train, bundles, results, publish, placements, live, replay, search, items):
     for command in commands.app.registered_commands:
         # Paragraphs, however wide the terminal is: typer breaks lines where the source does.
         told = inspect.getdoc(command.callback) or ""

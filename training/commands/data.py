@@ -8,11 +8,12 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from training.commands.endings import fail
 from training.data.reading.presets import TIME_FORMATS, FormatName
 
 app = typer.Typer(no_args_is_help=True)
@@ -405,8 +406,3 @@ def _refuse(options: set[str], why: str) -> None:
     if options:
         names = sorted("--" + option.replace("_", "-").replace("events", "event") for option in options)
         fail(f"{', '.join(names)} {why}", code=2)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(code)

@@ -23,8 +23,8 @@ from typing import NamedTuple, Self
 import typer
 
 from service.process.parent import stopping_with_us
-from training.commands.data import fail
-from training.commands.models import ArtifactsOption
+from training.commands.endings import fail
+from training.commands.options import ArtifactsOption
 
 app = typer.Typer(no_args_is_help=True)
 READY_SECONDS = 60

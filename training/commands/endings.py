@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -71,17 +73,14 @@ def reported(json_: bool, *, together: bool = False) -> Iterator[Console]:
             _refuse_torchrun()
         yield console
     except _loaded(WRONG_INPUT) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from error
+        fail(str(error), code=2)
     except _loaded(ANOTHER_TIME) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
+        fail(str(error), code=1)
     except BrokenPipeError:  # whoever read what is printed is gone
         raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        typer.secho(f"error: {what}", fg="red", err=True)
-        raise typer.Exit(1) from error
+        fail(what, code=1)
     except _loaded(REFUSED) as error:
         typer.secho(f"refused: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
@@ -92,6 +91,12 @@ def _refuse_torchrun() -> None:
 
     if torchrun_processes() > 1:
         raise DeviceError("under torchrun several processes can `train`; run this command without it")
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, and the exit code."""
+    typer.secho(f"error: {message}", fg="red", err=True)
+    raise typer.Exit(code)
 
 
 @contextmanager
@@ -106,3 +111,21 @@ def terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def tell_measured(
+    result: dict[str, object],
+    json_: bool,
+    console: Console,
+    headline: str,
+    *splits: str,
+) -> None:
+    """The result as JSON, or a headline and the figures of its `splits`."""
+    if json_:
+        print(json.dumps(result))
+        return
+    console.print(headline, markup=False)
+    for split in splits:
+        measured = result.get(split)
+        if isinstance(measured, dict):
+            console.print(f"{split}: " + "  ".join(f"{name} {value:.2f}" for name, value in measured.items()))

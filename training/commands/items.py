@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from training.commands.data import fail
-from training.commands.endings import INTERRUPTED
+from training.commands.endings import INTERRUPTED, fail
 from training.commands.live import log_to_stderr
-from training.commands.models import ArtifactsOption, JsonOption
+from training.commands.options import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.catalogue.attributes import Schema

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.core import TyperGroup
 
-from training.commands.data import fail
-from training.commands.endings import INTERRUPTED, reported, terminated
-from training.commands.models import ArtifactsOption, JsonOption
+from training.commands.endings import INTERRUPTED, fail, reported, terminated
+from training.commands.options import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.process.settings import Settings
@@ -100,10 +99,10 @@ def run(
     bundle, or entries of the click log are missing, which is said once and stops nothing. Whatever happens,
     the live bundle stays until another is published.
     """
-    from training.commands.watch import TerminalWatcher
     from training.loop.click_source import ClickSource, CollectedClicks, PartitionedClicks
     from training.loop.retrain import load_config
     from training.loop.run import run as make_run
+    from training.report.watch import TerminalWatcher
 
     log_to_stderr()
     with reported(json_) as console, terminated():

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.commands.endings import reported
-from training.commands.models import ArtifactsOption, JsonOption
+from training.commands.options import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.catalogue.placements import PlacementVersion

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from training.commands.endings import reported
-from training.commands.models import ArtifactsOption, JsonOption
+from training.commands.options import ArtifactsOption, JsonOption
 
 if TYPE_CHECKING:
     from service.live.deployment import Deployment

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from training.commands.data import fail
-from training.commands.models import ArtifactsOption
+from training.commands.endings import fail
+from training.commands.options import ArtifactsOption
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -1,4 +1,4 @@
-"""Many models on one data set, and what people read of their results: benchmark, report."""
+"""Many models on one data set, and what people read of their results: popularity, benchmark, report."""
 
 # Commands import what they need when they run: `--help` shall not wait for it.
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from training.commands.endings import INTERRUPTED, reported, terminated
-from training.commands.models import (
+from training.commands.options import (
     CORES,
     ArtifactsOption,
     DataOption,
@@ -19,9 +19,45 @@ from training.commands.models import (
     DevicesOption,
     JsonOption,
     ThreadsOption,
+    as_typed,
 )
 
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.command(rich_help_panel="Results")
+def popularity(
+    bundle: Annotated[
+        list[Path], typer.Option(metavar="PATH", help="A bundle's directory; repeat it to compare.")
+    ],
+    data: DataOption,
+    results: Annotated[Path, typer.Option(help="Gets <dataset>/popularity.svg and popularity.json.")],
+    threads: ThreadsOption = CORES,
+    json_: JsonOption = False,
+) -> None:
+    """Measure and draw popularity bias: item vectors' lengths, and how popular the answered items are.
+
+    Answers are those to the test cases, through the served path.
+    """
+    from service.live.deployment import replace_file
+    from service.ranking.bundle import Bundle
+    from training.bundling.provenance import source_commit
+    from training.data.dataset import Dataset
+    from training.report.popularity import draw, measure
+
+    with reported(json_) as console:
+        dataset = Dataset.load(data)
+        biases = [measure(Bundle.load(each, threads), dataset) for each in bundle]
+        figures = {bias.title: bias.figures() for bias in biases}
+        result = {"command": as_typed(), "commit": source_commit(), "models": figures}
+        place = results / dataset.info.name
+        place.mkdir(parents=True, exist_ok=True)
+        draw(biases, place / "popularity.svg")
+        replace_file(place / "popularity.json", json.dumps(result, indent=2).encode() + b"\n")
+        if json_:
+            print(json.dumps(result))
+        else:
+            console.print(f"wrote {place / 'popularity.svg'} and {place / 'popularity.json'}")
 
 
 @app.command(rich_help_panel="Results")

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from training.commands.endings import INTERRUPTED, reported
-from training.commands.models import (
+from training.commands.options import (
     CORES,
     ArtifactsOption,
     DataOption,
@@ -63,11 +63,11 @@ def tune(
     stopped. The study is kept under ARTIFACTS/tune/: after Ctrl-C or a kill the same command goes on, and
     with more --trials it goes further. Prints the best trials, and the command to train the best one.
     """
-    from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
     from training.learn.devices import resolve_device
     from training.learn.registry import find_model
     from training.learn.train import default_precision
+    from training.report.watch import TerminalWatcher
     from training.search.space import assignments, own_parameters, search_space
     from training.search.tune import TuneOptions, best_first
     from training.search.tune import tune as run_study

@@ -23,9 +23,8 @@ from rich.table import Table
 from typer.core import TyperOption
 
 from training.commands import data as data_commands
-from training.commands.data import fail
-from training.commands.endings import INTERRUPTED, reported
-from training.commands.models import CORES, JsonOption
+from training.commands.endings import INTERRUPTED, fail, reported
+from training.commands.options import CORES, JsonOption
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset

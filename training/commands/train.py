@@ -1,13 +1,10 @@
-"""From a prepared data set to a bundle: train, evaluate, export; and what there is to train."""
+"""From a prepared data set to a bundle: train; and what there is to train: models."""
 
 # Commands import what they need when they run: `--help` shall not wait for torch.
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,13 +14,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.commands.endings import INTERRUPTED, reported
+from training.commands.endings import INTERRUPTED, reported, tell_measured
+from training.commands.options import (
+    CORES,
+    ArtifactsOption,
+    CatalogueOption,
+    ColdShareOption,
+    DataOption,
+    DeviceOption,
+    DevicesOption,
+    IndexOption,
+    ItemsOption,
+    JsonOption,
+    MaxIndexOption,
+    RepeatsOption,
+    ThreadsOption,
+    as_typed,
+    attributes_of,
+)
 from training.search.auto import AUTO, BUDGET_MINUTES
 
 if TYPE_CHECKING:
-    from models.base import Sessions
-    from service.ranking.bundle import Bundle
-    from training.bundling.content import Attributes
     from training.data.dataset import Dataset
     from training.fit import FitOptions
     from training.learn.cards import Card
@@ -31,90 +42,6 @@ if TYPE_CHECKING:
     from training.search.choose import Choice, Found
 
 app = typer.Typer(no_args_is_help=True)
-
-DataOption = Annotated[Path, typer.Option("--data", help="A prepared data set: what `prepare` wrote.")]
-
-
-def _directory(path: Path) -> Path:
-    """A URL would silently become a directory of that name."""
-    from service.process.settings import NO_DIRECTORY, looks_like_url
-
-    if looks_like_url(str(path)):
-        raise typer.BadParameter(f"{path}: {NO_DIRECTORY}")
-    return path
-
-
-ArtifactsOption = Annotated[
-    Path,
-    typer.Option(
-        "--artifacts",
-        callback=_directory,
-        help="Holds bundles/, runs/, tune/ and deployment.json.",
-        envvar="NEXTCLICK_ARTIFACTS_DIR",
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
-]
-IndexOption = Annotated[
-    Literal["auto", "flat", "hnsw", "ivf-sq", "ivf-pq"],
-    typer.Option("--index", help="auto: whichever is measured to be fastest at recall@20 >= 0.99."),
-]
-MaxIndexOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-index-mb", min=0, help="Millions of bytes that the index may take.", show_default="any"
-    ),
-]
-ThreadsOption = Annotated[
-    int, typer.Option("--threads", min=1, help="Processor threads; part of a run's identity.")
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:N, to train on.")
-]
-DevicesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--devices",
-        min=1,
-        help="GPUs, or on cpu processes, that train one model together.",
-        show_default="1, or what torchrun started",
-    ),
-]
-ItemsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--items",
-        help="Items with attributes (.csv, .jsonl, .parquet), so that new ones are answered, too.",
-    ),
-]
-ColdShareOption = Annotated[
-    float | None,
-    typer.Option(
-        "--cold-share",
-        min=0.01,
-        max=10,
-        help="With --items: how much of the answers new items get, as a multiple of their share of clicks.",
-        show_default="as much as finds most clicks of all",
-    ),
-]
-CatalogueOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--catalogue",
-        help="Declares a shop's own attributes.",
-        envvar="NEXTCLICK_CATALOGUE_FILE",
-        show_default="catalogue.toml, if there is one",
-    ),
-]
-RepeatsOption = Annotated[
-    bool,
-    typer.Option(
-        "--repeats/--no-repeats",
-        help="Fit on validation what is added to the scores of items that a session holds already.",
-    ),
-]
-CORES = os.cpu_count() or 1
 
 
 @app.command(rich_help_panel="Models")
@@ -203,7 +130,6 @@ def train(
     from service.live.deployment import publish as publish_version
     from service.ranking.neighbours import NEIGHBOURS
     from training.bundling.indexes import WantedIndex
-    from training.commands.watch import TerminalWatcher
     from training.data.dataset import Dataset
     from training.fit import FitOptions, fit, train_along
     from training.learn.checkpoint import check_writable
@@ -212,6 +138,7 @@ def train(
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
     from training.measure.results import write_result
+    from training.report.watch import TerminalWatcher
 
     with reported(json_, together=True) as console:
         published = paper_of or (PAPER if paper else None)
@@ -255,7 +182,7 @@ def train(
             refit=refit,
             refit_epochs=refit_epochs,
             resume=resume,
-            attributes=_attributes(items, cold_share, catalogue),
+            attributes=attributes_of(items, cold_share, catalogue),
             repeats=repeats,
             test=test or results is not None,
             fabric=fabric,
@@ -273,7 +200,7 @@ def train(
                     budget = BUDGET_MINUTES if budget_minutes is None else budget_minutes
                     choice, options = _choose(prepared, options, set_ or [], budget, watcher)
                     model = choice.model
-                fitted = fit(model, prepared, options, watcher, _command())
+                fitted = fit(model, prepared, options, watcher, as_typed())
         except KeyboardInterrupt:
             console.print("interrupted; the same command with --resume goes on from the last checkpoint")
             raise typer.Exit(INTERRUPTED) from None
@@ -288,7 +215,9 @@ def train(
         made = str(fitted.bundle) if fitted.bundle else f"{model} is measured, not served: no bundle"
         if not json_ and fitted.result["validation"] is None and not options.test:
             made += "\nno validation figures: nothing was held back from it; --test or `evaluate` measures"
-        _report(fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "validation", "test")
+        tell_measured(
+            fitted.result, json_, console, f"{made}{'  (live)' if publish else ''}", "validation", "test"
+        )
 
 
 def _choose(
@@ -408,202 +337,3 @@ def _table(cards: list[Card]) -> Table:
         parameters = f"{card.parameters:,}" if card.head else "–"
         table.add_row(card.name, card.cited, card.family, parameters, card.head or "–", causal)
     return table
-
-
-@app.command(rich_help_panel="Models")
-def evaluate(
-    bundle: Annotated[Path, typer.Option(help="A bundle's directory.")],
-    data: DataOption,
-    split: Annotated[Literal["test", "validation"], typer.Option()] = "test",
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Also renew what RESULTS/<dataset>/<model>.json says was measured of this bundle."),
-    ] = None,
-    placement: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Also measure what is answered in this placement."),
-    ] = None,
-    items: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --placement: the catalogue, as `items import` reads it.",
-            show_default="what Redis holds",
-        ),
-    ] = None,
-    artifacts: ArtifactsOption = Path("artifacts"),
-    threads: ThreadsOption = CORES,
-    json_: JsonOption = False,
-) -> None:
-    """Measure a bundle as it is served (ONNX + FAISS): Recall, MRR, NDCG @5/10/20, coverage, popularity.
-
-    Prints JSON, once with nothing masked, once with the session's own items left out. Percent, except
-    popularity: mean training clicks of an answered item. A validation split says little of a bundle that
-    was refitted on it. With --placement also what the service answers in a placement of ARTIFACTS: through
-    its filter, steering and stages, but with nothing trending.
-    """
-    from service.ranking.bundle import Bundle
-    from training.data.dataset import Dataset
-    from training.learn.hyper import HyperError
-    from training.measure.evaluate import evaluate as evaluate_bundle
-    from training.measure.results import ResultError, measure_again
-
-    with reported(json_):
-        if items is not None and placement is None:
-            raise HyperError("--items is for --placement")
-        dataset = Dataset.load(data)
-        loaded = Bundle.load(bundle, threads)
-        sessions = dataset.test if split == "test" else dataset.validation
-        in_placement = (
-            _in_placement(loaded, dataset, sessions, artifacts, placement, items)
-            if placement is not None
-            else {}
-        )
-        measured = evaluate_bundle(loaded, dataset, sessions)
-        if results is not None:
-            if split != "test":
-                raise ResultError("--results: holds what was measured on test, not on validation")
-            measure_again(results, Bundle.load(bundle), dataset, measured)
-        result = {
-            "bundle": loaded.manifest.version,
-            "dataset": dataset.info.name,
-            "split": split,
-            "cases": measured.cases,
-            "index": loaded.manifest.index.model_dump() if loaded.manifest.index else None,
-            "metrics": measured.unmasked,
-            "metrics_without_seen_items": measured.unseen_only,
-            **in_placement,
-        }
-        print(json.dumps(result, indent=None if json_ else 2))
-
-
-def _in_placement(
-    bundle: Bundle, data: Dataset, sessions: Sessions, artifacts: Path, name: str, file: Path | None
-) -> dict[str, object]:
-    """What is measured under a placement, as `evaluate` prints it."""
-    from service.catalogue.attributes import Schema
-    from service.catalogue.filters import Filters
-    from service.catalogue.placements import prepare
-    from service.live.deployment import history_of, read_deployment
-    from service.process.settings import load_settings
-    from training.data.items import BadRow, ItemsFileError, read_items
-    from training.loop.items import stored_items
-    from training.measure.placed import evaluate_placed
-
-    settings = load_settings().model_copy(update={"artifacts_dir": artifacts})
-    schema = Schema.of(settings)
-    version = history_of(read_deployment(artifacts), name)[-1]
-    prepared = prepare(name, version.placement, schema.kinds)
-    filters = Filters(schema.kinds)
-    if file is None:
-        filters.apply(stored_items(settings))
-    else:
-        for row in read_items(file, schema):
-            if isinstance(row, BadRow):
-                raise ItemsFileError(f"{file}:{row.line}: {row.reason}")
-            filters.apply([row])
-    if not len(filters.columns):
-        raise ItemsFileError("the catalogue is empty: every rule would be judged by what is absent")
-    found = evaluate_placed(bundle, data, sessions, filters, prepared)
-    return {
-        "placement": {
-            "name": name,
-            "number": version.number,
-            "catalogue_items": len(filters.columns),
-            "items_answered": found.items_answered,
-            "metrics": found.metrics,
-        }
-    }
-
-
-@app.command(rich_help_panel="Results")
-def popularity(
-    bundle: Annotated[
-        list[Path], typer.Option(metavar="PATH", help="A bundle's directory; repeat it to compare.")
-    ],
-    data: DataOption,
-    results: Annotated[Path, typer.Option(help="Gets <dataset>/popularity.svg and popularity.json.")],
-    threads: ThreadsOption = CORES,
-    json_: JsonOption = False,
-) -> None:
-    """Measure and draw popularity bias: item vectors' lengths, and how popular the answered items are.
-
-    Answers are those to the test cases, through the served path.
-    """
-    from service.live.deployment import replace_file
-    from service.ranking.bundle import Bundle
-    from training.bundling.provenance import source_commit
-    from training.data.dataset import Dataset
-    from training.report.popularity import draw, measure
-
-    with reported(json_) as console:
-        dataset = Dataset.load(data)
-        biases = [measure(Bundle.load(each, threads), dataset) for each in bundle]
-        figures = {bias.title: bias.figures() for bias in biases}
-        result = {"command": _command(), "commit": source_commit(), "models": figures}
-        place = results / dataset.info.name
-        place.mkdir(parents=True, exist_ok=True)
-        draw(biases, place / "popularity.svg")
-        replace_file(place / "popularity.json", json.dumps(result, indent=2).encode() + b"\n")
-        if json_:
-            print(json.dumps(result))
-        else:
-            console.print(f"wrote {place / 'popularity.svg'} and {place / 'popularity.json'}")
-
-
-@app.command(rich_help_panel="Models")
-def export(
-    checkpoint: Annotated[Path, typer.Option(help="A run's select.pt or refit.pt.")],
-    data: DataOption,
-    index: IndexOption = "auto",
-    max_index_mb: MaxIndexOption = None,
-    items: ItemsOption = None,
-    cold_share: ColdShareOption = None,
-    catalogue: CatalogueOption = None,
-    repeats: RepeatsOption = True,
-    artifacts: ArtifactsOption = Path("artifacts"),
-    json_: JsonOption = False,
-) -> None:
-    """Make a bundle of a checkpoint: the best epoch so far (select.pt), or the newest (refit.pt)."""
-    from training.bundling.indexes import WantedIndex
-    from training.data.dataset import Dataset
-    from training.fit import export_checkpoint
-
-    with reported(json_) as console:
-        wanted = WantedIndex(index, max_index_mb)
-        attributes = _attributes(items, cold_share, catalogue)
-        path, measured = export_checkpoint(
-            checkpoint, Dataset.load(data), artifacts, wanted, attributes, repeats=repeats
-        )
-        _report({"bundle": str(path), "test": measured.unmasked}, json_, console, str(path), "test")
-
-
-def _attributes(items: Path | None, cold_share: float | None, catalogue: Path | None) -> Attributes | None:
-    from service.catalogue.attributes import FILE, Schema
-    from training.bundling.content import Attributes
-    from training.data.items import all_items
-
-    if items is None:
-        return None
-    schema = Schema.read(catalogue or (FILE if FILE.exists() else None))
-    return Attributes(schema.kinds, all_items(items, schema), cold_share)
-
-
-def _report(
-    result: dict[str, object],
-    json_: bool,
-    console: Console,
-    headline: str,
-    *splits: str,
-) -> None:
-    if json_:
-        print(json.dumps(result))
-        return
-    console.print(headline, markup=False)
-    for split in splits:
-        measured = result.get(split)
-        if isinstance(measured, dict):
-            console.print(f"{split}: " + "  ".join(f"{name} {value:.2f}" for name, value in measured.items()))
-
-
-def _command() -> str:
-    return "python -m training " + shlex.join(sys.argv[1:])
