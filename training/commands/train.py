@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from training.search.choose import Choice, Found
 
 app = typer.Typer(no_args_is_help=True)
+VARIANT = re.compile(r"(?!seed\d+$)[\w-]+")
 
 
 @app.command(rich_help_panel="Models")
@@ -107,6 +109,14 @@ def train(
     results: Annotated[
         Path | None, typer.Option(help="Also write RESULTS/<dataset>/<model>.json, as in docs/results.")
     ] = None,
+    variant: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="With --results: a line of its own on the leaderboard, beside the model's.",
+            show_default=False,
+        ),
+    ] = "",
     publish: Annotated[bool, typer.Option("--publish", help="Make the new bundle the live one.")] = False,
     test: Annotated[
         bool,
@@ -142,6 +152,10 @@ def train(
 
     with reported(json_, together=True) as console:
         published = paper_of or (PAPER if paper else None)
+        if variant and not VARIANT.fullmatch(variant):
+            raise HyperError(f"--variant {variant}: a name is letters, digits, _ and -, and not seed<N>")
+        if variant and results is None:
+            raise HyperError("--variant: names a line of --results")
         if budget_minutes is not None and model != AUTO:
             raise HyperError(f"--budget-minutes: is for --model {AUTO}, in which several models share it")
         if model == AUTO:
@@ -209,6 +223,7 @@ def train(
             if choice.found:
                 console.print(_candidates(choice.found, choice.model))
         if results is not None:
+            fitted.result["variant"] = variant
             console.print(f"wrote {write_result(results, fitted)}")
         if publish and fitted.bundle is not None:
             publish_version(Artifacts.at(artifacts), fitted.bundle.name)

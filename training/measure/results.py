@@ -1,6 +1,8 @@
 """What is known of a trained model: `<results>/<dataset>/<model>.json`, and the rank of every test case.
 
-A run with another seed than 1 stands beside it as `<model>.seed<N>.json`. The ranks are in `<model>.npz`:
+A run with another seed than 1 stands beside it as `<model>.seed<N>.json`, and a variant, which is the
+model with other settings under a name of its own, as `<model>.<variant>.json`. The ranks are in
+an `.npz` of the same name:
 
     ranks   uint8 (cases,): 1..20, 0 where the target was not among the 20
     cases   uint16 (sessions,): how many consecutive cases each test session has
@@ -80,34 +82,36 @@ def measurements(bundle: Bundle | None, data: Dataset, evaluation: Evaluation) -
 def write_result(results: Path, fitted: Fitted) -> Path:
     """Write a run's JSON and ranks; returns where the JSON lies."""
     assert fitted.evaluation is not None, "a result is of the test sessions"
-    file = result_file(
-        results, str(fitted.result["dataset"]), str(fitted.result["model"]), fitted.result["seed"]
-    )
+    result = fitted.result
+    name = result_name(str(result["model"]), result["seed"], str(result.get("variant", "")))
+    file = results / str(result["dataset"]) / name
     file.parent.mkdir(parents=True, exist_ok=True)
     _write_ranks(file, fitted.evaluation)
-    replace_file(file, json.dumps(fitted.result, indent=2).encode() + b"\n")
+    replace_file(file, json.dumps(result, indent=2).encode() + b"\n")
     return file
 
 
 def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Evaluation) -> Path:
     """Replace the measured part of the result that is of this very bundle. Raises `ResultError`."""
     manifest = bundle.manifest
-    file = result_file(results, data.info.name, manifest.model, manifest.hyperparameters["seed"])
-    try:
-        result = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ResultError(f"{file}: missing: there is no result to renew") from None
-    if result["bundle"] != manifest.version:
-        raise ResultError(f"{file}: is of bundle {result['bundle']}, not of {manifest.version}")
+    place = results / data.info.name
+    of_model = {file: json.loads(file.read_bytes()) for file in place.glob(f"{manifest.model}.*json")}
+    of_bundle = [file for file, result in of_model.items() if result.get("bundle") == manifest.version]
+    if not of_bundle:
+        others = [f"{file.name} is of {result.get('bundle')}" for file, result in sorted(of_model.items())]
+        raise ResultError(
+            f"{place}: no result of {manifest.version} to renew; {'; '.join(others) or 'none at all'}"
+        )
+    file = of_bundle[0]
     _write_ranks(file, evaluation)
-    renewed = headline(manifest.model, data) | result | measurements(bundle, data, evaluation)
+    renewed = headline(manifest.model, data) | of_model[file] | measurements(bundle, data, evaluation)
     replace_file(file, json.dumps(renewed, indent=2).encode() + b"\n")
     return file
 
 
-def result_file(results: Path, dataset: str, model: str, seed: object) -> Path:
-    """Where the result of a model lies."""
-    return results / dataset / (f"{model}.json" if seed == 1 else f"{model}.seed{seed}.json")
+def result_name(model: str, seed: object, variant: str = "") -> str:
+    """The name of the file that the result of a model lies in."""
+    return ".".join([model, *([variant] if variant else []), *([] if seed == 1 else [f"seed{seed}"]), "json"])
 
 
 def read_ranks(result: Path) -> TargetRanks | None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from training.data.dataset import Dataset
 from training.learn.registry import baseline_names
-from training.measure.results import ResultError, result_file
+from training.measure.results import ResultError, result_name
 
 STDERR = 2  # the file descriptor: stdout is for --json
 GRACE_SECONDS = 60  # for a `train` to leave after it was told to
@@ -59,7 +59,8 @@ def benchmark(
     Raises `ResultError` when a result file is of other data, before anything is trained.
     """
     data = Dataset.load(options.data)
-    files = {model: result_file(options.results, data.info.name, model, options.seed) for model in models}
+    place = options.results / data.info.name
+    files = {model: place / result_name(model, options.seed) for model in models}
     before = {model: figures for model, file in files.items() if (figures := _figures(file, data))}
     end = None if options.budget_minutes is None else monotonic() + 60 * options.budget_minutes
     for model in models:

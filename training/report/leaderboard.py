@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from training.learn.cards import card
 from training.learn.registry import UnknownModelError
 from training.measure.metrics import MISSED, ranking_metrics
-from training.measure.results import ResultError, TargetRanks, read_ranks
+from training.measure.results import ResultError, TargetRanks, read_ranks, result_name
 
-RESULT_NAME = re.compile(r"\w+(\.seed\d+)?\.json")
+RESULT_NAME = re.compile(r"\w+(\.[\w-]+)?(\.seed\d+)?\.json")
 NOT_RESULTS = {"popularity.json"}  # the command `popularity` writes it
 MEASURED = ("recall@20", "mrr@20")  # what every result has, and its ranks must give again
 TOLERANCE = 1e-6  # percent
@@ -58,6 +58,7 @@ class Result(BaseModel):
     title: str | None = None
     cited: str | None = None
     family: Family | None = None
+    variant: str = ""
     n_items: int | None = None
     data_fingerprint: str | None = None
     peak_memory_mib: int | None = None
@@ -78,13 +79,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Entry:
-    """All runs of one model, by seed."""
+    """All runs of one model, or of one variant of it, by seed."""
 
-    name: str
+    model: str
+    variant: str
     title: str
     cited: str
     family: Family
     runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """Of this entry alone on a leaderboard."""
+        return f"{self.model}.{self.variant}" if self.variant else self.model
 
     @property
     def first(self) -> Run:
@@ -117,8 +124,10 @@ def read_leaderboard(place: Path) -> Leaderboard:
     """The leaderboard of RESULTS/<dataset>. Raises `ReportError`."""
     runs = [_read_run(file) for file in _result_files(place)]
     _check_same_cases(runs)
-    names = {run.result.model for run in runs}
-    entries = [_entry(name, [run for run in runs if run.result.model == name]) for name in names]
+    of_entry: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        of_entry.setdefault((run.result.model, run.result.variant), []).append(run)
+    entries = [_entry(model, variant, runs) for (model, variant), runs in of_entry.items()]
     entries.sort(key=lambda entry: (-entry.mean("recall@20"), entry.name))
     return Leaderboard(place.name, tuple(entries))
 
@@ -128,16 +137,17 @@ def _result_files(place: Path) -> list[Path]:
     return [file for file in files if file.name not in NOT_RESULTS]
 
 
-def _entry(name: str, runs: Sequence[Run]) -> Entry:
+def _entry(model: str, variant: str, runs: Sequence[Run]) -> Entry:
     by_seed = tuple(sorted(runs, key=lambda run: run.result.seed))
     first = by_seed[0].result
-    if first.title and first.cited and first.family:
-        return Entry(name, first.title, first.cited, first.family, by_seed)
-    try:
-        known = card(name, 1000)
-    except UnknownModelError as error:
-        raise ReportError(f"{by_seed[0].file}: has no title, cited and family, and {error}") from error
-    return Entry(name, known.title, known.cited, known.family, by_seed)
+    title, cited, family = first.title, first.cited, first.family
+    if not (title and cited and family):
+        try:
+            known = card(model, 1000)
+        except UnknownModelError as error:
+            raise ReportError(f"{by_seed[0].file}: has no title, cited and family, and {error}") from error
+        title, cited, family = known.title, known.cited, known.family
+    return Entry(model, variant, f"{title}, {variant}" if variant else title, cited, family, by_seed)
 
 
 def _read_run(file: Path) -> Run:
@@ -149,9 +159,12 @@ def _read_run(file: Path) -> Run:
         raise ReportError(f"{file}: {field}: {first['msg']}") from error
     if result.dataset != file.parent.name:
         raise ReportError(f"{file}: is of data set {result.dataset}, not {file.parent.name}")
-    name = f"{result.model}.json" if result.seed == 1 else f"{result.model}.seed{result.seed}.json"
+    name = result_name(result.model, result.seed, result.variant)
     if file.name != name:
-        raise ReportError(f"{file}: is of {result.model}, seed {result.seed}: its name must be {name}")
+        variant = f", {result.variant}" if result.variant else ""
+        raise ReportError(
+            f"{file}: is of {result.model}{variant}, seed {result.seed}: its name must be {name}"
+        )
     for metric in MEASURED:
         if metric not in result.test:
             raise ReportError(f"{file}: test has no {metric}")

@@ -76,7 +76,7 @@ def _leaderboard(board: Leaderboard, known: Sequence[str], comparisons: Sequence
             entry.family,
             _over_seeds(entry, "recall@20"),
             _over_seeds(entry, "mrr@20"),
-            str(published(board.dataset, entry.name) or NONE),
+            str(published(board.dataset, entry.model) or NONE),
             *(_p(comparison, entry.name) for comparison in comparisons),
         ]
         for entry in board.entries
@@ -116,7 +116,7 @@ def _significance(board: Leaderboard, comparisons: Sequence[Comparison | None]) 
 
 
 def _sources(board: Leaderboard, known: Sequence[str]) -> str:
-    titles = {entry.name: entry.title for entry in board.entries}
+    titles = {entry.model: entry.title for entry in board.entries if not entry.variant}
     titles |= {name: card(name, 1000).title for name in _not_run(board, known)}
     sources = [
         (figures.source, title)
@@ -220,7 +220,7 @@ def _title(metric: str) -> str:
 
 
 def _not_run(board: Leaderboard, known: Sequence[str]) -> list[str]:
-    return sorted(set(known) - {entry.name for entry in board.entries})
+    return sorted(set(known) - {entry.model for entry in board.entries if not entry.variant})
 
 
 def _several_seeds(board: Leaderboard) -> bool:

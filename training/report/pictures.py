@@ -124,7 +124,7 @@ def _by_length(board: Leaderboard) -> bytes | None:
         figure, axes = _axes(board, "clicks in the session so far (test cases)")
         for entry, of in zip(entries, figures, strict=True):
             recalls = [of[length].recall if length in of else np.nan for length in lengths]
-            line = MARKS[entry.family] + (":" if entry.name == "spop" else "-")
+            line = MARKS[entry.family] + (":" if entry.model == "spop" else "-")
             label = f"{entry.title}, {entry.family}"
             axes.plot(recalls, line, color=COLOURS[entry.family], markersize=5, label=label)
         axes.set_xticks(range(len(ticks)), ticks)
@@ -138,7 +138,7 @@ def _representatives(entries: Sequence[Entry]) -> list[Entry]:
     for entry in sorted(entries, key=lambda entry: -entry.first.result.test["recall@20"]):
         best.setdefault(entry.family, entry)
     drawn = list(best.values())
-    return drawn + [entry for entry in entries if entry.name == "spop" and entry not in drawn]
+    return drawn + [entry for entry in entries if entry.model == "spop" and entry not in drawn]
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:

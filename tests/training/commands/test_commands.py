@@ -319,12 +319,35 @@ def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps({**written, "bundle": "gru-other"}))
     refused = run(*arguments, str(trained_bundle(place)))
     assert refused.exit_code == 2
-    assert "gru.json: is of bundle gru-other" in refused.output
+    assert "gru.json is of gru-other" in refused.output
     file.unlink()
     missing = run(*arguments, str(trained_bundle(place)))
-    assert "gru.json: missing" in missing.output
+    assert "none at all" in missing.output
     on_validation = run(*arguments, str(trained_bundle(place)), "--split", "validation")
     assert (on_validation.exit_code, "--results: holds" in on_validation.output) == (2, True)
+
+
+def test_a_variant_has_a_result_of_its_own(place: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(place / "results/planted", tmp_path / "planted") / "gru.json"
+    before = file.read_text()
+    arguments = ["train", "--data", str(place / "data"), "--model", "gru", *QUICK, "--set", "epochs=1"]
+    arguments += ["--variant", "one-epoch", "--artifacts", str(tmp_path / "artifacts"), "--json"]
+    alone = run(*arguments)
+    assert (alone.exit_code, "--variant: names a line of --results" in alone.output) == (2, True)
+    seed = run(*arguments, "--results", str(tmp_path), "--variant", "seed2")
+    assert (seed.exit_code, "--variant seed2: a name is letters" in seed.output) == (2, True)
+
+    trained = run(*arguments, "--results", str(tmp_path))
+    assert trained.exit_code == 0, trained.output
+    own = tmp_path / "planted/gru.one-epoch.json"
+    written = json.loads(own.read_text())
+    assert (written["variant"], written["epochs"]) == ("one-epoch", 1)
+    own.write_text(json.dumps({**written, "test": {}}))
+    bundle = str(tmp_path / "artifacts/bundles" / written["bundle"])
+    renewed = run("evaluate", "--data", str(place / "data"), "--results", str(tmp_path), "--bundle", bundle)
+    assert renewed.exit_code == 0, renewed.output
+    assert json.loads(own.read_text())["test"] == written["test"]
+    assert file.read_text() == before, "the model's own result stands beside it"
 
 
 def test_a_counted_baseline_goes_live(place: Path, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def write_run(
         "family": "sequence",
         **changed,
     }
-    file = place / (f"{model}.json" if seed == 1 else f"{model}.seed{seed}.json")
+    variant = f".{changed['variant']}" if "variant" in changed else ""
+    file = place / (f"{model}{variant}.json" if seed == 1 else f"{model}{variant}.seed{seed}.json")
     file.write_text(json.dumps({field: value for field, value in result.items() if value is not None}))
     if ranks:
         cases = np.array([len(session) for session in sessions], dtype=np.uint16)
@@ -105,6 +106,22 @@ def test_seeds_are_a_mean_and_a_deviation(tmp_path: Path) -> None:
     page = (place / "README.md").read_text()
     for seed in (1, 2, 3):
         assert f"--model several --seed {seed}`" in page
+
+
+def test_a_variant_is_a_line_of_its_own(tmp_path: Path) -> None:
+    place = tmp_path / "diginetica"
+    write_run(place, "sgnn_hn", POOR, variant="paper")
+    assert {"SGNN_HN, paper (We 2020)", "SGNN-HN (Pan et al. 2020)"} <= rows_of(place, "", ["sgnn_hn"]).keys()
+    write_run(place, "sgnn_hn", FAIR)
+    for seed, recall in ((1, 60.0), (2, 70.0)):
+        figures = {"recall@20": recall, "mrr@20": 20.0}
+        write_run(place, "sgnn_hn", FAIR, seed, ranks=False, variant="wide", test=figures)
+    rows = rows_of(place, "", ["sgnn_hn"])
+    assert [*rows] == ["SGNN_HN, wide (We 2020)", "SGNN_HN (We 2020)", "SGNN_HN, paper (We 2020)"]
+    assert rows["SGNN_HN, wide (We 2020)"]["Recall@20"] == "65.00 ± 7.07 (2)"
+    assert {row["published Recall@20 / MRR@20"] for row in rows.values()} == {"55.67 / 19.45"}
+    assert [row["p, Recall@20"] for row in rows.values()][:2] == ["–", "best"]
+    assert "Published figures are those of Pan et al. 2020: SGNN_HN." in (place / "README.md").read_text()
 
 
 def test_models_that_were_not_run_end_the_table(tmp_path: Path) -> None:
@@ -292,6 +309,7 @@ def one_array(file: str) -> Harm:
         (good_with(seed="first"), "good.json: seed: "),
         (good_with(family="oracle"), "good.json: family: "),
         (good_with(seed=2), "good.json: is of good, seed 2: its name must be good.seed2.json"),
+        (good_with(variant="wide"), "good.json: is of good, wide, seed 1: its name must be good.wide.json"),
         (good_with(dataset="mall"), "good.json: is of data set mall, not shop"),
         (good_with(test={"mrr@20": 1.0}), "good.json: test has no recall@20"),
         (good_with(title=None), "good.json: has no title, cited and family"),
