@@ -97,6 +97,9 @@ def test_items_in_chunks_are_the_same_softmax(
     for chunked, expected in zip(value(), whole, strict=True):
         torch.testing.assert_close(chunked, expected, atol=1e-6, rtol=1e-4)
     assert {held.numel() for held in losses._buffers.values()} == {17 * 64}, "rows begin a cache line apart"
+    (held,) = losses._buffers.values()
+    cross_entropy(vectors, items, targets, bias=bias if with_bias else None, normalise=unit_items)
+    assert held is losses._buffers[torch.float32], "the next step takes the same memory"
     losses.free_buffers()
     assert not losses._buffers
 
