@@ -20,6 +20,7 @@ from service.ranking.bundle import Bundle
 from tests.service.bundles import Shop
 from tests.service.processes import running
 from tests.waiting import until
+from training.report.leaderboard import read_leaderboard
 from training.report.write import known_models
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +131,16 @@ def test_every_figure_stands_in_a_result() -> None:
                 assert told == f"{test['recall@20']:.2f} / {test['mrr@20']:.2f}", (name, dataset)
             else:
                 assert told == "not run", (name, dataset)
+
+
+def test_the_best_is_as_measured() -> None:
+    told = re.search(r"on a line of its own: ([\d.]+ / [\d.]+) and\s+([\d.]+ / [\d.]+)\.", README)
+    assert told is not None
+    for dataset, figures in zip(("yoochoose1_64", "diginetica"), told.groups(), strict=True):
+        board = read_leaderboard(ROOT / "docs" / "results" / dataset)
+        best = board.entries[0]
+        assert best.name == "gru.wide"
+        assert figures == f"{best.mean('recall@20'):.2f} / {best.mean('mrr@20'):.2f}"
 
 
 def test_popularity_is_as_measured() -> None:

@@ -25,6 +25,9 @@ def page(board: Leaderboard, known: Sequence[str], pictures: set[str]) -> str:
         f"# {board.dataset}: leaderboard",
         _introduction(board),
         _leaderboard(board, known, comparisons),
+        "A name behind a comma is that of a variant: the model with other settings, which its command tells."
+        if any(entry.variant for entry in board.entries)
+        else "",
         _significance(board, comparisons),
         _sources(board, known),
         "## More metrics",

@@ -121,7 +121,9 @@ def test_a_variant_is_a_line_of_its_own(tmp_path: Path) -> None:
     assert rows["SGNN_HN, wide (We 2020)"]["Recall@20"] == "65.00 ± 7.07 (2)"
     assert {row["published Recall@20 / MRR@20"] for row in rows.values()} == {"55.67 / 19.45"}
     assert [row["p, Recall@20"] for row in rows.values()][:2] == ["–", "best"]
-    assert "Published figures are those of Pan et al. 2020: SGNN_HN." in (place / "README.md").read_text()
+    page = (place / "README.md").read_text()
+    assert "Published figures are those of Pan et al. 2020: SGNN_HN." in page
+    assert "A name behind a comma is that of a variant" in page
 
 
 def test_models_that_were_not_run_end_the_table(tmp_path: Path) -> None:
