@@ -95,7 +95,7 @@ def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Eval
     """Replace the measured part of the result that is of this very bundle. Raises `ResultError`."""
     manifest = bundle.manifest
     place = results / data.info.name
-    of_model = {file: json.loads(file.read_bytes()) for file in place.glob(f"{manifest.model}.*json")}
+    of_model = {file: _read(file) for file in place.glob(f"{manifest.model}.*json")}
     of_bundle = [file for file, result in of_model.items() if result.get("bundle") == manifest.version]
     if not of_bundle:
         others = [f"{file.name} is of {result.get('bundle')}" for file, result in sorted(of_model.items())]
@@ -107,6 +107,16 @@ def measure_again(results: Path, bundle: Bundle, data: Dataset, evaluation: Eval
     renewed = headline(manifest.model, data) | of_model[file] | measurements(bundle, data, evaluation)
     replace_file(file, json.dumps(renewed, indent=2).encode() + b"\n")
     return file
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        result = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ResultError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(result, dict):
+        raise ResultError(f"{file}: is no result")
+    return result
 
 
 def result_name(model: str, seed: object, variant: str = "") -> str:

@@ -320,6 +320,9 @@ def test_evaluate_renews_what_was_measured(place: Path, tmp_path: Path) -> None:
     refused = run(*arguments, str(trained_bundle(place)))
     assert refused.exit_code == 2
     assert "gru.json is of gru-other" in refused.output
+    file.write_text("{")
+    broken = run(*arguments, str(trained_bundle(place)))
+    assert (broken.exit_code, "gru.json: cannot be read" in broken.output) == (2, True)
     file.unlink()
     missing = run(*arguments, str(trained_bundle(place)))
     assert "none at all" in missing.output
