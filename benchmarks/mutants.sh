@@ -2,7 +2,7 @@
 # How many faults the tests notice: mutmut makes each of 7,000 in models/ and training/learn, and so many of them, drawn by
 # a seed, are tried.
 #
-#     bash benchmarks/mutants.sh [how many] [seed]     100 take 40 minutes on a slow processor, and goes on when run again
+#     bash benchmarks/mutants.sh [how many] [seed]     a quarter of an hour, and 100 take 40 minutes; run again it goes on
 #
 # Who survived is listed; `build/mutmut/bin/mutmut show NAME` shows it.
 set -euo pipefail
