@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bounds import require
-from models.losses import Negatives, Objective, cross_entropy, sampled_loss
+from models.losses import Negatives, Objective, Taught, cross_entropy, distillation, sampled_loss
 
 PAD = 0
 Head = Literal["native", "niser"]
@@ -67,6 +67,7 @@ class Batch:
     targets: Tensor
     starts: Tensor | None = None
     negatives: Negatives | None = None  # for the losses that sample them
+    taught: Taught | None = None  # what a teacher answers, if there is one
     known_places: Tensor | None = None  # a GPU would have to be waited for to count them
 
     @property
@@ -93,6 +94,7 @@ class Recipe(Objective):
     lr_gamma: float = 0.1
     time_order: bool = False  # once the rate has decayed, epochs go through the sessions oldest first
     weight_decay: float = 0.0  # L2, added to the gradient
+    teacher_weight: float = 0.5  # how much of each target is a teacher's answers, if there is one
     patience: int = 3  # epochs without a better validation MRR@20 before training stops
 
     def __post_init__(self) -> None:
@@ -100,6 +102,7 @@ class Recipe(Objective):
         require(at_least=1, epochs=self.epochs, batch_size=self.batch_size)
         require(at_least=1, lr_step=self.lr_step, patience=self.patience)
         require(at_least=0, lr=self.lr, lr_gamma=self.lr_gamma)
+        require(at_least=0, at_most=1, teacher_weight=self.teacher_weight)
         require(at_least=0, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
@@ -185,8 +188,23 @@ class SessionEncoder(nn.Module):
         return nn.functional.embedding(items, table, sparse=sparse)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean of the recipe's loss over the batch's targets."""
-        return self.score_loss(*self.pairs(batch), batch.negatives, rows=batch.rows)
+        """Mean of the recipe's loss over the batch's targets, of which a teacher's answers may be a part."""
+        vectors, targets = self.pairs(batch)
+        loss = self.score_loss(vectors, targets, batch.negatives, rows=batch.rows)
+        if batch.taught is None:
+            return loss
+        places, shares = (
+            each.flatten(0, -2)[batch.places] for each in (batch.taught.places, batch.taught.shares)
+        )
+        bias = None if self.head == "niser" else self.item_bias()
+        return loss + self.recipe.teacher_weight * distillation(
+            vectors * self.scale,
+            self.vectors_of,
+            targets,
+            Taught(batch.taught.items, places, shares),
+            bias=None if bias is None else partial(self._rows, bias),
+            normalise=self.head == "niser",
+        )
 
     def step(self, batch: Batch, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss of a session-parallel step, and the state to carry to the next (None at an epoch's start).

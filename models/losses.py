@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu, embedding, logsigmoid, normalize
+from torch.nn.functional import elu, embedding, embedding_bag, logsigmoid, normalize
 
 from models.bounds import require
 
@@ -79,6 +79,15 @@ class Negatives:
         assert self.target_items is not None, "the sampler says how often a target is drawn"
         assert self.log_expected_targets is not None
         return self.log_expected_targets[torch.searchsorted(self.target_items, targets)]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher answers in place of each target: its best items, and how 1 is shared among them."""
+
+    items: Tensor  # (U,) int64, all that it answers in this step, each once
+    places: Tensor  # (B, K), or (B, L, K) where examples have several targets, int64: which of `items`
+    shares: Tensor  # float32, likewise; they add up to 1
 
 
 Rows = Callable[[Tensor], Tensor]  # (N,) items to their rows of a table: a step needs few of them
@@ -150,6 +159,32 @@ def sampled_loss(
         case "ce":
             raise ValueError("ce looks at every item: use cross_entropy")
     return losses.mean()
+
+
+def distillation(
+    vectors: Tensor,
+    item_vectors: Rows,
+    targets: Tensor,
+    taught: Taught,
+    *,
+    bias: Rows | None = None,
+    normalise: bool = False,
+) -> Tensor:
+    """Mean of r_t − Σ_k q_k r_k over (N, D) vectors: how much a softmax's loss grows, target to teacher.
+
+    Of a softmax with normaliser Z the loss is log Z − r_t on the target, and log Z − Σ_k q_k r_k on a
+    teacher's shares q: λ times this, added to the first, is (1 − λ) of the first and λ of the second
+    (Hinton et al., 2015, section 2), and Z, which is what costs, is formed once. `taught.places` and
+    `taught.shares` are (N, K).
+    """
+    of_targets, answers = item_vectors(targets), item_vectors(taught.items)  # (N, D), (U, D)
+    if normalise:
+        of_targets, answers = normalize(of_targets, dim=1), normalize(answers, dim=1)
+    expected = embedding_bag(taught.places, answers, per_sample_weights=taught.shares, mode="sum")  # (N, D)
+    more = (vectors * (of_targets - expected)).sum(1)
+    if bias is not None:
+        more = more + bias(targets) - (taught.shares * bias(taught.items)[taught.places]).sum(1)
+    return more.mean()
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from training.bundling.blend import (
     best_weights,
     check_members,
     export_blend,
-    is_new_to_validation,
+    is_new,
     known,
     what_it_loses,
 )
@@ -103,11 +103,6 @@ def blended(
         partial(_table, whole, validation, seen, tell) if repeats else lambda _: None,
     )
     return Blended(bundle, told, loses, **found)
-
-
-def is_new(bundle: Bundle, data: Dataset) -> bool:
-    """Whether it surely was not trained on the validation sessions of `data`."""
-    return is_new_to_validation(bundle) and bundle.manifest.data_fingerprint == data.info.fingerprint
 
 
 def _weights(

@@ -35,7 +35,9 @@ from training.bundling.export import (
 from training.bundling.indexes import FASTEST, WantedIndex
 from training.bundling.provenance import Provenance, new_version, source_commit
 from training.bundling.repeats import fit_repeats, scaled, spread
+from training.bundling.teacher import Teacher
 from training.data.dataset import Dataset, DatasetError
+from training.learn.answers import Answers
 from training.learn.checkpoint import (
     Phase,
     Precision,
@@ -85,7 +87,13 @@ class FitOptions:
     attributes: Attributes | None = None  # of items: they become content of the bundle
     repeats: bool = True  # fit what is added to items that a session holds
     test: bool = True  # read the test sessions; else the result and the bundle tell of validation alone
+    teacher: Bundle | None = None  # whose answers are a part of the targets
     fabric: Fabric | None = None  # where a model is trained; None: on the processor, in one process
+
+    @property
+    def teacher_version(self) -> str | None:
+        """As runs, bundles and results call it."""
+        return self.teacher.manifest.version if self.teacher else None
 
 
 @dataclass(frozen=True)
@@ -110,14 +118,16 @@ def fit(model: str, data: Dataset, options: FitOptions, watcher: Watcher, comman
     not read, and the bundle's metrics are validation's, each called `validation …`.
 
     Raises `CheckpointError`, `ContentError`, `DatasetError`, `DivergedError`, `ExportError`, `OSError`,
-    `RunInUseError`.
+    `RunInUseError`, `TeacherError`.
     """
     check_targets(data, test=options.test)
     if options.recipe is None and options.attributes is not None:
         raise ContentError(f"{model} is counted, it has no item vectors: attributes say nothing to it")
     check_writable(bundle_path(options.artifacts, options.version or "new").parent)
     refitted = options.refit or options.refit_epochs is not None
-    provenance = _provenance(model, data, options.seed, options.recipe, options.hyper, refitted=refitted)
+    provenance = _provenance(
+        model, data, options.seed, options.recipe, options.hyper, options.teacher_version, refitted=refitted
+    )
     learned = learn(model, data, options, watcher)
     if isinstance(learned.model, SessionEncoder | Neighbours):
         watcher.on_step("exporting, checking and evaluating the bundle")
@@ -205,7 +215,9 @@ def export_checkpoint(
     if refitted:  # what was trained before it lies beside it
         before = file.with_name("select.pt")
         selected = load_trained(before, data)[0] if before.exists() else None
-    provenance = _provenance(config.model, data, config.seed, config.recipe, config.hyper, refitted=refitted)
+    provenance = _provenance(
+        config.model, data, config.seed, config.recipe, config.hyper, config.teacher, refitted=refitted
+    )
     path, evaluation = _export(
         model, provenance, data, artifacts, None, index, None, attributes, selected if repeats else None
     )
@@ -228,13 +240,18 @@ def _train(
         started_from=options.start.version if options.start else None,
         device=fabric.device.type,
         processes=fabric.world_size,
+        teacher=options.teacher_version,
     )
+    teacher = Teacher.of(options.teacher, data) if options.teacher else None
     checkpoints = options.checkpoints
     if checkpoints is None:
-        name = run_name(model, options.seed, recipe, options.hyper, options.refit_epochs)
+        name = run_name(
+            model, options.seed, recipe, options.hyper, options.refit_epochs, options.teacher_version
+        )
         checkpoints = options.artifacts / "runs" / data.info.name / name
         watcher.on_step(f"checkpoints: {checkpoints}")
     phases: dict[Phase, Trained] = {}
+    answers: Answers | None = None
 
     def run_phase(phase: Phase, config: RunConfig, train: Sessions, validate: Validate | None) -> Trained:
         watcher.on_phase(phase, config.recipe.epochs)
@@ -255,6 +272,7 @@ def _train(
             initial=options.start,
             fabric=fabric,
             pace=options.pace,
+            answers=answers,
         )
         return phases[phase]
 
@@ -276,6 +294,12 @@ def _train(
             watcher = watched.enter_context(
                 recorded(watcher, file, model, data.info.name, resume=options.resume)
             )
+        if teacher is not None:  # of both phases: the training sessions are the first of all
+            file = checkpoints / f"{options.teacher_version}-{data.info.fingerprint[:8]}.answers"
+            if fabric.global_rank == 0:
+                teacher.answer(data.train_all, file, resume=options.resume, tell=watcher.on_step)
+            fabric.barrier()
+            answers = Answers(file, data.train_all.n_items)
         if epochs is None:
             last = run_phase("select", config, data.train, validate)
             epochs = last.epochs
@@ -293,6 +317,7 @@ def _train(
             "device": config.device,
             "processes": config.processes,
             "recipe": dataclasses.asdict(recipe),
+            **({"teacher": options.teacher_version} if options.teacher else {}),
         },
         last.epochs,
         round(seconds),
@@ -368,11 +393,14 @@ def _provenance(
     seed: int,
     recipe: Recipe | None,
     hyper: dict[str, Hyper],
+    teacher: str | None,
     *,
     refitted: bool,
 ) -> Provenance:
     """Where the bundle will come from: the code that runs now; what lies there later may be newer."""
     settings = {**(dataclasses.asdict(recipe) if recipe else {}), **hyper, "refit": refitted}
+    if teacher is not None:
+        settings["teacher"] = teacher
     return Provenance(model, seed, settings, source_commit(), data.info.fingerprint)
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy as reference
 from torch.nn.functional import normalize
 
 from models import losses
-from models.base import Batch, SessionEncoder
+from models.base import Batch, SessionEncoder, Sessions
 from models.bert4rec import BERT4Rec
 from models.gru import GRUEncoder
 from models.losses import (
@@ -21,6 +21,7 @@ from models.losses import (
     Negatives,
     Objective,
     Rows,
+    Taught,
     bce,
     bpr,
     bpr_max,
@@ -32,6 +33,7 @@ from models.losses import (
     top1_max,
 )
 from models.svae import SVAE
+from training.learn.registry import find_model
 
 
 def rows(table: torch.Tensor) -> Rows:
@@ -302,6 +304,53 @@ def test_an_example_s_other_targets_are_no_negatives_of_its(loss: Loss, hardest:
         part = slice(row, row + 1)
         each.append(sampled_loss(objective, vectors[part], rows(items), targets[part], alone))
     torch.testing.assert_close(found, torch.stack(each).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("stamp", "native"), ("stamp", "niser"), ("gru", "niser"), ("core", "niser"), ("tron", "native")],
+)
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("loss", ["ce", "sampled-ce"])
+def test_a_teachers_answers_are_a_part_of_every_target(
+    name: str, head: str, weight: float, loss: Loss
+) -> None:
+    """Value and gradients are those of a softmax with soft targets (Hinton et al., 2015)."""
+    torch.manual_seed(0)
+    found = find_model(name)
+    hyper = {"head": head} if "head" in found.hyperparameters() else {}
+    model = found.build(Sessions(np.array([1, 2], np.int32), np.array([0, 2]), 12), dim=8, **hyper).eval()
+    model.recipe = dataclasses.replace(model.recipe, loss=loss, logq=False, teacher_weight=weight)
+    clicks = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    targets = torch.tensor([[2, 3, 7], [5, 1, 0]]) if model.batching == "positions" else torch.tensor([7, 1])
+    every = Negatives(torch.arange(1, 13), torch.zeros(12), 12)  # a sample of all items
+    answered = torch.tensor([0, 3, 7, 9])  # a teacher may have fewer answers than others, PAD in their place
+    shape = (*targets.shape, 3)
+    places, shares = torch.randint(1, 4, shape), torch.rand(shape)
+    places[..., 2], shares[..., 2] = 0, 0.0
+    shares /= shares.sum(-1, keepdim=True)
+    batch = Batch(clicks, targets, negatives=every, taught=Taught(answered, places, shares))
+
+    vectors, next_clicks = model.pairs(batch)
+    items = model.item_vectors()[1:]
+    bias = None if model.head == "niser" else model.item_bias()
+    logits = model.scale * vectors @ (normalize(items, dim=1) if model.head == "niser" else items).T
+    if bias is not None:
+        logits = logits + bias[1:]
+    soft = torch.zeros(len(logits), 13).scatter_add_(
+        1, answered[places].flatten(0, -2)[batch.places], shares.flatten(0, -2)[batch.places]
+    )[:, 1:]
+    mixed = (1 - weight) * torch.nn.functional.one_hot(next_clicks - 1, 12) + weight * soft
+    expected = reference(logits, mixed)
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    torch.testing.assert_close(model.loss(batch), expected, atol=1e-5, rtol=1e-5)
+    wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
+    grads = torch.autograd.grad(model.loss(batch), parameters, allow_unused=True)
+    for grad, wanted_grad in zip(grads, wanted, strict=True):
+        if wanted_grad is None:
+            assert grad is None
+        else:
+            torch.testing.assert_close(grad, wanted_grad, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model", [GRUEncoder, SVAE, BERT4Rec])

@@ -51,6 +51,7 @@ from training.bundling.export import (
 )
 from training.bundling.indexes import TIE, TOP, NoIndexFits, WantedIndex, write_index
 from training.bundling.provenance import BLEND, Provenance
+from training.data.dataset import Dataset
 
 STEPS = (1, 2, 4)  # weights that are tried are in such proportions
 FEW_MEMBERS = 4  # of more, one at a time is weighted otherwise
@@ -235,6 +236,11 @@ def check_members(bundles: Sequence[Bundle]) -> None:
 def is_new_to_validation(bundle: Bundle) -> bool:
     """Whether its manifest says that it was not trained on the validation sessions; older ones do not say."""
     return bundle.manifest.hyperparameters.get("refit") is False
+
+
+def is_new(bundle: Bundle, data: Dataset) -> bool:
+    """Whether it surely was not trained on the validation sessions of `data`."""
+    return is_new_to_validation(bundle) and bundle.manifest.data_fingerprint == data.info.fingerprint
 
 
 def known(bundle: Bundle, item_ids: Sequence[str], sessions: Sessions) -> Sessions:

@@ -26,6 +26,7 @@ WRONG_INPUT = (
     "service.ranking.bundle.BundleError",
     "training.bundling.blend.BlendError",
     "training.bundling.content.ContentError",
+    "training.bundling.teacher.TeacherError",
     "training.data.clicks.ClicksError",
     "training.data.dataset.DatasetError",
     "training.data.items.ItemsFileError",

@@ -79,6 +79,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="A bundle, a blend above all, whose answers are a part of every target.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Weights, batches and dropout follow from it.")] = 1,
     refit: Annotated[
         bool, typer.Option("--refit", help="Then train anew on training + validation, for the chosen epochs.")
@@ -138,13 +146,21 @@ def train(
     """
     from service.live.artifacts import Artifacts
     from service.live.deployment import publish as publish_version
+    from service.ranking.bundle import Bundle
     from service.ranking.neighbours import NEIGHBOURS
     from training.bundling.indexes import WantedIndex
     from training.data.dataset import Dataset
     from training.fit import FitOptions, fit, train_along
     from training.learn.checkpoint import check_writable
     from training.learn.devices import DeviceError, open_fabric, torchrun_processes
-    from training.learn.hyper import PAPER, HyperError, fit_to_catalogue, resolve, resolve_counted
+    from training.learn.hyper import (
+        PAPER,
+        HyperError,
+        check_teachable,
+        fit_to_catalogue,
+        resolve,
+        resolve_counted,
+    )
     from training.learn.registry import baseline_names, find_model
     from training.learn.train import default_precision
     from training.measure.results import write_result
@@ -177,6 +193,11 @@ def train(
             recipe, hyper = None, resolve_counted(model, set_ or [], published)
         else:
             recipe, hyper = resolve(find_model(model), set_ or [], published)
+        if teacher is not None:
+            if recipe is None:
+                why = "name a --model" if model == AUTO else f"{model} is counted"
+                raise HyperError(f"--teacher: teaches one model that is trained: {why}")
+            check_teachable(model, recipe, hyper)
         fabric = open_fabric(device, devices) if recipe or model == AUTO else None
         prepared = Dataset.load(data)
         if recipe is not None:
@@ -199,6 +220,7 @@ def train(
             attributes=attributes_of(items, cold_share, catalogue),
             repeats=repeats,
             test=test or results is not None,
+            teacher=Bundle.load(teacher, threads) if teacher is not None else None,
             fabric=fabric,
         )
         if fabric and fabric.global_rank:

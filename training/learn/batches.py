@@ -88,6 +88,18 @@ class Examples:
             targets = np.where(real, self.sessions.items[np.where(real, click + 1, 0)], 0)
         return Batch(torch.from_numpy(sessions.astype(np.int64)), torch.from_numpy(targets.astype(np.int64)))
 
+    def numbers(self, examples: Indices) -> Indices:
+        """Which of all targets, from 0, `batch(examples).targets` are; -1 where there is none."""
+        if self.batching == "prefixes":
+            return examples
+        offsets = self.sessions.offsets
+        targets = np.maximum(np.diff(offsets) - 1, 0)  # of each session
+        start, length = self.start[examples], self.length[examples]
+        session = np.searchsorted(offsets, start, side="right") - 1
+        first = (np.cumsum(targets) - targets)[session] + start - offsets[session]
+        place = np.arange(length.max(initial=1))  # (L,)
+        return np.where(place < length[:, None], first[:, None] + place, -1)
+
     def _targets(self, examples: Indices) -> Indices:
         return np.ones_like(examples) if self.batching == "prefixes" else self.length[examples]
 

@@ -51,6 +51,7 @@ class RunConfig:
     started_from: str | None = None  # the version whose weights it began with
     device: str = "cpu"  # or cuda, whichever of them
     processes: int = 1
+    teacher: str | None = None  # the version whose answers are a part of the targets
 
 
 @dataclass
@@ -71,7 +72,12 @@ OwnState = dict[str, Any]  # what each of several processes has of its own: gene
 
 
 def run_name(
-    model: str, seed: int, recipe: Recipe, hyper: dict[str, Hyper], refit_epochs: int | None = None
+    model: str,
+    seed: int,
+    recipe: Recipe,
+    hyper: dict[str, Hyper],
+    refit_epochs: int | None = None,
+    teacher: str | None = None,
 ) -> str:
     """What a run's directory is called: `gru-seed1`, and by other settings `gru-seed1-3f2a90c1`.
 
@@ -82,8 +88,9 @@ def run_name(
         **dataclasses.asdict(model_class.recipe),
         **{name: parameter.default for name, parameter in model_class.hyperparameters().items()},
         "refit_epochs": None,
+        "teacher": None,
     }
-    ours = {**dataclasses.asdict(recipe), **hyper, "refit_epochs": refit_epochs}
+    ours = {**dataclasses.asdict(recipe), **hyper, "refit_epochs": refit_epochs, "teacher": teacher}
     other = {name: value for name, value in ours.items() if value != own[name]}
     digest = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:8]
     return f"{model}-seed{seed}" + (f"-{digest}" if other else "")

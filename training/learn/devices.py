@@ -22,6 +22,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from models.base import PAD, Batch, SessionEncoder
+from models.losses import Taught
 
 T = TypeVar("T")
 AHEAD = 3  # batches that are made while a GPU works
@@ -130,8 +131,11 @@ def share(batch: Batch, rank: int, world: int) -> Batch:
         is_own = negatives.rows % world == rank
         own = torch.where(is_own, negatives.rows.div(world, rounding_mode="floor"), -1)
         negatives = dataclasses.replace(negatives, rows=own)
+    taught = batch.taught
+    if taught is not None:
+        taught = Taught(taught.items, taught.places[rank::world], taught.shares[rank::world])
     sessions, targets = batch.sessions[rank::world], batch.targets[rank::world]
-    return Batch(sessions, targets, rows(batch.starts), negatives)
+    return Batch(sessions, targets, rows(batch.starts), negatives, taught)
 
 
 def part_of(model: SessionEncoder, batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
@@ -180,12 +184,16 @@ def moved(batch: Batch, device: torch.device) -> Batch:
             log_expected_targets=None if log_expected is None else move(log_expected),
             rows=None if negatives.rows is None else move(negatives.rows),
         )
+    taught = batch.taught
+    if taught is not None:
+        taught = Taught(move(taught.items), move(taught.places), move(taught.shares))
     return dataclasses.replace(
         batch,
         sessions=move(batch.sessions),
         targets=move(batch.targets),
         starts=None if batch.starts is None else move(batch.starts),
         negatives=negatives,
+        taught=taught,
         known_places=move(batch.places),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, Sessions, hyperparameters_of
-from training.learn.registry import find_baseline
+from training.learn.registry import find_baseline, find_model
 
 PAPER = "paper"  # a model's own paper, among the settings that were published
 LARGE_CATALOGUE = 30_000  # items; of 43,000 a step of full softmax takes 2.7 times a sampled one's
@@ -88,6 +88,20 @@ def fit_to_catalogue(
         f"a full softmax over {n_items:,} items would cost several times as much: the loss is sampled"
         f" above {LARGE_CATALOGUE:,}; --set loss=ce insists on all",
     )
+
+
+def check_teachable(model: str, recipe: Recipe, hyper: Mapping[str, Hyper]) -> None:
+    """Refuse a teacher where no softmax is learned target by target. Raises `HyperError`."""
+    model_class = find_model(model)
+    batching = hyper.get("batching", model_class.batching)
+    if model_class.loss is not SessionEncoder.loss or batching not in ("prefixes", "positions"):
+        raise HyperError(f"--teacher: {model} does not learn one next click at a time, as a student must")
+    if recipe.loss not in ("ce", "sampled-ce"):
+        raise HyperError(
+            f"--teacher: answers can be mixed into a softmax, not into {recipe.loss}: --set loss=sampled-ce"
+        )
+    if recipe.horizon > 1:
+        raise HyperError(f"--teacher: answers are of the next click, not of the next {recipe.horizon}")
 
 
 def objective_in_words(recipe: Recipe, n_items: int) -> str:

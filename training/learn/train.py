@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from models.base import Batch, Recipe, SessionEncoder, Sessions
 from models.interactions import held
 from models.losses import free_buffers
+from training.learn.answers import Answers
 from training.learn.batches import Examples
 from training.learn.checkpoint import Phase, Precision, RunConfig, State, own_state, restore, save_run
 from training.learn.devices import everyones, made_ahead, mean_of_processes, moved, part_of, repeatable
@@ -96,22 +97,35 @@ def train_phase(
     initial: Callable[[SessionEncoder], None] | None = None,
     pace: Pace = USUAL_PACE,
     fabric: Fabric | None = None,
+    answers: Answers | None = None,
 ) -> Trained:
     """Train until the recipe's epochs are done or validation MRR@20 stops rising.
 
     `validate` judges the model between epochs; None, in a refit, keeps the last weights. `initial` sets the
     weights that a phase begins with, unless it goes on from a checkpoint. `fabric` says where to train (None:
     on the processor, alone); of several processes each must come here, and the first one alone writes,
-    validates and reports. Raises `CheckpointError` when `resume` finds another run's checkpoint,
-    `DivergedError` when the loss or a weight is no longer finite, or when no epoch had a single hit on
-    validation. No checkpoint holds what is not finite. The model returned is on the processor.
+    validates and reports. `answers` are a teacher's, to every target of `train`. Raises `CheckpointError`
+    when `resume` finds another run's checkpoint, `DivergedError` when the loss or a weight is no longer
+    finite, or when no epoch had a single hit on validation. No checkpoint holds what is not finite. The model
+    returned is on the processor.
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     with repeatable(fabric.device):
         watch = on_progress, on_epoch
         try:
             return _train(
-                fabric, config, model_class, train, validate, phase, file, resume, watch, initial, pace
+                fabric,
+                config,
+                model_class,
+                train,
+                validate,
+                phase,
+                file,
+                resume,
+                watch,
+                initial,
+                pace,
+                answers,
             )
         finally:
             free_buffers()
@@ -129,6 +143,7 @@ def _train(
     watch: tuple[Callable[[Progress], object], Callable[[dict[str, float]], object]],
     initial: Callable[[SessionEncoder], None] | None,
     pace: Pace,
+    answers: Answers | None,
 ) -> Trained:
     on_progress, on_epoch = watch
     keep_freed_memory()
@@ -161,6 +176,9 @@ def _train(
         if sampler is not None:
             negatives = sampler.draw(batch.targets, config.seed, state.epoch, step)
             batch = dataclasses.replace(batch, negatives=negatives)
+        if answers is not None:
+            assert isinstance(examples, Examples), "the recipe was resolved for a teacher"
+            batch = dataclasses.replace(batch, taught=answers.to(examples.numbers(plan[step])))
         batch, weight = part_of(bare, batch, rank, world) if world > 1 else (batch, 1.0)
         return moved(batch, fabric.device), weight
 

@@ -62,6 +62,24 @@ def test_positions(sessions: list[list[int]], max_length: int, batch_size: int) 
     assert examples.n_targets == expected.total()
 
 
+@given(session_lists, st.integers(1, 6), st.integers(1, 20), st.sampled_from(["prefixes", "positions"]))
+@settings(max_examples=100, deadline=None)
+def test_every_target_has_its_number(
+    sessions: list[list[int]], max_length: int, batch_size: int, batching: Batching
+) -> None:
+    """The n-th click that is no session's first, whatever the batching and the length of windows."""
+    examples = Examples.of(flat(sessions), batching, max_length)
+    clicks = [item for session in sessions for item in session[1:]]
+    found = []
+    for indices in examples.plan(batch_size, seed=1, epoch=2):
+        numbers, targets = examples.numbers(indices), examples.batch(indices).targets.numpy()
+        assert numbers.shape == targets.shape
+        assert ((numbers < 0) == (targets == PAD)).all()
+        assert [clicks[number] for number in numbers[numbers >= 0]] == targets[targets > PAD].tolist()
+        found += numbers[numbers >= 0].tolist()
+    assert sorted(found) == [*range(len(clicks))]
+
+
 @pytest.mark.parametrize("batching", ["prefixes", "positions"])
 def test_batches_hold_about_as_many_targets_as_asked(batching: Batching) -> None:
     rng = np.random.default_rng(0)

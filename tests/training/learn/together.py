@@ -6,16 +6,19 @@ Writes the weights of each run into the directory, and prints nothing but what a
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from models.base import Hyper
 from tests.training.planted import planted_sessions
+from training.learn.answers import Answers, row_of
 from training.learn.checkpoint import RunConfig, load, save
 from training.learn.devices import open_fabric
 from training.learn.registry import find_model
@@ -39,6 +42,8 @@ RUNS: dict[str, Run] = {
         {"dim": 8, "dropout_embedding": 0.0},
     ),
     "stamp": ("stamp", {}, {"dim": 8}),
+    "taught": ("gru", {"loss": "sampled-ce", "negatives": 5}, {"dim": 8, "dropout_embedding": 0.0}),
+    "taught stamp": ("stamp", {"teacher_weight": 0.9}, {"dim": 8}),
     "srgnn": ("srgnn", {"loss": "sampled-ce", "negatives": 5}, {"dim": 8}),
     "lightgcn": ("lightgcn", {"negatives": 5}, {"dim": 8}),
     "lanes": (  # three lanes: one process has two, and they run out at different steps
@@ -50,6 +55,20 @@ RUNS: dict[str, Run] = {
 DROPPING: Run = ("gru", {}, {"dim": 8, "dropout_embedding": 0.5})
 
 
+def answers(directory: Path) -> Answers:
+    """Of a teacher that knows nothing."""
+    file = directory / "random.answers"
+    if not file.exists():  # each process writes the same, so each its own
+        rng = np.random.default_rng(0)
+        rows = np.empty(TRAIN.n_targets, row_of(TRAIN.n_items))
+        rows["items"] = rng.permuted(np.tile(np.arange(TRAIN.n_items) + 1, (len(rows), 1)), axis=1)
+        rows["shares"] = rng.dirichlet(np.ones(TRAIN.n_items), len(rows))
+        own = file.with_suffix(f".{os.getpid()}")
+        own.write_bytes(rows.tobytes())
+        own.replace(file)
+    return Answers(file, TRAIN.n_items)
+
+
 def train(
     fabric: Fabric,
     run: Run,
@@ -57,6 +76,7 @@ def train(
     *,
     resume: bool = False,
     keep: Path | None = None,
+    taught: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The weights after two epochs; `keep` gets a checkpoint of the run's middle."""
     name, changes, hyper = run
@@ -84,13 +104,17 @@ def train(
         on_epoch=lambda record: None,
         pace=OFTEN,
         fabric=fabric,
+        answers=answers(file.parent) if taught else None,
     )
     return trained.model.state_dict()
 
 
 def main(processes: int, directory: Path) -> None:
     fabric = open_fabric("cpu", processes)
-    weights = {name: train(fabric, run, directory / f"{name}.pt") for name, run in RUNS.items()}
+    weights = {
+        name: train(fabric, run, directory / f"{name}.pt", taught="taught" in name)
+        for name, run in RUNS.items()
+    }
     for name, run in (("dropout", DROPPING), ("lanes", RUNS["lanes"])):
         half = directory / f"{name}-half.pt"
         weights[f"{name}, whole"] = train(fabric, run, directory / f"{name}.pt", keep=half)
