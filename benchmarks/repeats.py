@@ -24,7 +24,7 @@ from benchmarks.load.report import hardware
 from service.ranking.bundle import Bundle
 from service.ranking.ranker import NearestItems
 from service.ranking.repeats import Repeats, RepeatTable
-from service.ranking.retriever import Retriever, Vectors, one_thread
+from service.ranking.retriever import Retriever, Vectors, search_threads
 
 TOP = 20
 ITEMS, DIM, BREADTH = 43_097, 100, 12
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawn.add_column(name, justify="right")
         drawn.add_column("more", justify="right")
     columns = []
-    with one_thread():
+    with search_threads(1):
         for together in options.together:
             starts = range(0, len(clicks), together)
             batches = [(vectors[at : at + together], clicks[at : at + together]) for at in starts]

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from service.ranking.bundle import Bundle
-from service.ranking.retriever import Items, Retriever, Vectors, one_thread
+from service.ranking.retriever import Items, Retriever, Vectors, search_threads
 from training.bundling.indexes import (
     CANDIDATES,
     INDEX_SESSIONS,
@@ -80,7 +80,7 @@ def sampled_cases(bundle: Bundle, data: Dataset) -> tuple[list[list[int]], Items
 def quantiles(search: Callable[[Vectors], object], queries: Vectors) -> dict[str, float]:
     """Microseconds of one query, in the middle and at the worst of a hundred."""
     seconds = []
-    with one_thread():
+    with search_threads(1):
         for number in range(WARM_UP + TIMED):
             query = queries[number % len(queries)][None, :]
             started = time.perf_counter()

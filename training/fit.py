@@ -297,7 +297,9 @@ def _train(
         if teacher is not None:  # of both phases: the training sessions are the first of all
             file = checkpoints / f"{options.teacher_version}-{data.info.fingerprint[:8]}.answers"
             if fabric.global_rank == 0:
-                teacher.answer(data.train_all, file, resume=options.resume, tell=watcher.on_step)
+                teacher.answer(
+                    data.train_all, file, options.threads, resume=options.resume, tell=watcher.on_step
+                )
             fabric.barrier()
             answers = Answers(file, data.train_all.n_items)
         if epochs is None:

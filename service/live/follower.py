@@ -53,7 +53,7 @@ from service.live.snapshot import Snapshot
 from service.process.metrics import BUNDLE_FAILURES, BUNDLE_LIVE
 from service.ranking.bundle import VERSION_PATTERN, Bundle, BundleError
 from service.ranking.encoder import Interrupt
-from service.ranking.retriever import one_thread
+from service.ranking.retriever import search_threads
 from service.ranking.served import ServedBundle
 
 WARM_K = 100  # the most that can be asked for
@@ -355,7 +355,7 @@ def load_bundle(artifacts: Path, version: str, interrupt: Interrupt | None = Non
     """Load, prove and warm a version's bundle. Raises `BundleError`."""
     if not VERSION_PATTERN.fullmatch(version):
         raise BundleError("a version is made of letters, digits, '.', '_' and '-'")
-    with one_thread():
+    with search_threads(1):
         bundle = Bundle.load(bundle_path(artifacts, version), interrupt=interrupt)
         if bundle.manifest.version != version:
             raise BundleError(f"{bundle.path}: its manifest says version {bundle.manifest.version}")

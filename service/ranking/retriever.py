@@ -452,10 +452,10 @@ def use_one_thread() -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Search as a worker does for a while, and then with as many threads as before."""
+def search_threads(count: int) -> Iterator[None]:
+    """Search with so many threads for a while, a worker has one, and then with as many as before."""
     before = faiss.omp_get_max_threads()
-    use_one_thread()
+    faiss.omp_set_num_threads(count)
     try:
         yield
     finally:

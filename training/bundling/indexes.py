@@ -23,8 +23,8 @@ from service.ranking.retriever import (
     Retriever,
     Scores,
     Vectors,
-    one_thread,
     padded,
+    search_threads,
 )
 
 TOP = 20
@@ -243,7 +243,7 @@ def shares_found(served: Retriever, vectors: Vectors, queries: Vectors, nearest:
 def microseconds(retrievers: Sequence[Retriever], queries: Vectors) -> list[float]:
     """Median of one search for one query on one thread; turn by turn, so that other work slows all alike."""
     best = [float("inf")] * len(retrievers)
-    with one_thread():
+    with search_threads(1):
         for _ in range(ROUNDS):
             for number, served in enumerate(retrievers):
                 seconds = []

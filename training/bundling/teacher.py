@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from models.base import Sessions
 from service.ranking.bundle import Bundle
-from service.ranking.retriever import Items, Scores
+from service.ranking.retriever import Items, Scores, search_threads
 from training.bundling.blend import is_new
 from training.data.dataset import Dataset
 from training.learn.answers import MOST, row_of
@@ -58,15 +58,15 @@ class Teacher:
             )
         return cls(bundle, _scale(bundle, data.validation if data.validation.n_targets else data.train))
 
-    def answer(self, sessions: Sessions, file: Path, *, resume: bool, tell: Tell) -> None:
-        """Write the answers to all targets of `sessions`, in order. Raises `OSError`.
+    def answer(self, sessions: Sessions, file: Path, threads: int, *, resume: bool, tell: Tell) -> None:
+        """Write the answers to all targets of `sessions`, in order, found by `threads`. Raises `OSError`.
 
         To `resume` is to go on behind the whole blocks that are there; a block always comes out the same.
         """
         examples = Examples.of(sessions, "prefixes", self.bundle.manifest.max_length)
         row = row_of(k := min(MOST, sessions.n_items))
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as stream:
+        with file.open("ab") as stream, search_threads(threads):
             done = stream.tell() // row.itemsize if resume else 0
             if done == len(examples):
                 return

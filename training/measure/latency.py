@@ -10,7 +10,7 @@ import numpy as np
 from models.base import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.ranker import NearestItems
-from service.ranking.retriever import one_thread
+from service.ranking.retriever import search_threads
 from training.learn.batches import Examples
 
 LENGTHS = (1, 5, 20, 50)
@@ -39,7 +39,7 @@ def rank_microseconds(bundle: Bundle, sessions: Sessions) -> dict[str, float]:
     drawn = np.random.default_rng(0).choice(len(examples), min(SESSIONS, len(examples)), replace=False)
     batch = examples.batch(drawn).sessions.numpy()
     prefixes = [row[row > 0].tolist() for row in batch if row.any()]
-    with one_thread():
+    with search_threads(1):
         return _quantiles(lambda each: bundle.ranker.rank([each], [K], [()]), prefixes)
 
 

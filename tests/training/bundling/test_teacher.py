@@ -101,7 +101,7 @@ def test_the_file_holds_what_the_bundle_answers_to_every_prefix(
     monkeypatch.setattr(module, "BLOCK", 64)
     teacher, data = taught(place)
     file = tmp_path / "new" / "x.answers"
-    teacher.answer(data.train_all, file, resume=False, tell=lambda text: None)
+    teacher.answer(data.train_all, file, 1, resume=False, tell=lambda text: None)
     answers = Answers(file, N_ITEMS)
     assert len(answers) == data.train_all.n_targets
     told = answers.to(np.arange(len(answers)))
@@ -125,7 +125,7 @@ def test_what_is_answered_is_not_asked_again(
     said: list[str] = []
 
     def answered(file: Path, *, resume: bool = True) -> bytes:
-        teacher.answer(data.train_all, file, resume=resume, tell=said.append)
+        teacher.answer(data.train_all, file, 1, resume=resume, tell=said.append)
         return file.read_bytes()
 
     whole = answered(tmp_path / "whole", resume=False)
