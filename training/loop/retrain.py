@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.ranking.neighbours import NEIGHBOURS
 from training.bundling.provenance import BLEND
-from training.learn.hyper import resolve_counted
+from training.learn.hyper import check_teachable, resolve_counted
 from training.learn.registry import baseline_names, find_model
 from training.search.auto import AUTO, BUDGET_MINUTES
 from training.search.candidates import CANDIDATES, Resolved, shared_settings
@@ -67,6 +67,7 @@ class TrainConfig(_Section):
     model: str = AUTO
     budget_minutes: float = Field(default=BUDGET_MINUTES, gt=0)
     blend: list[str] = []
+    student: str | None = None
     seed: int = 1
     set: list[str] = []
     warm_start: bool = True
@@ -100,17 +101,30 @@ class TrainConfig(_Section):
             raise ValueError(f"{', '.join(blend)}: a blend has two members at least, each named once")
         return blend
 
+    @field_validator("student")
+    @classmethod
+    def _can_learn(cls, student: str | None) -> str | None:
+        if student in baseline_names():
+            raise ValueError(f"{student} is counted: it learns from no teacher")
+        return student
+
     @model_validator(mode="after")
     def _settings_fit_the_models(self) -> Self:
         if self.blend and self.model != AUTO:
             raise ValueError(f'model = "{self.model}" beside blend: leave one of them out')
         self.resolved(self.blend or (CANDIDATES if self.model == AUTO else [self.model]))
+        if self.student is not None:
+            if not self.blend:
+                raise ValueError(f'student = "{self.student}" without blend: name the models that teach it')
+            for name, (recipe, hyper) in self.resolved([self.student]).items():
+                assert recipe is not None, "what is counted is refused"
+                check_teachable(name, recipe, hyper)
         return self
 
     @property
     def makes(self) -> str:
         """What the bundle's model will be called, as far as it is known before training."""
-        return BLEND if self.blend else self.model
+        return self.student or (BLEND if self.blend else self.model)
 
     def resolved(self, models: Sequence[str]) -> dict[str, Resolved]:
         """Recipe, None for what is counted, and every hyper-parameter of each. Raises `HyperError`."""

@@ -90,6 +90,11 @@ class Run:
         """Where what is live is said, and said by it."""
         return Artifacts.of(self.settings)
 
+    @property
+    def stamp(self) -> str:
+        """The time that run and version are called by."""
+        return self.record.id.removeprefix("run-")
+
     def write(
         self, steps: Mapping[str, StepRecord], status: Status = "running", reason: str | None = None
     ) -> None:
@@ -101,7 +106,7 @@ class Run:
 
     def rename(self, model: str) -> None:
         """Call the version by the model that was chosen, in run.json as well."""
-        version = f"{model}-{self.record.id.removeprefix('run-')}"
+        version = f"{model}-{self.stamp}"
         self.record = self.record.model_copy(update={"version": version})
         self.paths.write(self.record)
 
@@ -225,6 +230,10 @@ def prepare(run: Run) -> Prepared:
 def train(run: Run) -> Trained:
     """Make the bundle; a checkpoint is gone on with, and a bundle that is there is taken."""
     wanted, data, tell = run.config.train, Dataset.load(run.paths.data), run.watcher.on_step
+    if wanted.student is not None:
+        begun = _begin(run, data, wanted.resolved([wanted.student]))
+        _student(run, data, wanted.student, begun[wanted.student].options)
+        return _trained(run, data, begun[wanted.student].started)
     if wanted.blend:
         begun = _begin(run, data, wanted.resolved(wanted.blend))
         _blend(run, data, {name: each.options for name, each in begun.items()})
@@ -293,25 +302,9 @@ def _blend(run: Run, data: Dataset, members: Mapping[str, FitOptions]) -> None:
     """Train the members, one after the other, and make one bundle of theirs, which are not kept."""
     version = run.record.version
     if not bundle_path(run.artifacts, version).exists():
-        wanted, stamp = run.config.train, version.removeprefix(f"{BLEND}-")
-        places = []
-        for name, options in members.items():
-            places.append(bundle_path(run.paths.members, f"{name}-{stamp}"))
-            if places[-1].exists():
-                continue
-            run.watcher.on_step(f"member {len(places)} of {len(members)}: {name}")
-            # Flat: an index of codes has other vectors than the member. The test is read for the blend alone.
-            own = dataclasses.replace(
-                options,
-                artifacts=run.paths.members,
-                version=places[-1].name,
-                index=WantedIndex("flat", None),
-                attributes=None,
-                test=False,
-            )
-            fit(name, data, own, run.watcher, COMMAND)
+        wanted = run.config.train
         blended(
-            [Bundle.load(place, wanted.threads) for place in places],
+            _members(run, data, members),
             data,
             run.artifacts,
             index=WantedIndex(wanted.index, wanted.max_index_mb),
@@ -321,6 +314,61 @@ def _blend(run: Run, data: Dataset, members: Mapping[str, FitOptions]) -> None:
             tell=run.watcher.on_step,
         )
     shutil.rmtree(run.paths.members, ignore_errors=True)
+
+
+def _student(run: Run, data: Dataset, student: str, options: FitOptions) -> None:
+    """Train the members of a blend, and one model that their blend teaches; it alone is kept.
+
+    Members begin with random weights and are not refitted: a teacher has not seen the validation sessions.
+    """
+    version = run.record.version
+    if not bundle_path(run.artifacts, version).exists():
+        wanted = run.config.train
+        teacher = bundle_path(run.paths.members, f"{BLEND}-{run.stamp}")
+        if not teacher.exists():
+            settings = fitted_to_catalogue(
+                wanted.resolved(wanted.blend), data.info.n_items, wanted.set, run.watcher.on_step
+            )
+            fresh = dataclasses.replace(options, refit=False, start=None, repeats=False)
+            members = options_of(settings, fresh, run.paths.members / "checkpoints")
+            blended(
+                _members(run, data, members),
+                data,
+                run.paths.members,
+                repeats=False,
+                version=teacher.name,
+                tell=run.watcher.on_step,
+            )
+        run.watcher.on_step(f"student: {student}")
+        taught = dataclasses.replace(
+            options,
+            checkpoints=run.paths.checkpoints,
+            version=version,
+            teacher=Bundle.load(teacher, wanted.threads),
+        )
+        fit(student, data, taught, run.watcher, COMMAND)
+    shutil.rmtree(run.paths.members, ignore_errors=True)
+
+
+def _members(run: Run, data: Dataset, members: Mapping[str, FitOptions]) -> list[Bundle]:
+    """A bundle of each; those that an earlier process made are taken."""
+    places: list[Path] = []
+    for name, options in members.items():
+        places.append(bundle_path(run.paths.members, f"{name}-{run.stamp}"))
+        if places[-1].exists():
+            continue
+        run.watcher.on_step(f"member {len(places)} of {len(members)}: {name}")
+        # Flat: an index of codes has other vectors than the member. The test is read for what they become.
+        own = dataclasses.replace(
+            options,
+            artifacts=run.paths.members,
+            version=places[-1].name,
+            index=WantedIndex("flat", None),
+            attributes=None,
+            test=False,
+        )
+        fit(name, data, own, run.watcher, COMMAND)
+    return [Bundle.load(place, run.config.train.threads) for place in places]
 
 
 def _trained(

@@ -78,6 +78,10 @@ def test_the_hash_is_of_the_settings_alone(tmp_path: Path) -> None:
             '[train]\nblend = ["niser", "nisre"]',
             r"\[train\] blend: no model 'nisre' \(did you mean niser\?\)",
         ),
+        ('[train]\nstudent = "gru"', r'\[train\]: student = "gru" without blend'),
+        ('[train]\nblend = ["niser", "gru"]\nstudent = "stan"', r"\[train\] student: stan is counted"),
+        ('[train]\nblend = ["niser", "gru"]\nstudent = "grue"', r"\[train\].*did you mean gru\?"),
+        ('[train]\nblend = ["niser", "gru"]\nstudent = "svae"', r"\[train\].*svae does not learn one next"),
         ('[train]\nmodel = "core"\nblend = ["niser", "core"]', r'\[train\]: model = "core" beside blend'),
         (
             '[train]\nblend = ["niser", "core"]\nset = ["steps=2"]',

@@ -305,6 +305,25 @@ def test_validation_chooses_the_model(
     assert learned["started_from"] == starts[learned["model"]]
 
 
+def test_a_student_every_night(artifacts: Path, clicks: Files) -> None:
+    """Of two models, one of which is the student, too; interrupted when the teacher is there."""
+    wanted = config("auto", *SHORT, train={"blend": ["stamp", "stmp"], "student": "stamp"}, gate=EASY)
+    record, told = interrupted_at("student: ", artifacts, clicks, wanted)
+    assert not [text for text in told if text.startswith("member ")]  # they are not trained again
+    assert record.status == "published", record.reason
+    assert record.version == f"stamp-{record.id.removeprefix('run-')}"
+    manifest = read_manifest(bundle_path(artifacts, record.version))
+    assert manifest.hyperparameters["teacher"] == f"blend-{record.id.removeprefix('run-')}"
+    assert (manifest.hyperparameters["refit"], manifest.model) == (True, "stamp")
+    paths = run_paths(artifacts, record.id)
+    assert not paths.members.exists()
+    assert [path.name for path in (artifacts / "bundles").iterdir()] == [record.version]
+    parity = next(check for check in outcome(record, "gate")["checks"] if check["name"] == "parity")
+    assert (parity["passed"], parity["measured"]) == (True, "equal")
+    again = make(artifacts, clicks, wanted)
+    assert outcome(again, "train")["started_from"] == record.version
+
+
 def test_a_blend_every_night(artifacts: Path, clicks: Files) -> None:
     """Of two models that are quickly exported."""
     wanted = config("auto", *SHORT, train={"blend": ["stamp", "stmp"]}, gate=EASY)
