@@ -235,7 +235,7 @@ def test_trains_as_published(name: str, which: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_paper_lists_the_known() -> None:
-    with pytest.raises(HyperError, match=r"--paper-of 2015: of GRU4Rec there is: paper, 2016, "):
+    with pytest.raises(HyperError, match=r"--paper-of 2015: of gru4rec there is: paper, 2016, "):
         resolve(find_model("gru4rec"), [], "2015")
-    with pytest.raises(HyperError, match="of GRUEncoder there is: nothing"):
+    with pytest.raises(HyperError, match="of gru there is: nothing"):
         resolve(find_model("gru"), [], "paper")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, Sessions, hyperparameters_of
-from training.learn.registry import find_baseline, find_model
+from training.learn.registry import find_baseline, find_model, name_of
 
 PAPER = "paper"  # a model's own paper, among the settings that were published
 LARGE_CATALOGUE = 30_000  # items; of 43,000 a step of full softmax takes 2.7 times a sampled one's
@@ -43,7 +43,8 @@ def resolve(
         there = published_settings(model)
         if published not in there:
             known = ", ".join(there) or "nothing"
-            raise HyperError(f"--paper-of {published}: of {model.__name__} there is: {known}")
+            option = "--paper" if published == PAPER else f"--paper-of {published}"
+            raise HyperError(f"{option}: of {name_of(model)} there is: {known}")
         values = there[published]
         own = dataclasses.replace(Recipe(), **{k: v for k, v in values.items() if k not in declared})  # type: ignore[arg-type]
         declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
@@ -53,7 +54,7 @@ def resolve(
         for f in dataclasses.fields(Recipe)
         for default in [getattr(own, f.name)]
     }
-    assigned = _assign(model.__name__, {**recipe_fields, **declared}, assignments)
+    assigned = _assign(name_of(model), {**recipe_fields, **declared}, assignments)
     hyper = {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}
     try:
         recipe = dataclasses.replace(
@@ -64,7 +65,7 @@ def resolve(
         raise HyperError(f"--set: {error}") from error
     _check(lambda values: build_empty(model, values), declared, hyper, assigned)
     if recipe.horizon > 1 and hyper.get("batching", model.batching) != "positions":
-        raise HyperError(f"--set horizon={recipe.horizon}: {model.__name__} has one target an example")
+        raise HyperError(f"--set horizon={recipe.horizon}: {name_of(model)} has one target an example")
     batching = hyper.get("batching", model.batching)
     if recipe.time_order and batching not in ("prefixes", "positions"):
         raise HyperError(f"--set time_order=true: batches of {batching} have an order of their own")
@@ -128,7 +129,8 @@ def resolve_counted(
         values = paper_of_counted(baseline)
         if published != PAPER or not values:
             there = PAPER if values else "nothing"
-            raise HyperError(f"--paper-of {published}: of {baseline} there is: {there}")
+            option = "--paper" if published == PAPER else f"--paper-of {published}"
+            raise HyperError(f"{option}: of {baseline} there is: {there}")
         declared = {k: dataclasses.replace(each, default=values[k]) for k, each in declared.items()}
     assigned = _assign(baseline, declared, assignments)
     hyper = {name: assigned.get(name, parameter.default) for name, parameter in declared.items()}

@@ -48,6 +48,11 @@ def find_model(name: str) -> type[SessionEncoder]:
     return _encoders(name)[0]
 
 
+def name_of(model: type[SessionEncoder]) -> str:
+    """What a session encoder is called by whoever types it."""
+    return model.__module__.rpartition(".")[2]
+
+
 def _encoders(name: str) -> list[type[SessionEncoder]]:
     module = importlib.import_module(f"models.{name}")
     return [

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from models.base import Hyper, SessionEncoder
 from training.learn.hyper import HyperError, resolve
+from training.learn.registry import name_of
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
@@ -54,7 +55,7 @@ def search_space(model: type[SessionEncoder], fixed: Sequence[str], searches: Se
             ranges.add(name)
     if not texts:
         raise HyperError(
-            f"--search: {model.__name__} has nothing usual left to search: name a hyper-parameter"
+            f"--search: {name_of(model)} has nothing usual left to search: name a hyper-parameter"
         )
 
     values: dict[str, dict[str, Hyper]] = {name: {} for name in texts}  # by their texts

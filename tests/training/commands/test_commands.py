@@ -204,9 +204,9 @@ def test_train_as_published(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gru4rec", "--paper-of", "2015"], "of GRU4Rec there is: paper, 2016, 2016-bpr, 2018, "),
-        (["gru", "--paper"], "of GRUEncoder there is: nothing"),
-        (["niser", "--paper-of", "2018"], "of NISER there is: paper"),
+        (["gru4rec", "--paper-of", "2015"], "of gru4rec there is: paper, 2016, 2016-bpr, 2018, "),
+        (["gru", "--paper"], "--paper: of gru there is: nothing"),
+        (["niser", "--paper-of", "2018"], "of niser there is: paper"),
         (["pop", "--paper"], "of pop there is: nothing"),
     ],
 )

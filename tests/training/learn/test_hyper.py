@@ -31,7 +31,7 @@ def test_recipe_and_hyper_parameters_are_set_with_their_types() -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(HyperError, match=r"--set learning_rate: GRUEncoder has no such.* dim, .* lr, "):
+    with pytest.raises(HyperError, match=r"--set learning_rate: gru has no such.* dim, .* lr, "):
         resolve(GRUEncoder, ["learning_rate=1"])
 
 

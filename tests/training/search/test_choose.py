@@ -229,7 +229,7 @@ def test_settings_are_those_that_all_have() -> None:
     for recipe, hyper in found.values():
         assert recipe is None or (recipe.epochs, hyper["dim"]) == (4, 16)
     with pytest.raises(
-        HyperError, match=r"--set steps: GRUEncoder has no .* of several models all that are trained"
+        HyperError, match=r"--set steps: gru has no .* of several models all that are trained"
     ):
         shared_settings(CANDIDATES, ["steps=2"])
 

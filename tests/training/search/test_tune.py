@@ -339,7 +339,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("searches", "message"),
     [
-        (["rate=1..2"], "--search rate: GRUEncoder has no such hyper-parameter; it has: "),
+        (["rate=1..2"], "--search rate: gru has no such hyper-parameter; it has: "),
         (["lr=0.1..0.01"], "--search lr=0.1..0.01: 0.1 is not below 0.01"),
         (["layers=1..two"], "--search layers=two: expected int"),
         (["layers=1|1.5"], "--search layers=1.5: expected int"),
