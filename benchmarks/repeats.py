@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -37,6 +38,7 @@ TABLES = {
 }
 
 Batch = tuple[Vectors, list[list[int]]]
+T = TypeVar("T")
 
 
 def sessions(n_items: int, rng: np.random.Generator) -> list[list[int]]:
@@ -59,7 +61,7 @@ def made_up(rng: np.random.Generator) -> Retriever:
 
 
 def microseconds(
-    calls: dict[str, Callable[[Batch], object]], batches: Sequence[Batch], rounds: int
+    calls: dict[str, Callable[[T], object]], batches: Sequence[T], sessions: int, rounds: int
 ) -> dict[str, float]:
     """Of processor time for a session, the median of rounds; in each round all calls take their turn."""
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -68,7 +70,7 @@ def microseconds(
             began = time.process_time_ns()
             for batch in batches:
                 call(batch)
-            found[name].append((time.process_time_ns() - began) / 1e3 / sum(len(each) for _, each in batches))
+            found[name].append((time.process_time_ns() - began) / 1e3 / sessions)
     return {name: median(each[1:]) for name, each in found.items()}  # the first warms up
 
 
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for together in options.together:
             starts = range(0, len(clicks), together)
             batches = [(vectors[at : at + together], clicks[at : at + together]) for at in starts]
-            columns.append(microseconds(calls, batches, options.rounds))
+            columns.append(microseconds(calls, batches, len(clicks), options.rounds))
     for name in calls:
         cells = [(column[name], column[name] - column["no table"]) for column in columns]
         drawn.add_row(name, *(f"{value:.1f}" for pair in cells for value in pair))
