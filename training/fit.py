@@ -294,14 +294,9 @@ def _train(
             watcher = watched.enter_context(
                 recorded(watcher, file, model, data.info.name, resume=options.resume)
             )
-        if teacher is not None:  # of both phases: the training sessions are the first of all
+        if teacher is not None:
             file = checkpoints / f"{options.teacher_version}-{data.info.fingerprint[:8]}.answers"
-            if fabric.global_rank == 0:
-                teacher.answer(
-                    data.train_all, file, options.threads, resume=options.resume, tell=watcher.on_step
-                )
-            fabric.barrier()
-            answers = Answers(file, data.train_all.n_items)
+            answers = _answered(teacher, data, file, options, fabric, watcher)
         if epochs is None:
             last = run_phase("select", config, data.train, validate)
             epochs = last.epochs
@@ -328,6 +323,25 @@ def _train(
         _chosen(phases["select"]) if "select" in phases else None,
         phases["select"].model if "select" in phases else None,
     )
+
+
+def _answered(
+    teacher: Teacher, data: Dataset, file: Path, options: FitOptions, fabric: Fabric, watcher: Watcher
+) -> Answers:
+    """A teacher's answers for both phases: the training sessions are the first of all. Raises `OSError`.
+
+    The first process asks; where it cannot write, all end.
+    """
+    problem: OSError | None = None
+    if fabric.global_rank == 0:
+        try:
+            teacher.answer(data.train_all, file, options.threads, resume=options.resume, tell=watcher.on_step)
+        except OSError as error:
+            problem = OSError(error.errno, error.strerror, str(file))
+    problem = fabric.broadcast(problem)
+    if problem is not None:
+        raise problem
+    return Answers(file, data.train_all.n_items)
 
 
 def _telling_cost(watcher: Watcher, objective: str) -> Callable[[Progress], object]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +188,23 @@ def test_a_killed_student_goes_on_to_the_same_weights(place: Path, tmp_path: Pat
         theirs = Bundle.load(tmp_path / "half/bundles" / made["bundle"])
         ours = Bundle.load(tmp_path / "whole/bundles" / whole["bundle"])
         assert (theirs.retriever.vectors() == ours.retriever.vectors()).all()
+
+
+def test_answers_that_do_not_fit_on_the_disk_are_one_line(place: Path, tmp_path: Path) -> None:
+    words = ["--data", str(place / "data"), "--model", "gru", "--teacher", str(place / "teacher")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "training", "train", *words, "--artifacts", str(tmp_path), "--json"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert (last.startswith(f"error: {tmp_path}"), last.endswith(".answers: File too large")) == (
+        True,
+        True,
+    ), last
 
 
 def test_another_teacher_is_another_run(place: Path, tmp_path: Path) -> None:
