@@ -22,7 +22,7 @@ from tests.service.bundles import Shop, edit_manifest
 from tests.training.planted import N_ITEMS, planted_sessions, write_dataset
 from training.__main__ import app
 from training.bundling import teacher as module
-from training.bundling.teacher import SCALES, Teacher, TeacherError, _scale
+from training.bundling.teacher import SCALES, SHARPER, Teacher, TeacherError, _scale
 from training.data.dataset import Dataset
 from training.learn.answers import MOST, Answers, row_of
 from training.learn.batches import Examples
@@ -147,13 +147,13 @@ def test_what_is_answered_is_not_asked_again(
     assert answered(cut) == whole
 
 
-def test_the_scale_makes_the_targets_likeliest(place: Path) -> None:
+def test_the_scale_is_twice_the_likeliest(place: Path) -> None:
     """Of a teacher that is always right sharp, of one that never is as flat as can be."""
     bundle = Bundle.load(place / "teacher")
     walks, strides = planted_sessions(200, 3), striding(planted_sessions(200, 4))
     both = joined(walks, strides)
     scale = _scale(bundle, both)
-    assert SCALES[0] == _scale(bundle, walks) < scale < _scale(bundle, strides) / 4
+    assert SHARPER * SCALES[0] == _scale(bundle, walks) < scale < _scale(bundle, strides) / 4
     bounds = list(zip(both.offsets[:-1], both.offsets[1:], strict=True))
     prefixes = [both.items[a:end].tolist() for a, b in bounds for end in range(a + 1, b)]
     targets = [both.items[end] for a, b in bounds for end in range(a + 1, b)]
@@ -164,7 +164,8 @@ def test_the_scale_makes_the_targets_likeliest(place: Path) -> None:
         exponentials = np.exp(scale * (scores - scores[:, :1]).astype(np.float64))
         return float(np.log((exponentials / exponentials.sum(1, keepdims=True))[is_target]).mean())
 
-    assert likelihood(scale) > max(likelihood(scale / 1.1), likelihood(scale * 1.1))
+    likeliest = scale / SHARPER
+    assert likelihood(likeliest) > max(likelihood(likeliest / 1.1), likelihood(likeliest * 1.1))
 
 
 def test_a_killed_student_goes_on_to_the_same_weights(place: Path, tmp_path: Path) -> None:
