@@ -66,6 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, elsewhere: Elsewhere) -> I
         "NEXTCLICK_PUBLIC_SESSION_IDS": "random",
         "NEXTCLICK_ARTIFACTS_DIR": str(artifacts),
         "NEXTCLICK_TRENDING_REFRESH_SECONDS": "3600",  # one test shows nothing of another
+        "NEXTCLICK_REDIS_TIMEOUT_SECONDS": "60",
     }
     with running(directory, **settings) as each:
         items = [
