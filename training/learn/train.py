@@ -163,6 +163,7 @@ def _train(
     model.mark_forward_method("loss")
     model.mark_forward_method("step")
     examples = training_examples(bare, train)
+    assert answers is None or len(answers) >= examples.n_targets, "a teacher answers every target"
     sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
     state = State()
     identity = {"phase": phase, **dataclasses.asdict(config)}

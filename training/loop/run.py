@@ -17,6 +17,7 @@ from service.live.artifacts import Artifacts
 from service.live.deployment import bring_live_here, prune, read_deployment
 from service.process.settings import Settings
 from training.bundling.export import ExportError
+from training.bundling.teacher import TeacherError
 from training.data.formats import PrepareError
 from training.learn.train import DivergedError, Watcher
 from training.loop.click_source import ClickSource
@@ -81,7 +82,7 @@ def _take(run: Run, name: str, step: Step) -> None:
 
     try:
         outcome = step(run)
-    except (StoppedError, PrepareError, DivergedError, ExportError) as error:
+    except (StoppedError, PrepareError, DivergedError, ExportError, TeacherError) as error:
         run.write(ended("stopped"), "stopped", f"{name}: {error}")
     except Exception as error:  # whatever it is: it is written down, and raised
         run.write(ended("failed"), "failed", f"{name}: {type(error).__name__}: {error}")

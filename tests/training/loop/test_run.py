@@ -20,6 +20,7 @@ from service.ranking.bundle import Bundle, read_manifest
 from service.ranking.served import Query, ServedBundle
 from tests.service.bundles import Shop
 from tests.training.shop_clicks import DAYS, GRU, Files, Silent, config, settings, shuffled, write_shop
+from training.bundling.teacher import TeacherError
 from training.data.dataset import Dataset
 from training.learn import checkpoint
 from training.learn.checkpoint import load
@@ -322,6 +323,17 @@ def test_a_student_every_night(artifacts: Path, clicks: Files) -> None:
     assert (parity["passed"], parity["measured"]) == (True, "equal")
     again = make(artifacts, clicks, wanted)
     assert outcome(again, "train")["started_from"] == record.version
+
+
+def test_a_teacher_that_cannot_teach_stops_the_run(artifacts: Path, clicks: Files) -> None:
+    """To repeat the step would not help: the next run is a new one."""
+
+    def train(_: object) -> NoReturn:
+        raise TeacherError("it has nothing to teach")
+
+    wanted = config("auto", *SHORT, train={"blend": ["stamp", "stmp"], "student": "stamp"})
+    ended = run(wanted, settings(artifacts), clicks, Silent(), steps={**STEPS, "train": train})
+    assert (ended.status, ended.reason) == ("stopped", "train: it has nothing to teach")
 
 
 def test_a_blend_every_night(artifacts: Path, clicks: Files) -> None:
