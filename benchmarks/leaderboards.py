@@ -11,8 +11,8 @@ the file, each as soon as what it is made of is there:
     learnt  diginetica  student taught gru --seed 1 --variant student     with `--teacher`, and refitted
 
 Whose name a `teacher` names is first trained without `--refit`, and then goes on from its checkpoint. All is
-measured by the commands of the product, as everywhere; but how long an answer takes is measured again at the
-end, when nothing else runs. Run it again to go on after an interruption: what is done is not made anew.
+measured by the commands of the product, as everywhere. Run it again to go on after an interruption: what is
+done is not made anew.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-QUIET_TOGETHER = 4  # processes that time answers, each with threads of its own to run on
 KINDS = ("train", "blend", "teacher", "student")
 
 
@@ -181,37 +180,17 @@ def newest_result(results: Path, place: Path) -> dict[str, object] | None:
     return None
 
 
-def time_again(results: list[Path]) -> None:
-    """What an answer takes, measured anew; the command of each result says where its data and bundle lie."""
-    from service.ranking.bundle import Bundle
-    from training.data.dataset import Dataset
-    from training.measure.latency import encode_microseconds, rank_microseconds
-
-    for file in results:
-        result = json.loads(file.read_text())
-        command = shlex.split(result["command"])
-        data, artifacts = (Path(command[command.index(name) + 1]) for name in ("--data", "--artifacts"))
-        bundle = Bundle.load(artifacts / "bundles" / result["bundle"])
-        result["encode_microseconds"] = encode_microseconds(bundle)
-        result["rank_microseconds"] = rank_microseconds(bundle, Dataset.load(data).test)
-        file.write_text(json.dumps(result, indent=2) + "\n")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=Path)
+    parser.add_argument("--jobs", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("artifacts/data"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--index", default="flat")
     parser.add_argument("--together", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=500)
-    parser.add_argument("--time-again", type=Path, nargs="*", help="only time answers of these results again")
     options = parser.parse_args()
-    if options.time_again is not None:
-        time_again(options.time_again)
-        return 0
     lines = [line.split("#")[0] for line in options.jobs.read_text().splitlines()]
     jobs = [Job.read(line) for line in lines if line.strip()]
     taught_by = {name for job in jobs if job.kind == "teacher" for name in job.made_of}
@@ -220,21 +199,9 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(jobs, options.data, options.output, options.index)
     bench.run(options.together, options.seconds)
-    bench.tell("timing answers again, with nothing beside")
-    done = [file for file in sorted((options.output / "results").glob("*/*.json")) if has_bundle(file)]
-    again = [sys.executable, "-m", "benchmarks.leaderboards", "--output", str(options.output), "--time-again"]
-    processes = [
-        subprocess.Popen(again + [str(file) for file in done[each::QUIET_TOGETHER]])
-        for each in range(QUIET_TOGETHER)
-    ]
-    codes = [process.wait() for process in processes]
     left = [job.name for job in jobs if not bench.is_done(job.name)]
     bench.tell(f"not made: {', '.join(left) or 'nothing'}")
-    return 1 if left or any(codes) else 0
-
-
-def has_bundle(file: Path) -> bool:
-    return json.loads(file.read_text())["bundle"] is not None
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class Result(BaseModel):
     commit: str
     seed: int
     threads: int
+    device: str = "cpu"
     trained_on: str
     epochs: int
     wall_seconds: float
@@ -66,6 +67,11 @@ class Result(BaseModel):
     encode_microseconds: dict[str, float] | None = None
     rank_microseconds: dict[str, float] | None = None
     test_by_length: dict[str, LengthFigures] | None = None
+
+    @property
+    def has_comparable_times(self) -> bool:
+        """A GPU is another machine, and often one that is lent: its clock says nothing beside the others."""
+        return self.device == "cpu"
 
 
 @dataclass(frozen=True)

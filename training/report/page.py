@@ -52,7 +52,8 @@ def page(board: Leaderboard, known: Sequence[str], pictures: set[str]) -> str:
         "Training is wall-clock time, of selection and refit (with `--refit-epochs`, of the refit alone); the"
         " machine may have had other work. Encoding is the ONNX encoder alone, by the number of clicks in the"
         " session; an answer is a whole one: encoder and search, or neighbours. Both are of one session at a"
-        " time, on one thread.",
+        " time, on one thread. A model that was trained on a GPU was timed on that machine: its answers are"
+        " not told, and the pictures leave it out.",
         _cost(board),
         *_pictures(pictures, {LATENCY: "Recall@20 and latency", TRAINING: "Recall@20 and training time"}),
         "## Reproduce",
@@ -152,14 +153,15 @@ def _cost(board: Leaderboard) -> str:
     rows = []
     for entry in board.entries:
         result = entry.first.result
-        encode, rank = result.encode_microseconds or {}, result.rank_microseconds or {}
+        timed = result.has_comparable_times
+        encode, rank = ((timed and of) or {} for of in (result.encode_microseconds, result.rank_microseconds))
         rows.append(
             [
                 entry.title,
                 result.trained_on,
                 _number(result.parameters, 0),
                 str(result.epochs),
-                str(result.threads),
+                str(result.threads) if timed else "GPU",
                 _number(result.wall_seconds / 60, 1),
                 _number(result.peak_memory_mib, 0),
                 *(_number(encode.get(length), 0) for length in ("1", "5", "20", "50")),

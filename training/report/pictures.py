@@ -58,11 +58,15 @@ class Point:
 def draw_pictures(board: Leaderboard) -> dict[str, bytes | None]:
     """SVG by file name, the same bytes for the same figures; None where fewer than two models have any."""
 
-    def training_minutes(entry: Entry) -> float:
-        return max(entry.first.result.wall_seconds, 1) / 60  # counting takes no time, and log 0 has no place
+    def training_minutes(entry: Entry) -> float | None:
+        result = entry.first.result
+        if not result.has_comparable_times:
+            return None
+        return max(result.wall_seconds, 1) / 60  # counting takes no time, and log 0 has no place
 
     def latency(entry: Entry) -> float | None:
-        return (entry.first.result.rank_microseconds or {}).get("p50")
+        result = entry.first.result
+        return (result.rank_microseconds or {}).get("p50") if result.has_comparable_times else None
 
     def popularity(entry: Entry) -> float | None:
         return entry.first.result.test.get("popularity@20")

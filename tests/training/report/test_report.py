@@ -155,11 +155,14 @@ def test_costs_are_told_where_they_were_measured(tmp_path: Path) -> None:
         n_items=17376,
     )
     write_run(place, "counted", POOR, epochs=0, wall_seconds=0, family="counted", history={}, recipe=None)
+    lent = {"encode_microseconds": {"1": 9.0}, "rank_microseconds": {"p50": 7.0, "p90": 8.0}}
+    write_run(place, "lent", FAIR, device="cuda", wall_seconds=30, peak_memory_mib=900, **lent)
     rows = rows_of(place, "Cost")
     told = ["1,234,567", "3", "2", "1.5", "2,048", "60", "62", "80", "120", "310", "1,500"]
     assert list(rows["NEW"].values())[2:] == told
     assert list(rows["OLD"].values())[2:] == ["–", "3", "2", "1.5", *["–"] * 7]
     assert list(rows["COUNTED"].values())[2:6] == ["–", "0", "2", "0.0"]
+    assert list(rows["LENT"].values())[3:] == ["3", "GPU", "0.5", "900", *["–"] * 6]
     metrics = rows_of(place, "More metrics")["NEW"]
     assert metrics["Recall@20 without seen items"] == "1.25"
     assert (metrics["Recall@5"], metrics["popularity@20"]) == ("–", "12")
@@ -339,10 +342,10 @@ def test_no_results_are_an_error(tmp_path: Path) -> None:
             write_reports(results, [])
 
 
-def full_run(place: Path, model: str, sessions: Sessions, family: str, microseconds: float) -> None:
+def full_run(place: Path, model: str, sessions: Sessions, family: str, microseconds: float) -> Path:
     by_length = {"1": {"cases": 4, "recall@20": 50.0, "mrr@20": 9.0}, "2+": {"cases": 2, "recall@20": 40.0}}
     rank = {"p50": microseconds, "p90": 2 * microseconds}
-    write_run(place, model, sessions, family=family, rank_microseconds=rank, test_by_length=by_length)
+    return write_run(place, model, sessions, family=family, rank_microseconds=rank, test_by_length=by_length)
 
 
 def test_the_command_writes_once_and_leaves_what_is_up_to_date(tmp_path: Path) -> None:
@@ -389,8 +392,13 @@ def test_pictures_name_who_is_in_them(tmp_path: Path) -> None:
     full_run(place, "second", FAIR, "session graph", 200)
     full_run(place, "knn", [[1, 0], [2], [0, 1, 10]], "counted", 2000)
     full_run(place, "spop", POOR, "counted", 10)
+    edit(full_run(place, "lent", FAIR, "sequence", 100), device="cuda")
     write_reports(tmp_path, [])
-    latency, length = ((place / name).read_text() for name in ("recall-latency.svg", "recall-length.svg"))
+    latency, length, training = (
+        (place / f"recall-{name}.svg").read_text() for name in ("latency", "length", "training")
+    )
+    for timed in (latency, training):
+        assert "LENT" not in timed, "a GPU's machine has another clock"
     for text in ("BEST", "SECOND", "KNN", "not drawn: SPOP 16.7", "session graph", "counted"):
         assert f"{text}<" in latency, text
     for text in ("BEST, session graph", "KNN, counted", "SPOP, counted", "(4)", "2+"):
