@@ -5,8 +5,8 @@
 A line of the jobs is a name, a data set under `--data`, and what to make of it; jobs start in the order of
 the file, each as soon as what it is made of is there:
 
-    gru-1   diginetica  train gru --seed 1 --set dim=200 --variant wide   as `train --refit --results` is told
-    three   diginetica  blend gru-1 gru-2 pen4rec-1                       of refitted members, tested
+    core-1  diginetica  train core --seed 1 --set dim=200 --variant wide  as `train --refit --results` is told
+    three   diginetica  blend gru-1 core-1 pen4rec-1                      of refitted members, tested
     taught  diginetica  teacher gru-1 gru-2                               of members new to validation
     learnt  diginetica  student taught gru --seed 1 --variant student     with `--teacher`, and refitted
 

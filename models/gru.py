@@ -12,8 +12,9 @@ target in one pass with gradients through the whole session, and the loss is the
 Cosines are NISER's (Gupta et al. 2019), meant against popularity bias; `head=native` scores by v_i · h_t
 instead, without a bias.
 
-Nobody published settings of it. Weights start from U(±sqrt(6 / (rows + columns))) of each matrix, of the GRU
-of each gate's own.
+Nobody published settings of it. A vector twice as wide as theirs, under much dropout, is what validation
+likes of large data and of small (benchmarks/README.md, "What validation likes"). Weights start from
+U(±sqrt(6 / (rows + columns))) of each matrix, of the GRU of each gate's own.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class GRUEncoder(SessionEncoder):
         self,
         n_items: int,
         *,
-        dim: int = 100,
+        dim: int = 200,
         layers: int = 1,
-        dropout_embedding: float = 0.25,
+        dropout_embedding: float = 0.4,
         dropout_hidden: float = 0.0,
         head: Head = "niser",
         scale: float = 16.0,

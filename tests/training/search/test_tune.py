@@ -313,7 +313,7 @@ def test_parameters_that_cannot_be_trained_fail_and_do_not_count(data: Dataset, 
         (["--seed", "4"], "seed was 3, is 4"),
         (["--threads", "2"], "threads was 1, is 2"),
         (["--set", "epochs=4"], "epochs was 3, is 4"),
-        (["--search", "dropout_embedding=0.1|0.2"], "dropout_embedding was 0.25, is Categorical"),
+        (["--search", "dropout_embedding=0.1|0.2"], "dropout_embedding was 0.4, is Categorical"),
     ],
 )
 def test_trials_under_other_settings_are_not_mixed(
