@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,7 +156,7 @@ def test_costs_are_told_where_they_were_measured(tmp_path: Path) -> None:
         n_items=17376,
     )
     write_run(place, "counted", POOR, epochs=0, wall_seconds=0, family="counted", history={}, recipe=None)
-    lent = {"encode_microseconds": {"1": 9.0}, "rank_microseconds": {"p50": 7.0, "p90": 8.0}}
+    lent: dict[str, Any] = {"encode_microseconds": {"1": 9.0}, "rank_microseconds": {"p50": 7.0, "p90": 8.0}}
     write_run(place, "lent", FAIR, device="cuda", wall_seconds=30, peak_memory_mib=900, **lent)
     rows = rows_of(place, "Cost")
     told = ["1,234,567", "3", "2", "1.5", "2,048", "60", "62", "80", "120", "310", "1,500"]
