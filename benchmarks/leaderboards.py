@@ -50,6 +50,25 @@ class Job:
         return cls(name, data, kind, tuple(rest[:names]), tuple(rest[names:]))
 
 
+def read_jobs(text: str) -> list[Job]:
+    """Of a file of lines. Raises `ValueError`."""
+    lines = [line.split("#")[0] for line in text.splitlines()]
+    jobs = [Job.read(line) for line in lines if line.strip()]
+    names: set[str] = set()
+    for job in jobs:
+        if job.name in names:
+            raise ValueError(f"two jobs are called {job.name}")
+        names.add(job.name)
+    for job in jobs:
+        for name in job.made_of:
+            if name not in names:
+                raise ValueError(f"{job.name}: there is no job {name}")
+    taught_by = {name for job in jobs if job.kind == "teacher" for name in job.made_of}
+    for job in jobs:
+        job.first_select = job.name in taught_by
+    return jobs
+
+
 @dataclass
 class Bench:
     """Where everything lies, and what runs."""
@@ -191,11 +210,7 @@ def main() -> int:
     parser.add_argument("--together", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=500)
     options = parser.parse_args()
-    lines = [line.split("#")[0] for line in options.jobs.read_text().splitlines()]
-    jobs = [Job.read(line) for line in lines if line.strip()]
-    taught_by = {name for job in jobs if job.kind == "teacher" for name in job.made_of}
-    for job in jobs:
-        job.first_select = job.name in taught_by
+    jobs = read_jobs(options.jobs.read_text())
     options.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(jobs, options.data, options.output, options.index)
     bench.run(options.together, options.seconds)
