@@ -25,6 +25,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 KINDS = ("train", "blend", "teacher", "student")
 
@@ -190,7 +191,7 @@ def without_variant(command: list[str]) -> list[str]:
     return command[:at] + command[at + 2 :]
 
 
-def newest_result(results: Path, place: Path) -> dict[str, object] | None:
+def newest_result(results: Path, place: Path) -> dict[str, Any] | None:
     """What a run that lies in `place` left among the results."""
     for file in results.glob("*/*.json"):
         found = json.loads(file.read_text())
