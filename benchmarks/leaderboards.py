@@ -32,7 +32,7 @@ KINDS = ("train", "blend", "teacher", "student")
 
 @dataclass
 class Job:
-    """A line of the file; `made` of its names, `said` to the command."""
+    """A line of the file: the names of jobs it is made of, and what its command is told."""
 
     name: str
     data: str
@@ -105,7 +105,7 @@ class Bench:
             made = ["train", "--model", model, *common, "--threads", "1", *said]
             if not select:
                 return step, made + results
-            return step, without_variant(made)
+            return step, [*without_variant(made), "--resume"]
         needed = {"blend": "done", "teacher": "selected", "student": "done"}[job.kind]
         if not all(self.is_done(name, needed) for name in job.made_of):
             return None

@@ -12,8 +12,8 @@ target in one pass with gradients through the whole session, and the loss is the
 Cosines are NISER's (Gupta et al. 2019), meant against popularity bias; `head=native` scores by v_i · h_t
 instead, without a bias.
 
-Nobody published settings of it. A vector twice as wide as theirs, under much dropout, is what validation
-likes of large data and of small (benchmarks/README.md, "What validation likes"). Weights start from
+Nobody published settings of it. A vector of 200, twice the usual width, under much dropout is what validation
+likes, of large data and of small (benchmarks/README.md, "What validation likes"). Weights start from
 U(±sqrt(6 / (rows + columns))) of each matrix, of the GRU of each gate's own.
 """
 
