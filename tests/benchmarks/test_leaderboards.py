@@ -21,12 +21,18 @@ both   shop blend gru-1 gru-2
 """
 
 
-def test_every_job_of_the_list_can_be_run() -> None:
+def test_every_job_of_the_list_can_be_run_and_has_a_result_of_its_own() -> None:
+    written = []
     for job in read_jobs(JOBS.read_text()):
-        if job.kind not in ("train", "student") or job.said[0] in baseline_names():
+        if job.kind not in ("train", "student"):
             continue
         model, *options = job.said
-        resolve(find_model(model), [value for name, value in pairwise(options) if name == "--set"])
+        told = [(name, value) for name, value in pairwise(options) if name.startswith("--")]
+        assert {name for name, _ in told} <= {"--seed", "--threads", "--set", "--variant"}, job.name
+        if model not in baseline_names():
+            resolve(find_model(model), [value for name, value in told if name == "--set"])
+        written.append((job.data, model, dict(told).get("--variant"), dict(told).get("--seed")))
+    assert len(set(written)) == len(written)
 
 
 @pytest.fixture

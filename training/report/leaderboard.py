@@ -68,11 +68,6 @@ class Result(BaseModel):
     rank_microseconds: dict[str, float] | None = None
     test_by_length: dict[str, LengthFigures] | None = None
 
-    @property
-    def has_comparable_times(self) -> bool:
-        """A GPU is another machine, and often one that is lent: its clock says nothing beside the others."""
-        return self.device == "cpu"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -115,6 +110,14 @@ class Leaderboard:
 
     dataset: str
     entries: tuple[Entry, ...]
+
+    def times_compare(self, entry: Entry) -> bool:
+        """Whether its times say something beside the others'.
+
+        Where some were trained on a GPU and some not, the GPU's are of another machine, often a lent one.
+        """
+        devices = {each.first.result.device for each in self.entries if each.family != "counted"}
+        return len(devices) < 2 or entry.first.result.device == "cpu"
 
 
 def read_leaderboards(results: Path) -> list[Leaderboard]:

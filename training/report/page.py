@@ -52,8 +52,8 @@ def page(board: Leaderboard, known: Sequence[str], pictures: set[str]) -> str:
         "Training is wall-clock time, of selection and refit (with `--refit-epochs`, of the refit alone); the"
         " machine may have had other work. Encoding is the ONNX encoder alone, by the number of clicks in the"
         " session; an answer is a whole one: encoder and search, or neighbours. Both are of one session at a"
-        " time, on one thread. A model that was trained on a GPU was timed on that machine: its answers are"
-        " not told, and the pictures leave it out.",
+        " time, on one thread. Where some models were trained on a GPU and some not, those of the GPU were"
+        " timed on another machine: how long they take to answer is not told, and the pictures leave them out.",
         _cost(board),
         *_pictures(pictures, {LATENCY: "Recall@20 and latency", TRAINING: "Recall@20 and training time"}),
         "## Reproduce",
@@ -153,7 +153,7 @@ def _cost(board: Leaderboard) -> str:
     rows = []
     for entry in board.entries:
         result = entry.first.result
-        timed = result.has_comparable_times
+        timed = board.times_compare(entry)
         encode, rank = ((timed and of) or {} for of in (result.encode_microseconds, result.rank_microseconds))
         rows.append(
             [
@@ -161,7 +161,7 @@ def _cost(board: Leaderboard) -> str:
                 result.trained_on,
                 _number(result.parameters, 0),
                 str(result.epochs),
-                str(result.threads) if timed else "GPU",
+                str(result.threads) if result.device == "cpu" else "GPU",
                 _number(result.wall_seconds / 60, 1),
                 _number(result.peak_memory_mib, 0),
                 *(_number(encode.get(length), 0) for length in ("1", "5", "20", "50")),

@@ -60,13 +60,13 @@ def draw_pictures(board: Leaderboard) -> dict[str, bytes | None]:
 
     def training_minutes(entry: Entry) -> float | None:
         result = entry.first.result
-        if not result.has_comparable_times:
+        if not board.times_compare(entry):
             return None
         return max(result.wall_seconds, 1) / 60  # counting takes no time, and log 0 has no place
 
     def latency(entry: Entry) -> float | None:
-        result = entry.first.result
-        return (result.rank_microseconds or {}).get("p50") if result.has_comparable_times else None
+        ranking = entry.first.result.rank_microseconds or {}
+        return ranking.get("p50") if board.times_compare(entry) else None
 
     def popularity(entry: Entry) -> float | None:
         return entry.first.result.test.get("popularity@20")

@@ -164,6 +164,12 @@ def test_costs_are_told_where_they_were_measured(tmp_path: Path) -> None:
     assert list(rows["OLD"].values())[2:] == ["–", "3", "2", "1.5", *["–"] * 7]
     assert list(rows["COUNTED"].values())[2:6] == ["–", "0", "2", "0.0"]
     assert list(rows["LENT"].values())[3:] == ["3", "GPU", "0.5", "900", *["–"] * 6]
+    for other in ("old", "new"):
+        edit(place / f"{other}.json", device="cuda")
+    alike = list(rows_of(place, "Cost")["LENT"].values())
+    assert alike[4:] == ["GPU", "0.5", "900", "9", *["–"] * 3, "7", "8"], (
+        "all were trained on one: they compare"
+    )
     metrics = rows_of(place, "More metrics")["NEW"]
     assert metrics["Recall@20 without seen items"] == "1.25"
     assert (metrics["Recall@5"], metrics["popularity@20"]) == ("–", "12")
