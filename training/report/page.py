@@ -53,7 +53,8 @@ def page(board: Leaderboard, known: Sequence[str], pictures: set[str]) -> str:
         " machine may have had other work. Encoding is the ONNX encoder alone, by the number of clicks in the"
         " session; an answer is a whole one: encoder and search, or neighbours. Both are of one session at a"
         " time, on one thread. Where some models were trained on a GPU and some not, those of the GPU were"
-        " timed on another machine: how long they take to answer is not told, and the pictures leave them out.",
+        " timed on another machine: how long they take to answer is not told, and the pictures leave them"
+        " out.",
         _cost(board),
         *_pictures(pictures, {LATENCY: "Recall@20 and latency", TRAINING: "Recall@20 and training time"}),
         "## Reproduce",
