@@ -38,7 +38,7 @@ LATENCY, TRAINING, POPULARITY, LENGTH = (
 PICTURES = (LATENCY, TRAINING, POPULARITY, LENGTH)
 
 SIZE = (8.0, 6.4)  # inches
-FRAME = (0.07, 0.1, 0.915, 0.825)  # of the axes in the figure: fixed, as labels are placed before it is drawn
+FRAME = (0.07, 0.1, 0.895, 0.825)  # of the axes in the figure: fixed, as labels are placed before it is drawn
 FONT_SIZE = 8.5  # points
 CAPITAL, SMALL = 0.7 * FONT_SIZE, 0.62 * FONT_SIZE  # a letter's width, about
 LINE = 1.2 * FONT_SIZE

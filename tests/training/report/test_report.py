@@ -20,7 +20,7 @@ from training.measure.results import ResultError, TargetRanks
 from training.measure.significance import against_best, holm, paired_p, session_sums
 from training.report.leaderboard import ReportError
 from training.report.page import table
-from training.report.pictures import PICTURES
+from training.report.pictures import FRAME, PICTURES, SMALL
 from training.report.published import PUBLISHED
 from training.report.write import known_models, write_reports
 
@@ -411,6 +411,20 @@ def test_pictures_name_who_is_in_them(tmp_path: Path) -> None:
     for text in ("BEST, session graph", "KNN, counted", "SPOP, counted", "(4)", "2+"):
         assert f"{text}<" in length, text
     assert "SECOND" not in length, "not the best of its family"
+
+
+@pytest.mark.parametrize(("fast", "slow", "edge"), [(27, 1_116, "1,500"), (200, 7_500, "10,000")])
+def test_no_figure_at_an_axis_is_cut_off(tmp_path: Path, fast: int, slow: int, edge: str) -> None:
+    """A tick stands where the axis ends."""
+    full_run(tmp_path / "shop", "best", GOOD, "session graph", fast)
+    full_run(tmp_path / "shop", "second", FAIR, "sequence", slow)
+    write_reports(tmp_path, [])
+    picture = (tmp_path / "shop" / "recall-latency.svg").read_text()
+    (width,) = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ', picture))
+    centred = re.findall(r'text-anchor: middle" x="([\d.]+)".*?rotate\(-0 .*?>(.*?)</text>', picture)
+    place = {text: float(x) for x, text in centred}
+    assert place[edge] > 0.99 * (FRAME[0] + FRAME[2]) * width
+    assert max(x + len(text) * SMALL / 2 for text, x in place.items()) <= width, place
 
 
 def test_cells_keep_to_their_columns(tmp_path: Path) -> None:
