@@ -135,7 +135,6 @@ class SessionEncoder(nn.Module):
     max_length: int = 50  # clicks of a session that are read: its newest ones
     softmax_dtype: torch.dtype = torch.float32  # of the products with the item table in training
     mixed_precision: ClassVar[bool] = False  # the encoder's products, too, are trained in `softmax_dtype`
-    propagates: ClassVar[bool] = False  # an item's vector is worked out of all others': a step moves them all
     sparse_rows: bool = False  # see `set_sparse_rows`
 
     @classmethod

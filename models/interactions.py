@@ -212,8 +212,6 @@ class GraphEncoder(InteractionEncoder):
     A model writes `layer`, and `combine` if its vectors are not its layers' side by side.
     """
 
-    propagates: ClassVar[bool] = True
-
     def __init__(
         self, n_items: int, graph: SessionItemGraph, *, dim: int, layers: int, decay: float, head: Head
     ) -> None:

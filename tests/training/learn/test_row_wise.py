@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from models.base import Batch, Hyper, Recipe, SessionEncoder, Sessions
+from models.bprmf import BPRMF
 from models.gru4rec import GRU4Rec
+from models.interactions import InteractionEncoder
+from models.lightgcn import LightGCN
 from models.losses import Loss
 from tests.models.cases import CASES, Case
 from tests.training.planted import planted_sessions
@@ -118,13 +121,13 @@ def step_of(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_gradient_of_any_model_is_as_large_as_its_catalogue(case: Case) -> None:
-    """Under a sampled loss, but for those whose item vectors are worked out of the whole graph."""
+    """Under a sampled loss, but for those of interactions: see the next test."""
     recipe = dataclasses.replace(SAMPLED, **{**case.recipe, "batch_size": 4})
     if recipe.loss == "ce":
         recipe = dataclasses.replace(recipe, loss="sampled-ce", negatives=5)
     model = case.model.build(SESSIONS, **case.hyper)
     wanted = sparse_rows(model, recipe, processes=1)
-    assert wanted is not model.propagates
+    assert wanted is (model.batching != "interactions")
     if not wanted:
         return
     _, gradients = trained(case.model, recipe, case.hyper, sparse=True)
@@ -132,6 +135,24 @@ def test_no_gradient_of_any_model_is_as_large_as_its_catalogue(case: Case) -> No
     assert rows["items.weight"] == "items"
     dense = {name for name, of in rows.items() if of != "own" and not gradients[name].is_sparse}
     assert dense == set()
+
+
+@pytest.mark.parametrize("model_class", [BPRMF, LightGCN])
+def test_a_session_that_is_a_user_goes_on_between_its_steps(model_class: type[InteractionEncoder]) -> None:
+    """As the momentum of Adam takes it: an epoch has a few steps of its own."""
+    torch.manual_seed(0)
+    model = model_class.build(SESSIONS)
+    assert not sparse_rows(model, model.recipe, processes=1)
+    optimizer, users = make_optimizer(model, model.recipe), model.sessions.weight
+    users.grad = torch.zeros_like(users)
+    users.grad[1] = 1.0
+    optimizer.step()
+    before = users.detach().clone()
+    users.grad.zero_()
+    optimizer.step()
+    moved = (users != before).any(1)
+    assert moved[1]
+    assert moved.sum() == 1
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
