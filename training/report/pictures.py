@@ -186,8 +186,9 @@ def _axes(board: Leaderboard, x_label: str) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes, lines: Sequence[Line2D]) -> None:
+    """Beside the title; a little beyond the frame, for the widest takes nearly all the room there is."""
     axes.legend(
-        handles=lines, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.2
+        handles=lines, loc="lower right", bbox_to_anchor=(1.022, 1), ncols=3, frameon=False, borderaxespad=0.2
     )
 
 
