@@ -31,6 +31,33 @@ addEventListener("load", function watch() {
   });
 });
 </script>"""
+# Until its socket is open, NiceGUI keeps each event on a timer of its own, and then sends them in any order,
+# the Enter before the letters: all wait in one queue instead.
+IN_ORDER = """<script>
+{
+  let socket, emit, open = false;
+  const waiting = [];
+  Object.defineProperty(window, "socket", {
+    get: () => socket,
+    set(made) {
+      socket = made;
+      emit = made.emit.bind(made);
+      made.emit = (...event) => {
+        if (open || event[0] === "handshake") emit(...event);
+        else waiting.push(event);
+        return made;
+      };
+    },
+  });
+  Object.defineProperty(window, "did_handshake", {
+    get: () => socket !== undefined,
+    set(done) {
+      open = done;
+      if (open) waiting.splice(0).forEach((event) => emit(...event));
+    },
+  });
+}
+</script>"""
 STYLE = '<link rel="stylesheet" href="/console.css">'
 
 
@@ -96,7 +123,7 @@ def notice(text: str, kind: str = "bad", *, retry: bool = False) -> None:
 
 def shell(entries: Sequence[Entry], here: Entry, console: Console) -> None:
     """Put everything but the page itself there."""
-    ui.add_head_html(STYLE + AGAIN)
+    ui.add_head_html(STYLE + IN_ORDER + AGAIN)
     ui.colors(primary="#1a56b0", positive="#1b6e3c", negative="#b3261e", warning="#7a4f00", info="#1a56b0")
     ui.page_title(f"{here.title} · Nextclick")
     ui.on_exception(console.notify_error)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 
 from service.live.deployment import publish
 from tests.browser.axe import grave_violations
@@ -254,6 +254,30 @@ def test_a_what_if_by_the_keyboard_alone_stores_nothing(
     assert [click["item_id"] for click in stored] == CLICKS
     now = [line for line in service.metrics().splitlines() if "recommendations_total" in line]
     assert now == metrics, "nothing of it is counted"
+
+
+@pytest.mark.parametrize("purpose", ["", "prefetch"])  # of a page fetched ahead NiceGUI shakes hands later
+def test_what_is_done_before_the_socket_is_open_counts_in_its_order(
+    page: Page, console: Console, purpose: str
+) -> None:
+    log_in(page, console)
+    held: list[WebSocketRoute] = []
+    page.route_web_socket(
+        lambda _: True, lambda socket: held.append(socket) if holds else socket.connect_to_server()
+    )
+    page.set_extra_http_headers({"Sec-Purpose": purpose} if purpose else {})
+    for number in range(5):
+        holds = True
+        page.goto(f"{console.url}/sessions")
+        page.get_by_label("Session id").focus()
+        page.keyboard.type(f"nobody-{number}")
+        page.keyboard.press("Enter")
+        holds = False
+        until(lambda: page.evaluate("true") and held)  # Playwright tells of it
+        held.pop().connect_to_server()
+        page.wait_for_url(lambda address: "id=" in address)
+        assert page.url == f"{console.url}/sessions?id=nobody-{number}"
+        expect(page.get_by_text("There is no such session, or it has expired.")).to_be_visible()
 
 
 def test_a_session_is_erased_and_an_unknown_one_is_told(
