@@ -38,7 +38,7 @@ LATENCY, TRAINING, POPULARITY, LENGTH = (
 PICTURES = (LATENCY, TRAINING, POPULARITY, LENGTH)
 
 SIZE = (8.0, 6.4)  # inches
-FRAME = (0.07, 0.1, 0.895, 0.825)  # of the axes in the figure: fixed, as labels are placed before it is drawn
+FRAME = (0.07, 0.1, 0.895, 0.8)  # of the axes in the figure: fixed, as labels are placed before it is drawn
 FONT_SIZE = 8.5  # points
 CAPITAL, SMALL = 0.7 * FONT_SIZE, 0.62 * FONT_SIZE  # a letter's width, about
 LINE = 1.2 * FONT_SIZE
@@ -178,7 +178,7 @@ def _axes(board: Leaderboard, x_label: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x_label)
     axes.set_ylabel("Recall@20, %")
     axes.yaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
-    axes.set_title(board.dataset, loc="left", fontweight="bold")
+    axes.set_title(board.dataset, loc="left", fontweight="bold", pad=3.1 * LINE)  # above the legend
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -186,7 +186,7 @@ def _axes(board: Leaderboard, x_label: str) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes, lines: Sequence[Line2D]) -> None:
-    """Beside the title; a little beyond the frame, for the widest takes nearly all the room there is."""
+    """Under the title; a little beyond the frame, for the widest takes nearly all the room there is."""
     axes.legend(
         handles=lines, loc="lower right", bbox_to_anchor=(1.022, 1), ncols=3, frameon=False, borderaxespad=0.2
     )

@@ -20,7 +20,7 @@ from training.measure.results import ResultError, TargetRanks
 from training.measure.significance import against_best, holm, paired_p, session_sums
 from training.report.leaderboard import ReportError
 from training.report.page import table
-from training.report.pictures import FRAME, PICTURES, SMALL
+from training.report.pictures import FONT_SIZE, FRAME, PICTURES, SMALL
 from training.report.published import PUBLISHED
 from training.report.write import known_models, write_reports
 
@@ -425,6 +425,22 @@ def test_no_figure_at_an_axis_is_cut_off(tmp_path: Path, fast: int, slow: int, e
     place = {text: float(x) for x, text in centred}
     assert place[edge] > 0.99 * (FRAME[0] + FRAME[2]) * width
     assert max(x + len(text) * SMALL / 2 for text, x in place.items()) <= width, place
+
+
+def test_the_title_stands_above_the_legend(tmp_path: Path) -> None:
+    """However long both are."""
+    shop = tmp_path / "a_shop_whose_name_takes_half_of_the_width_of_a_picture"
+    families = ("session graph", "sequence", "counted", "factorisation")  # more than one row has room for
+    for number, family in enumerate(families):
+        full_run(shop, f"model{number}", GOOD if number else FAIR, family, 27 + number)
+    write_reports(tmp_path, [])
+    for name in ("recall-latency.svg", "recall-length.svg"):
+        picture = (shop / name).read_text()
+        texts = re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>([^<]*)</text>', picture)
+        (title,) = [float(y) for y, text in texts if text == shop.name]
+        legend = [float(y) for y, text in texts if text.endswith(families)]
+        assert len(legend) == len(families), texts
+        assert FONT_SIZE < title < min(legend) - FONT_SIZE
 
 
 def test_cells_keep_to_their_columns(tmp_path: Path) -> None:
