@@ -6,10 +6,13 @@ import dataclasses
 import math
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, Sessions, hyperparameters_of
 from training.learn.registry import find_baseline, find_model, name_of
@@ -140,8 +143,24 @@ def resolve_counted(
 
 def build_empty(model: type[SessionEncoder], hyper: Mapping[str, Hyper], n_items: int = 2) -> SessionEncoder:
     """The model with shapes but no values: a table of any size costs nothing."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return model.build(_one_session(n_items), **hyper)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Nothing is drawn: it would be in vain, and on "meta" it imports PyTorch's compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        of = kwargs or {}
+        if func in (nn.init.normal_, Tensor.normal_, Tensor.abs_):
+            return args[0] if args else of["tensor"]
+        return func(*args, **of)
 
 
 def paper_of_counted(baseline: str) -> Mapping[str, Hyper]:

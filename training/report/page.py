@@ -70,7 +70,7 @@ def _introduction(board: Leaderboard) -> str:
         f"{items}{results[0].test_cases:,} test cases. Every proper prefix of every test session is a case,"
         " its target the next click; all items are ranked, through the served path, nothing is masked, and a"
         " target stands behind the items it ties with. Every setting was chosen on validation sessions.\n\n"
-        "Made by `python -m training report` from the files beside it; do not edit."
+        "Made by `nextclick report --results docs/results` from the files beside it; do not edit."
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -44,6 +46,18 @@ def test_a_paper_is_the_first_sentence_of_the_docstring() -> None:
 
 def test_a_catalogue_of_any_size_takes_no_memory() -> None:
     assert card("gru", 10**9).parameters > 10**11
+
+
+def test_nothing_is_drawn_for_a_card() -> None:
+    script = """
+import sys
+from training.learn.cards import all_cards
+
+all_cards(1000)
+# PyTorch's compiler, most of what it takes to begin: its draws on "meta" are what imports it.
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_every_model_is_listed() -> None:

@@ -453,9 +453,7 @@ def test_cells_keep_to_their_columns(tmp_path: Path) -> None:
 def test_the_committed_leaderboards_are_those_of_the_committed_results(tmp_path: Path) -> None:
     copy = shutil.copytree(DOCS, tmp_path / "results")
     changes = write_reports(copy, known_models())
-    assert (changes.written, changes.removed) == ([], []), (
-        "run python -m training report --results docs/results"
-    )
+    assert (changes.written, changes.removed) == ([], []), "run nextclick report --results docs/results"
 
 
 def test_readme_quotes_what_is_published() -> None:
