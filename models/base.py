@@ -127,6 +127,7 @@ class SessionEncoder(nn.Module):
         Mapping[str, Hyper]
     ]  # what its paper says of recipe and hyper-parameters; {}: it has none
     papers: ClassVar[Mapping[str, Mapping[str, Hyper]]] = {}  # further published settings, by their names
+    earlier: ClassVar[Mapping[str, Hyper]] = {}  # what was, where a checkpoint's hyper-parameters lack a name
     family: ClassVar[Family]
     batching: Batching
     causal: ClassVar[bool] = False

@@ -43,7 +43,7 @@ from torch.nn.functional import leaky_relu, linear, normalize, pad
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, Sessions
 from models.bounds import require
-from models.layers import SessionGraph
+from models.layers import SessionGraph, places
 
 SLOPE = 0.2  # of LeakyReLU below 0
 
@@ -131,7 +131,7 @@ class GCEGNN(SessionEncoder):
         row = torch.arange(sessions.shape[0], device=sessions.device)[:, None].expand_as(sessions)
         of_all = self._around(len(self.hops), row.flatten(), sessions.flatten(), mean)  # (2), (3)
         h = of_session + self.dropout_global(of_all).view_as(clicks)  # (4)
-        session = self.readout(h, real)  # (5)
+        session = self.readout(h, sessions)  # (5)
         return normalize(session, dim=1) if self.head == "niser" else session
 
     def _around(self, hops: int, row: Tensor, items: Tensor, mean: Tensor) -> Tensor:
@@ -223,12 +223,12 @@ class ReversedAttention(nn.Module):
         self.of_mean = nn.Linear(dim, dim, bias=False)  # W₅
         self.weight = nn.Linear(dim, 1, bias=False)  # q₂
 
-    def forward(self, h: Tensor, real: Tensor) -> Tensor:
-        """(B, L, D), and (B, L, 1) where there is a click, to (B, D)."""
-        length = real.sum(1)  # (B, 1)
-        from_last = (length - 1 - torch.arange(h.shape[1], device=h.device)).clamp(min=0)  # (B, L)
-        z = torch.tanh(self.place(torch.cat([h, self.positions(from_last)], 2)))
-        mean = (h * real).sum(1) / length  # (B, D)
+    def forward(self, h: Tensor, sessions: Tensor) -> Tensor:
+        """(B, L, D) vectors by position and their (B, L) sessions to (B, D)."""
+        real = (sessions > PAD)[:, :, None]  # (B, L, 1)
+        at = self.positions(places(sessions, "reversed"))
+        z = torch.tanh(self.place(torch.cat([h, at], 2)))
+        mean = (h * real).sum(1) / real.sum(1)  # (B, D)
         beta = self.weight(torch.sigmoid(self.of_each(z) + self.of_mean(mean)[:, None]))  # (B, L, 1)
         session: Tensor = (beta * h * real).sum(1)
         return session

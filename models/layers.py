@@ -18,6 +18,7 @@ from models.base import PAD, last_position
 from models.bounds import require
 
 Reset = Literal["before", "after"]
+Positions = Literal["forward", "reversed"]
 
 
 class GRU(nn.GRU):
@@ -77,6 +78,19 @@ def shorten(vectors: Tensor, max_norm: float) -> Tensor:
     """Scale the vectors (..., D) longer than `max_norm` down to that length."""
     norms: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors * (max_norm / norms.clamp(min=max_norm))
+
+
+def places(sessions: Tensor, positions: Positions) -> Tensor:
+    """Rows of a table of positions, for the clicks of (B, L) sessions.
+
+    Forward they are counted from a session's first click, (L,); reversed from its newest one, (B, L), so that
+    in sessions of all lengths the newest click has the same position (Wang et al. 2020, section 4.3). What
+    pads a session is at 0 then.
+    """
+    place = torch.arange(sessions.shape[1], device=sessions.device)
+    if positions == "forward":
+        return place
+    return ((sessions > PAD).sum(1, keepdim=True) - 1 - place).clamp(min=0)
 
 
 def running_mean(positions: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ SR-GNN with both sides of the score normalised:
     s = W₃[p_last; Σ α_t p_t]                                (3)  SR-GNN's readout
     ŷ = softmax(σ · s̃ᵀ x̃_i),  s̃ = s / ‖s‖,  σ = 16          (4)
 
-Departures: batches of 1,024 instead of 100 at twice the learning rate, so that a step is worth its update of
-the whole item table; item dropout 0.2 instead of 0.1; no L2 penalty. SR-GNN's code, which it builds on, has
-the reset gate after the product (`reset=after`) and a bias in (3) (`bias`).
+Departures: positions are counted from the newest click, as GCE-GNN does, instead of from the first
+(`positions`), which is worth a point of MRR@20 on the newest 40,000 sessions of yoochoose1_64; batches of
+1,024 instead of 100 at twice the learning rate, so that a step is worth its update of the whole item table;
+item dropout 0.2 instead of 0.1; no L2 penalty. SR-GNN's code, which it builds on, has the reset gate after
+the product (`reset=after`) and a bias in (3) (`bias`).
 """
 
 from __future__ import annotations
@@ -18,13 +20,12 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
 from models.bounds import require
-from models.layers import GatedGraphLayer, Reset, SessionGraph, SoftAttention
+from models.layers import GatedGraphLayer, Positions, Reset, SessionGraph, SoftAttention, places
 
 
 class NISER(SessionEncoder):
@@ -45,10 +46,12 @@ class NISER(SessionEncoder):
         "steps": 1,
         "reset": "after",  # SR-GNN's code; the paper's formula is `before`
         "bias": True,  # likewise
+        "positions": "forward",
         "dropout": 0.1,
         "scale": 16.0,
         "max_length": 200,  # whole sessions
     }
+    earlier: ClassVar[Mapping[str, Hyper]] = {"positions": "forward"}
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     head: Head = "niser"
@@ -62,6 +65,7 @@ class NISER(SessionEncoder):
         steps: int = 1,
         reset: Reset = "before",
         bias: bool = False,
+        positions: Positions = "reversed",
         dropout: float = 0.2,
         scale: float = 16.0,
         max_length: int = 50,
@@ -72,6 +76,7 @@ class NISER(SessionEncoder):
         self.scale = scale
         self.max_length = max_length
         self.steps = steps
+        self.counted = positions
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
         self.positions = nn.Embedding(max_length, dim)
         self.dropout = nn.Dropout(dropout)
@@ -85,8 +90,7 @@ class NISER(SessionEncoder):
         nodes = self.dropout(normalize(self.items(sessions), dim=2))  # (1), (B, L, D)
         for _ in range(self.steps):
             nodes = self.graph_layer(nodes, graph)
-        place = torch.arange(sessions.shape[1], device=sessions.device)
-        by_position = graph.node_of @ nodes + self.positions(place)  # (2)
+        by_position = graph.node_of @ nodes + self.positions(places(sessions, self.counted))  # (2)
         return normalize(self.readout(by_position, sessions), dim=1)  # (3), (4)
 
     def item_vectors(self) -> Tensor:

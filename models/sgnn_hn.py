@@ -20,11 +20,12 @@ Then the highway past all layers, positions p, and SR-GNN's readout with the sta
 Readings: the paper has no σ in (2), the authors' code has, and only with it does α weigh two vectors against
 each other; the code has no projections in (2) and (4), the paper has.
 
-Departures: three layers, the paper has up to six (on yoochoose1_64 six validate no better after an epoch, at
-twice the cost); (10) normalises without centring first, which the authors' code does (`centre`); that code's
-reset gate is after the product (`reset=after`), and its (9) has a bias (`bias`); D = 100 instead of 256;
-batches of 1,024 instead of 100 at twice the learning rate, as in NISER+; dropout on the item vectors, no L2
-penalty.
+Departures: (7) counts positions from the newest click, as GCE-GNN does, instead of from the first
+(`positions`), see NISER+; three layers, the paper has up to six (on yoochoose1_64 six validate no better
+after an epoch, at twice the cost); (10) normalises without centring first, which the authors' code does
+(`centre`); that code's reset gate is after the product (`reset=after`), and its (9) has a bias (`bias`);
+D = 100 instead of 256; batches of 1,024 instead of 100 at twice the learning rate, as in NISER+; dropout on
+the item vectors, no L2 penalty.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from torch.nn.functional import normalize
 
 from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, last_position
 from models.bounds import require
-from models.layers import GatedGraphLayer, Reset, SessionGraph
+from models.layers import GatedGraphLayer, Positions, Reset, SessionGraph, places
 
 
 class SGNNHN(SessionEncoder):
@@ -61,10 +62,12 @@ class SGNNHN(SessionEncoder):
         "reset": "after",  # their code; the paper's formula is SR-GNN's, `before`
         "bias": True,  # likewise
         "centre": True,  # likewise
+        "positions": "forward",
         "dropout": 0.0,
         "scale": 12.0,
         "max_length": 200,  # whole sessions
     }
+    earlier: ClassVar[Mapping[str, Hyper]] = {"positions": "forward"}
     family: ClassVar[Family] = "session graph"
     batching: Batching = "prefixes"
     head: Head = "niser"
@@ -79,6 +82,7 @@ class SGNNHN(SessionEncoder):
         reset: Reset = "before",
         bias: bool = False,
         centre: bool = False,
+        positions: Positions = "reversed",
         dropout: float = 0.2,
         scale: float = 12.0,
         max_length: int = 50,
@@ -90,6 +94,7 @@ class SGNNHN(SessionEncoder):
         self.max_length = max_length
         self.layers = layers
         self.centre = centre
+        self.counted = positions
         self.items = nn.Embedding(n_items + 1, dim, padding_idx=PAD)
         self.positions = nn.Embedding(max_length, dim)
         self.dropout = nn.Dropout(dropout)
@@ -119,7 +124,7 @@ class SGNNHN(SessionEncoder):
             star = (beta * nodes).sum(1, keepdim=True)  # (5)
         gate = torch.sigmoid(self.highway(torch.cat([first, nodes], 2)))
         nodes = nodes + gate * (first - nodes)  # (6)
-        place = torch.arange(sessions.shape[1], device=sessions.device)
+        place = places(sessions, self.counted)
         clicks = graph.node_of @ nodes + self.positions(place)  # (7), (B, L, D)
         last = last_position(clicks, sessions)  # (B, D)
         asking = self.of_star(star) + self.of_last(last)[:, None]

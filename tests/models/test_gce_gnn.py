@@ -167,5 +167,5 @@ def test_a_session_begins_along_its_clicks(seed: int) -> None:
     torch.manual_seed(seed)
     model = GCEGNN(9, dim=16)
     h = torch.randn(5, 1, 16)
-    session = model.readout(h, torch.ones(5, 1, 1, dtype=torch.bool))
+    session = model.readout(h, torch.ones(5, 1, dtype=torch.int64))
     assert ((session * h[:, 0]).sum(1) > 0).all()

@@ -8,37 +8,42 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from models.base import PAD, Batch
-from models.layers import SessionGraph
+from models.layers import Positions, SessionGraph
 from models.niser import NISER
 
 SESSIONS = [[3, 1, 3, 7, 7, 1, 2], [5], [4, 4], [2, 6, 2, 6]]
 
 
-def some_model(dropout: float = 0.0) -> NISER:
+def some_model(dropout: float = 0.0, positions: Positions = "reversed") -> NISER:
     torch.manual_seed(0)
-    model = NISER(9, dim=4, dropout=dropout).eval()
+    model = NISER(9, dim=4, dropout=dropout, positions=positions).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=2.0)  # items of many lengths, none of them 1
     return model
 
 
-def slow_vector(model: NISER, session: list[int]) -> torch.Tensor:
+def slow_vector(model: NISER, session: list[int], positions: Positions) -> torch.Tensor:
     """(1)–(3), and the left side of (4)."""
     clicks = torch.tensor([session])
     items = model.items(clicks)
     nodes = model.graph_layer(items / items.norm(dim=2, keepdim=True), SessionGraph(clicks))  # (1)
-    p = [nodes[0, session.index(item)] + model.positions.weight[t] for t, item in enumerate(session)]  # (2)
+    place = range(len(session)) if positions == "forward" else reversed(range(len(session)))
+    p = [
+        nodes[0, session.index(item)] + model.positions.weight[t]
+        for t, item in zip(place, session, strict=True)
+    ]  # (2)
     readout = model.readout
     alpha = [readout.weight(torch.sigmoid(readout.of_last(p[-1]) + readout.of_each(each))) for each in p]
     overall = sum((a * each for a, each in zip(alpha, p, strict=True)), torch.zeros_like(p[0]))
     return normalize(readout.mix(torch.cat([p[-1], overall])), dim=0)  # (3)
 
 
-def test_equals_its_equations() -> None:
-    model = some_model()
+@pytest.mark.parametrize("positions", ["forward", "reversed"])
+def test_equals_its_equations(positions: Positions) -> None:
+    model = some_model(positions=positions)
     padded = torch.tensor([session + [PAD] * (9 - len(session)) for session in SESSIONS])
     for vector, session in zip(model(padded), SESSIONS, strict=True):
-        torch.testing.assert_close(vector, slow_vector(model, session), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(vector, slow_vector(model, session, positions), atol=1e-5, rtol=1e-4)
 
 
 def test_an_items_length_says_nothing() -> None:

@@ -35,7 +35,10 @@ def slow_vector(model: SGNNHN, session: list[int]) -> torch.Tensor:
         star = sum((b * each for b, each in zip(beta, x, strict=True)), torch.zeros_like(star))  # (5)
     gate = torch.sigmoid(model.highway(torch.cat([x0, x], 1)))
     final = gate * x0 + (1 - gate) * x  # (6)
-    u = [final[nodes.index(item)] + model.positions.weight[t] for t, item in enumerate(session)]  # (7)
+    place = range(len(session)) if model.counted == "forward" else reversed(range(len(session)))
+    u = [
+        final[nodes.index(item)] + model.positions.weight[t] for t, item in zip(place, session, strict=True)
+    ]  # (7)
     asking = model.of_star(star) + model.of_last(u[-1])
     gamma = [model.weight(torch.sigmoid(model.of_each(each) + asking)) for each in u]  # (8)
     overall = sum((g * each for g, each in zip(gamma, u, strict=True)), torch.zeros_like(star))
@@ -47,8 +50,9 @@ def slow_vector(model: SGNNHN, session: list[int]) -> torch.Tensor:
 def test_equals_its_equations(layers: int, as_the_code: bool) -> None:
     """With the departures of the authors' code from their paper, too."""
     torch.manual_seed(0)
-    code: dict[str, Any] = {"reset": "after", "bias": True, "centre": True} if as_the_code else {}
-    model = SGNNHN(9, dim=4, layers=layers, **code).eval()
+    code: dict[str, Any] = {"reset": "after", "bias": True, "centre": True, "positions": "forward"}
+    model = SGNNHN(9, dim=4, layers=layers, **(code if as_the_code else {})).eval()
+    assert model.counted == ("forward" if as_the_code else "reversed")
     assert (model.mix.bias is not None) == as_the_code
     with torch.no_grad():
         for parameter in model.parameters():

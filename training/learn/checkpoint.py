@@ -181,7 +181,7 @@ def save_run(
 ) -> None:
     """Write all that a phase goes on from.
 
-    `identity` is its phase and `RunConfig`, `processes` what each process has of its own, the first one's
+    `identity` is as `identity_of` gives it, `processes` what each process has of its own, the first one's
     first.
     """
     first, *others = processes
@@ -199,10 +199,19 @@ def save_run(
     )
 
 
+def identity_of(phase: Phase, config: RunConfig, model: type[SessionEncoder]) -> dict[str, Any]:
+    """What a checkpoint is of: its phase and `RunConfig`, with every hyper-parameter by its name."""
+    return {"phase": phase, **dataclasses.asdict(config), "hyper": {**_defaults(model), **config.hyper}}
+
+
 def all_named(model: type[SessionEncoder], hyper: dict[str, Hyper]) -> dict[str, Hyper]:
-    """Hyper-parameters of a checkpoint, with the defaults of those that earlier versions had no name for."""
-    defaults = {name: parameter.default for name, parameter in model.hyperparameters().items()}
-    return {**defaults, **hyper}
+    """Hyper-parameters of a checkpoint; those that earlier versions had no name for were what `earlier` says,
+    or else as they are by default."""
+    return {**_defaults(model), **model.earlier, **hyper}
+
+
+def _defaults(model: type[SessionEncoder]) -> dict[str, Hyper]:
+    return {name: parameter.default for name, parameter in model.hyperparameters().items()}
 
 
 def own_state(state: State, device: torch.device) -> OwnState:
@@ -227,7 +236,6 @@ def restore(
     theirs = {"device": "cpu", "processes": 1, **saved["identity"]}  # which earlier versions did not name
     theirs["recipe"] = {**dataclasses.asdict(Recipe()), **theirs["recipe"]}
     theirs["hyper"] = all_named(type(model), theirs["hyper"])
-    identity = {**identity, "hyper": all_named(type(model), identity["hyper"])}
     changed = [key for key in identity if identity[key] != theirs.get(key)]
     if changed:
         differences = "; ".join(f"{key} was {theirs.get(key)!r}, is {identity[key]!r}" for key in changed)
@@ -263,6 +271,6 @@ def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:
         raise CheckpointError(
             f"{file}: {config.model} has no {names} any more: export it with its own version"
         )
-    model = model_class.build(train, **config.hyper)
+    model = model_class.build(train, **all_named(model_class, config.hyper))
     model.load_state_dict(saved["state"]["best_weights"] or saved["model"])
     return model.eval(), config

@@ -26,7 +26,16 @@ from models.interactions import held
 from models.losses import free_buffers
 from training.learn.answers import Answers
 from training.learn.batches import Examples
-from training.learn.checkpoint import Phase, Precision, RunConfig, State, own_state, restore, save_run
+from training.learn.checkpoint import (
+    Phase,
+    Precision,
+    RunConfig,
+    State,
+    identity_of,
+    own_state,
+    restore,
+    save_run,
+)
 from training.learn.devices import everyones, made_ahead, mean_of_processes, moved, part_of, repeatable
 from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
@@ -166,7 +175,7 @@ def _train(
     assert answers is None or len(answers) >= examples.n_targets, "a teacher answers every target"
     sampler = None if recipe.loss == "ce" else NegativeSampler(train, recipe)
     state = State()
-    identity = {"phase": phase, **dataclasses.asdict(config)}
+    identity = identity_of(phase, config, model_class)
     if resumed:
         state = restore(file, identity, bare, bare_optimizer, fabric.device, rank)
     elif rank:

@@ -26,7 +26,12 @@ from training.learn.train import train_phase
 from training.learn.warm_start import ColdStart, WarmStart, probe, warm_start
 
 NEW = ["item-new", *(f"item-{i}" for i in range(N_ITEMS, 3, -1)), "item-newer"]  # three are gone
-SMALL: dict[str, tuple[str, ...]] = {"gru": ("dim=8",), "srgnn": ("dim=8",), "bert4rec": ("dim=8",)}
+SMALL: dict[str, tuple[str, ...]] = {
+    "gru": ("dim=8",),
+    "srgnn": ("dim=8",),
+    "bert4rec": ("dim=8",),
+    "niser": ("dim=8",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +213,24 @@ def test_a_checkpoint_of_a_model_that_is_another_now_is_refused(
     torch.save(saved, tmp_path / "select.pt")
     with pytest.raises(CheckpointError, match="gru4rec has no head, scale any more"):
         load_trained(tmp_path / "select.pt", old)
+
+
+def test_a_checkpoint_from_before_positions_were_reversed_is_what_it_was(
+    trained: Callable[[str], Path], old: Dataset, tmp_path: Path
+) -> None:
+    """It has no name for how they are counted; and what is made anew does not begin with it."""
+    artifacts = shutil.copytree(trained("niser"), tmp_path / "artifacts")
+    clicks = torch.tensor([[3, 1, 3, 7]])
+    reversed_, _ = load_trained(artifacts / "select.pt", old)
+    saved = load(artifacts / "select.pt")
+    del saved["identity"]["hyper"]["positions"]
+    checkpoint.save(artifacts / "select.pt", saved)
+    forward, _ = load_trained(artifacts / "select.pt", old)
+    assert not torch.allclose(forward(clicks), reversed_(clicks))
+    _, hyper = resolve(find_model("niser"), [*SMALL["niser"], "positions=forward"])
+    expected = find_model("niser").build(old.train, **hyper).eval()
+    expected.load_state_dict(reversed_.state_dict())
+    torch.testing.assert_close(forward(clicks), expected(clicks))
+    with pytest.raises(ColdStart, match="v1 has another positions"):
+        start_of("niser", artifacts)
+    start_of("niser", artifacts, "positions=forward")
