@@ -271,6 +271,7 @@ def load_trained(file: Path, data: Dataset) -> tuple[SessionEncoder, RunConfig]:
         raise CheckpointError(
             f"{file}: {config.model} has no {names} any more: export it with its own version"
         )
-    model = model_class.build(train, **all_named(model_class, config.hyper))
+    config = dataclasses.replace(config, hyper=all_named(model_class, config.hyper))
+    model = model_class.build(train, **config.hyper)
     model.load_state_dict(saved["state"]["best_weights"] or saved["model"])
     return model.eval(), config
