@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from models.base import Sessions
+from models.sessions import Sessions
 from training.learn.hyper import resolve
 from training.learn.negatives import NegativeSampler
 from training.learn.registry import find_model

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from models.base import PAD, Batch, SessionEncoder, Sessions
+from models.base import PAD, Batch, SessionEncoder
+from models.sessions import Sessions
 from training.data.dataset import Dataset
 from training.learn.batches import Examples
 from training.learn.registry import find_model

@@ -35,8 +35,9 @@ from lightning_fabric import Fabric
 
 from benchmarks import recbole_ours
 from benchmarks.recbole import PAIRS, SEED, WARM_UP_STEPS, Pair, RecBole
-from models.base import Hyper, Sessions
+from models.base import Hyper
 from models.interactions import interactions
+from models.sessions import Sessions
 from training.data.dataset import Dataset
 from training.learn.checkpoint import Precision, RunConfig
 from training.learn.devices import open_fabric

@@ -28,8 +28,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from models.base import Sessions
 from models.gru import GRUEncoder
+from models.sessions import Sessions
 from service.live.deployment import bundle_path
 from service.live.follower import load_bundle
 from service.process.settings import CHECKED_DIRECTORY

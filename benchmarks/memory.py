@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from redis import Redis
 
-from models.base import Sessions
 from models.gru import GRUEncoder
+from models.sessions import Sessions
 from service.live.follower import load_bundle
 from service.process.embedded_redis import EmbeddedRedis
 from service.process.settings import Settings

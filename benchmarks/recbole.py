@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks import recbole_ours
-from models.base import Sessions
 from models.interactions import interactions
+from models.sessions import Sessions
 from service.live.deployment import replace_file
 from training.bundling.provenance import source_commit
 from training.data.dataset import Dataset

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from models.base import PAD, Batch, Head, SessionEncoder, Sessions
+from models.base import PAD, Batch, Head, SessionEncoder
 from models.layers import running_mean
 from models.losses import Negatives
+from models.sessions import Sessions
 from training.learn.batches import Examples, Indices
 from training.learn.devices import made_ahead, moved
 from training.learn.hyper import resolve

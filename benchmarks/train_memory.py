@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from models.base import Sessions
+from models.sessions import Sessions
 
 ITEMS = 40_000
 MEAN_CLICKS = 4

@@ -20,8 +20,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from models.base import Head, Hyper, Recipe, Sessions
+from models.base import Head, Hyper, Recipe
 from models.interactions import InteractionEncoder, held
+from models.sessions import Sessions
 
 
 class BPRMF(InteractionEncoder):

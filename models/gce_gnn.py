@@ -41,9 +41,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear, normalize, pad
 
-from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder, Sessions
+from models.base import PAD, Batching, Family, Head, Hyper, Recipe, SessionEncoder
 from models.bounds import require
 from models.layers import SessionGraph, places
+from models.sessions import Sessions
 
 SLOPE = 0.2  # of LeakyReLU below 0
 

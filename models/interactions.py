@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, normalize
 
-from models.base import PAD, Batch, Batching, Family, Head, Hyper, SessionEncoder, Sessions
+from models.base import PAD, Batch, Batching, Family, Head, Hyper, SessionEncoder
 from models.bounds import require
 from models.layers import running_mean
+from models.sessions import Sessions
 
 Indices = npt.NDArray[np.int64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.repeats import RepeatTable
 from training.bundling.blend import (

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from models.base import Hyper, Recipe, SessionEncoder, Sessions
+from models.base import Hyper, Recipe, SessionEncoder
 from models.interactions import held
+from models.sessions import Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import Bundle
 from service.ranking.content import Content

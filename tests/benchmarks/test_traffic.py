@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.load.traffic import due_times, interleave, power_law_clicks, real_clicks, visits
-from models.base import Sessions
+from models.sessions import Sessions
 from training.data.dataset import Dataset, DatasetInfo
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.base import PAD, Recipe, SessionEncoder, Sessions
+from models.base import PAD, Recipe, SessionEncoder
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from tests.models.cases import CASES, Case
 from training.bundling.export import export_bundle

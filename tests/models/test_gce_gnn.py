@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.base import Sessions
 from models.gce_gnn import GCEGNN, GlobalAttention, global_graph
+from models.sessions import Sessions
 
 N_ITEMS = 6
 some_sessions = st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=9), min_size=1, max_size=6)

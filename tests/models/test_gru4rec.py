@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import Batch, Recipe, Sessions
+from models.base import Batch, Recipe
 from models.gru4rec import GRU4Rec
 from models.layers import GRU
+from models.sessions import Sessions
 from tests.models.test_layers import slow_gru
 from training.learn.batches import Examples
 from training.measure.validation import rank_targets

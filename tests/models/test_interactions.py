@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu, logsigmoid, normalize
 
-from models.base import Batch, Sessions
+from models.base import Batch
 from models.bprmf import BPRMF
 from models.gcn import GCN
 from models.interactions import GraphEncoder, InteractionEncoder, SessionItemGraph
 from models.lightgcn import LightGCN
 from models.losses import Negatives
 from models.ngcf import NGCF
+from models.sessions import Sessions
 from training.bundling.export import write_encoder
 
 N_ITEMS = 9  # the last two are in no session

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy as reference
 from torch.nn.functional import normalize
 
 from models import losses
-from models.base import Batch, SessionEncoder, Sessions
+from models.base import Batch, SessionEncoder
 from models.bert4rec import BERT4Rec
 from models.gru import GRUEncoder
 from models.losses import (
@@ -32,6 +32,7 @@ from models.losses import (
     top1,
     top1_max,
 )
+from models.sessions import Sessions
 from models.svae import SVAE
 from training.learn.registry import find_model
 

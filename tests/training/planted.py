@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.base import Sessions
+from models.sessions import Sessions
 from training.data.dataset import Dataset, write_info
 
 N_ITEMS = 30

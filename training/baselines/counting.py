@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
 from models.bounds import require
+from models.sessions import Sessions
 from service.ranking.neighbours import SessionNeighbours
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items

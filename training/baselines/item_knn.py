@@ -16,8 +16,9 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from models.base import Hyper, Sessions
+from models.base import Hyper
 from models.bounds import require
+from models.sessions import Sessions
 from service.ranking.neighbours import ItemNeighbours, best_of_each
 
 PAPER: Mapping[str, Hyper] = {"neighbours": 100, "regularisation": 20.0, "counts": "sessions"}

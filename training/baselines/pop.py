@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.neighbours import Candidates, distinct_clicks
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items

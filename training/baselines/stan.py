@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Hyper, Sessions
+from models.base import Hyper
 from models.bounds import require
+from models.sessions import Sessions
 from service.ranking.neighbours import Candidates, best_of_each, distinct_clicks, match, places, starts
 from service.ranking.ranker import Ranked
 from service.ranking.retriever import Items

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.base import Hyper, Sessions
+from models.base import Hyper
 from models.bounds import require
+from models.sessions import Sessions
 from service.ranking.neighbours import SessionNeighbours
 from training.baselines.counting import session_neighbours
 

@@ -18,7 +18,8 @@ import onnx
 import torch
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from models.base import Hyper, SessionEncoder, Sessions
+from models.base import Hyper, SessionEncoder
+from models.sessions import Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import (
     ENCODER,

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from models.base import Head, Sessions
+from models.base import Head
+from models.sessions import Sessions
 from service.ranking.content import (
     EMBEDDING,
     MAX_FEATURES,

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.base import Head, SessionEncoder, Sessions
+from models.base import Head, SessionEncoder
+from models.sessions import Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import (
     ENCODER,

@@ -15,7 +15,7 @@ from itertools import chain, product
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.repeats import MOST, RepeatTable
 from service.ranking.retriever import Items, Retriever, Scores, Vectors
 

@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.retriever import Items, Scores, search_threads
 from training.bundling.blend import is_new

@@ -27,7 +27,7 @@ from training.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from models.base import Sessions
+    from models.sessions import Sessions
     from service.ranking.bundle import Bundle
     from training.data.dataset import Dataset
 

@@ -2,7 +2,7 @@
 
     dataset.json                     schema, name, counts, options, sha256 of every other file
     items.txt                        external id of item index 1..n, by descending training popularity
-    {train,test}.{items,offsets}.npy sessions in time order (see `models.base.Sessions`), memory-mapped
+    {train,test}.{items,offsets}.npy sessions in time order (see `models.sessions.Sessions`), memory-mapped
 
 The training sessions include the validation sessions: the last `n_validation` of them, in time order.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.live.deployment import replace_file
 from service.ranking.bundle import read_items
 from service.ranking.checksums import file_sha256

@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import read_items, write_items
 from training.data.dataset import ITEMS, Dataset
 from training.data.formats import SECOND, LogFile, LogFormat, PrepareError, read_log

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.live.deployment import replace_file
 from service.ranking.bundle import write_items
 from service.ranking.checksums import file_sha256

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.base import Batch, Batching, Sessions
+from models.base import Batch, Batching
+from models.sessions import Sessions
 
 POOL = 64  # batches sorted by length together: large enough to pad little, small enough to mix
 

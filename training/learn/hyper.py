@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, Sessions, hyperparameters_of
+from models.base import Hyper, HyperParameter, Recipe, SessionEncoder, hyperparameters_of
+from models.sessions import Sessions
 from training.learn.registry import find_baseline, find_model, name_of
 
 PAPER = "paper"  # a model's own paper, among the settings that were published

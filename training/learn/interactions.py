@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.base import Batch, Sessions
+from models.base import Batch
 from models.interactions import interactions
+from models.sessions import Sessions
 from training.learn.batches import Indices
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.base import PAD, Batch, Sessions
+from models.base import PAD, Batch
+from models.sessions import Sessions
 from training.learn.batches import Indices
 
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.base import PAD, Sessions
+from models.base import PAD
 from models.losses import Negatives, Objective
+from models.sessions import Sessions
 from training.learn.batches import Indices
 
 

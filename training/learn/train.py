@@ -21,9 +21,10 @@ import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 
-from models.base import Batch, Recipe, SessionEncoder, Sessions
+from models.base import Batch, Recipe, SessionEncoder
 from models.interactions import held
 from models.losses import free_buffers
+from models.sessions import Sessions
 from training.learn.answers import Answers
 from training.learn.batches import Examples
 from training.learn.checkpoint import (

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.base import Hyper, SessionEncoder, Sessions
+from models.base import Hyper, SessionEncoder
+from models.sessions import Sessions
 from service.live.deployment import bundle_path
 from service.ranking.bundle import ITEMS, read_items, read_manifest
 from training.learn import checkpoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.ranker import Ranked, Ranker
 from service.ranking.retriever import Items, Scores

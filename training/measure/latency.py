@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from service.ranking.ranker import NearestItems
 from service.ranking.retriever import search_threads

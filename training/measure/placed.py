@@ -14,7 +14,7 @@ from typing import cast
 
 import numpy as np
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.catalogue.filters import Filters
 from service.catalogue.placements import Prepared
 from service.live.deployment import Deployment

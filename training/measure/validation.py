@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from models.base import Batching, SessionEncoder, Sessions
+from models.base import Batching, SessionEncoder
+from models.sessions import Sessions
 from training.learn.batches import Examples
 from training.learn.devices import moved
 from training.measure.metrics import Ranks, mrr_at_k, recall_at_k

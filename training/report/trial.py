@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from training.bundling.export import ExportError
 from training.bundling.indexes import WantedIndex

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.neighbours import ItemNeighbours
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.baselines import item_knn, pop, spop, stan, vmis_knn, vsknn

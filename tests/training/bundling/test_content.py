@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.base import Head, Sessions
+from models.base import Head
+from models.sessions import Sessions
 from service.catalogue.attributes import Schema, Values
 from service.ranking.content import CONTENT, Content
 from service.ranking.retriever import Vectors

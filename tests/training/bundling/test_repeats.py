@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.repeats import Repeats, RepeatTable
 from service.ranking.retriever import Retriever, Scores, Vectors
 from training.bundling.repeats import (

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle, read_manifest
 from tests.service.bundles import Shop, edit_manifest
 from tests.training.planted import N_ITEMS, planted_sessions, write_dataset

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.state.store import Click
 from tests.training.shop import DAY, NOON, Shop, click
 from training.__main__ import app

@@ -15,7 +15,7 @@ import pytest
 from pyarrow import csv
 from typer.testing import CliRunner
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.catalogue.attributes import Item, Schema
 from service.ranking.item_ids import item_id_problem
 from training.__main__ import app

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.base import Sessions
+from models.sessions import Sessions
 from tests.training.planted import N_ITEMS, planted_sessions, write_dataset
 from training.data.dataset import Dataset
 from training.data.sample import sample_sessions

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import PAD, Batching, Sessions
+from models.base import PAD, Batching
+from models.sessions import Sessions
 from training.learn.batches import POOL, Examples
 
 session_lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12)

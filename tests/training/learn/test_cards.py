@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from models.base import Sessions
+from models.sessions import Sessions
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.__main__ import app
 from training.learn.cards import all_cards, card

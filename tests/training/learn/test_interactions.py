@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import interactions
-from models.base import Sessions
 from models.bprmf import BPRMF
 from models.ngcf import NGCF
+from models.sessions import Sessions
 from tests.training.planted import planted_sessions
 from training.learn.checkpoint import RunConfig
 from training.learn.interactions import Interactions

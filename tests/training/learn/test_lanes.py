@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.base import PAD, Batch, Hyper, Recipe, Sessions
+from models.base import PAD, Batch, Hyper, Recipe
 from models.gru4rec import GRU4Rec
+from models.sessions import Sessions
 from training.learn.lanes import Lanes
 
 

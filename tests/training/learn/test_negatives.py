@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.base import Sessions
 from models.losses import Negatives, Objective
+from models.sessions import Sessions
 from training.learn.negatives import NegativeSampler
 
 SUPPORT = [1, 4, 16, 9]

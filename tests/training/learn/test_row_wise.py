@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import Batch, Hyper, Recipe, SessionEncoder, Sessions
+from models.base import Batch, Hyper, Recipe, SessionEncoder
 from models.bprmf import BPRMF
 from models.gru4rec import GRU4Rec
 from models.interactions import InteractionEncoder
 from models.lightgcn import LightGCN
 from models.losses import Loss
+from models.sessions import Sessions
 from tests.models.cases import CASES, Case
 from tests.training.planted import planted_sessions
 from training.learn.negatives import NegativeSampler

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.live.deployment import Deployment
 from service.ranking.bundle import Bundle
 from service.ranking.served import Query, Scored, ServedBundle

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.base import Sessions
 from models.niser import NISER
+from models.sessions import Sessions
 from service.ranking.bundle import Bundle
 from tests.training.planted import N_ITEMS, planted_sessions, write_dataset
 from training.baselines import item_knn, spop, stan

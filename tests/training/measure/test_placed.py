@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.base import Sessions
+from models.sessions import Sessions
 from service.catalogue.attributes import KNOWN
 from service.catalogue.filters import Filters
 from service.catalogue.placements import Placement, prepare

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.base import Sessions
 from models.gru import GRUEncoder
+from models.sessions import Sessions
 from tests.training.planted import N_ITEMS, planted_sessions
 from training.learn.batches import Examples
 from training.learn.registry import find_model

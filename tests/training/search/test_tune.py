@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner, Result
 
-from models.base import Sessions
+from models.sessions import Sessions
 from tests.training.interrupts import heed_interrupts, no_further_checkpoint
 from tests.training.planted import planted_dataset
 from tests.waiting import DEADLINE_SECONDS
