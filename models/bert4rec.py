@@ -9,8 +9,10 @@ served with a [MASK] after its newest click; training samples that hide only the
 
 Departures: the authors write down ten maskings of each user's whole sequence beforehand; here every prefix of
 a session is masked anew in every epoch: a share `last_only` of them at the last click, the others at a share
-`masked` of their clicks, at least one. Item and position tables start at N(0, 1/D) instead of N(0, 0.02²),
-from where little is learned in few epochs; no warm-up, weight decay or dropout on attention weights.
+`masked` of their clicks, at least one. Positions are counted from the newest click, the [MASK] a session is
+served with among them, instead of from the first (`positions`), see NISER+. Item and position tables start at
+N(0, 1/D) instead of N(0, 0.02²), from where little is learned in few epochs; no warm-up, weight decay or
+dropout on attention weights.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch.nn.functional import pad
 
 from models.base import PAD, Batch, Batching, Family, Hyper, Recipe, SessionEncoder, last_position
 from models.bounds import require
-from models.layers import Transformer
+from models.layers import Positions, Transformer, places
 
 
 class BERT4Rec(SessionEncoder):
@@ -46,8 +48,10 @@ class BERT4Rec(SessionEncoder):
         "dropout": 0.2,  # MovieLens, bert_train/ and run_ml-1m.sh of the authors' code; 0.5 on Beauty
         "masked": 0.2,  # MovieLens; 0.6 on Beauty, where histories are short
         "last_only": 0.1,  # one of eleven samples of a user
+        "positions": "forward",
         "max_length": 50,
     }
+    earlier: ClassVar[Mapping[str, Hyper]] = {"positions": "forward"}
     family: ClassVar[Family] = "sequence"
     batching: Batching = "prefixes"
 
@@ -61,6 +65,7 @@ class BERT4Rec(SessionEncoder):
         dropout: float = 0.2,
         masked: float = 0.2,
         last_only: float = 0.5,
+        positions: Positions = "reversed",
         max_length: int = 50,
     ) -> None:
         require(at_least=0, at_most=1, masked=masked, last_only=last_only)
@@ -68,6 +73,7 @@ class BERT4Rec(SessionEncoder):
         super().__init__()
         self.masked = masked
         self.last_only = last_only
+        self.counted = positions
         self.max_length = max_length
         self.mask = n_items + 1
         self.items = nn.Embedding(n_items + 2, dim, padding_idx=PAD)  # the last row is [MASK]
@@ -92,7 +98,8 @@ class BERT4Rec(SessionEncoder):
         return vectors
 
     def _encode(self, sessions: Tensor) -> Tensor:
-        encoded: Tensor = self.encoder(self.items(sessions), sessions > PAD)  # (1), (B, L, D)
+        place = places(sessions, self.counted)
+        encoded: Tensor = self.encoder(self.items(sessions), sessions > PAD, place)  # (1), (B, L, D)
         return encoded
 
     def _append(self, sessions: Tensor, clicks: Tensor) -> Tensor:

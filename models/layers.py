@@ -185,7 +185,7 @@ def _z_first(weight: Tensor) -> Tensor:
 
 
 class Transformer(nn.Module):
-    """Self-attention over a session (Vaswani et al. 2017), with learned positions from its first click on.
+    """Self-attention over a session (Vaswani et al. 2017), with learned positions.
 
     A block is attention, then a feed-forward layer at each position, each with dropout and a residual.
     With `norm_first` a block is x + f(LN(x)), and the last one is followed by a LayerNorm, as in SASRec;
@@ -216,9 +216,14 @@ class Transformer(nn.Module):
             _TransformerBlock(dim, heads, inner, dropout, activation, norm_first) for _ in range(layers)
         )
 
-    def forward(self, inputs: Tensor, real: Tensor | None = None) -> Tensor:
-        """(B, L, D) to (B, L, D): causal, or seeing every position where `real` (B, L) is true."""
-        x = inputs + self.positions(torch.arange(inputs.shape[1], device=inputs.device))
+    def forward(self, inputs: Tensor, real: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """(B, L, D) to (B, L, D): causal, or seeing every position where `real` (B, L) is true.
+
+        `place`, (L,) or (B, L), is the row of each position in their table; without, 0 is the first click.
+        """
+        if place is None:
+            place = torch.arange(inputs.shape[1], device=inputs.device)
+        x = inputs + self.positions(place)
         x = self.dropout(x if self.norm_first else self.norm(x))
         for block in self.blocks:
             x = block(x, real)
