@@ -27,8 +27,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-SEED = 1
-
 
 @dataclass(frozen=True)
 class Job:
@@ -36,13 +34,14 @@ class Job:
 
     data: str
     model: str
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...]
+    seed: int
 
     @classmethod
-    def read(cls, line: str) -> Job:
+    def read(cls, line: str, seed: int) -> Job:
         """Of a line. Raises `ValueError`."""
         data, model, *settings = line.split()
-        return cls(data, model, tuple(settings))
+        return cls(data, model, tuple(settings), seed)
 
 
 @dataclass
@@ -90,7 +89,7 @@ def train(job: Job, device: str, deadline: float, file: Path) -> None:
         outcome.parameters = sum(each.numel() for each in model.build(data.train, **hyper).parameters())
         fabric = open_fabric(device)
         precision = default_precision(fabric.device)
-        config = RunConfig(job.model, data.info.fingerprint, SEED, precision, 1, recipe, hyper)
+        config = RunConfig(job.model, data.info.fingerprint, job.seed, precision, 1, recipe, hyper)
         train_phase(
             config,
             model,
@@ -172,10 +171,12 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--together", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=float, default=500)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     lines = options.jobs.read_text().splitlines()
-    outcomes = run([Job.read(line) for line in lines if line.strip() and line[0] != "#"], options)
+    jobs = [Job.read(line, options.seed) for line in lines if line.strip() and line[0] != "#"]
+    outcomes = run(jobs, options)
     Console(width=160).print(table(outcomes))
     return 0 if all(each["epochs"] for each in outcomes) else 1
 
