@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, orc, parquet
 
 from training.data.clicks import COLLECTED
 from training.data.formats import (
@@ -307,6 +308,51 @@ def test_an_archive_is_named(tmp_path: Path) -> None:
         detect_format(tmp_path / "log.csv")
 
 
+def test_a_file_that_holds_no_lines_is_named_for_what_it_is(tmp_path: Path) -> None:
+    table = pa.table({"session_id": ["a"], "item_id": ["x"], "timestamp": [START]})
+    orc.write_table(table, tmp_path / "log.orc")
+    feather.write_feather(table, tmp_path / "log.feather", compression="uncompressed")
+    with sqlite3.connect(tmp_path / "log.sqlite") as db:
+        db.execute("CREATE TABLE clicks (session_id, item_id)")
+    (tmp_path / "log.avro").write_bytes(b"Obj\x01\x04\x14avro.codec")
+    (tmp_path / "log.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+    (tmp_path / "log.xlsx").write_bytes(b"PK\x03\x04rest")
+    for name, what in {
+        "orc": "an ORC file: write its clicks as CSV, JSON lines or Parquet",
+        "feather": "an Arrow file",
+        "sqlite": "an SQLite database",
+        "avro": "an Avro file",
+        "xls": "a document of Microsoft Office",
+        "xlsx": "a spreadsheet: save it as CSV",
+    }.items():
+        with pytest.raises(PrepareError, match=rf"log\.{name}: is {what}"):
+            detect_format(tmp_path / f"log.{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('[{"session_id": "a", "item_id": "x"}]', r"a JSON array: .*`jq -c '\.\[\]'`"),
+        ('[\n  {"session_id": "a", "item_id": "x"}\n]', "a JSON array"),
+        ('\n {\n  "session_id": "a"\n}', "JSON over several lines: .*`jq -c .`"),
+        ("<!DOCTYPE html>\n<p>Log in first</p>", "a page of HTML or XML.*'<!DOCTYPE html>'"),
+        ('\ufeff<?xml version="1.0"?><clicks/>', "a page of HTML or XML"),
+    ],
+)
+def test_a_document_is_no_log(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "log").write_text(text)
+    with pytest.raises(PrepareError, match=f"log: is {what}"):
+        detect_format(tmp_path / "log")
+    with pytest.raises(PrepareError, match=f"log: is {what}"):
+        read(tmp_path / "log")
+
+
+def test_a_header_in_brackets_is_none(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(f"[session_id],[item_id],[timestamp]\na,x,{START}\n")
+    named = replace(CSV, session="[session_id]", item="[item_id]", time="[timestamp]")
+    assert read(tmp_path / "log.csv", named) == ([("a", "x", START)], [])
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_unicode_is_told_by_itself(tmp_path: Path, encoding: str) -> None:
     clicks = [(session, f"Café {item}", time) for session, item, time in shop()]
@@ -427,7 +473,9 @@ def test_spaces_around_the_names_in_a_header_are_overlooked(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text(f"session_id; item_id;timestamp;k;item_id\n{rows}")
     assert read(tmp_path / "log.csv") == ([("a", "1", START)], [])  # which has just that name
     (tmp_path / "log.csv").write_text(f"session_id; item_id;timestamp;k;item_id \n{rows}")
-    with pytest.raises(PrepareError, match="there is no column 'item_id', but 'session_id', ' item_id'"):
+    with pytest.raises(
+        PrepareError, match=r"no column 'item_id', but 'session_id', ' item_id'.*; name it with --item-column"
+    ):
         read(tmp_path / "log.csv")
     (tmp_path / "log.csv").write_text(
         "event_time\t event_type\tproduct_id\tuser_session\n2025-11-24 16:00:00 UTC\tview\tx\ta\n"

@@ -287,7 +287,7 @@ HEADER = "session_id,item_id,timestamp\n"
         (HEADER, "the log holds no click"),
         (
             "session_id,product,timestamp\na,x,1\n",
-            "no column 'item_id', but 'session_id', 'product', 'timestamp'",
+            "no column 'item_id', but 'session_id', 'product', 'timestamp'; name it with --item-column",
         ),
         ("session_id,item_id,timestamp,item_id\na,x,1,x\n", "more than one column is called 'item_id'"),
         (f"{HEADER}a,x,{START}\na,y,{START}\n", "a single session"),

@@ -156,7 +156,7 @@ def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str]
     }
     separator = max(headers, key=lambda s: (len(wanted & set(headers[s])), len(headers[s])))
     names = headers[separator]
-    check_names(file, names, format_.columns_among(names).values())
+    check_names(file, names, format_.columns_among(names), format_)
     return names, separator, n_header
 
 

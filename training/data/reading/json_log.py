@@ -170,4 +170,5 @@ def _check_found(con: duckdb.DuckDBPyConnection, first: SourceFile, format_: Log
             path = Path(first.path)
             names = [] if is_parquet(path) else json_object(first_line(path))
             seen = ", ".join(map(repr, names)) or first.sample
-            raise PrepareError(f"{path}: no line has {format_.columns[field]!r}; the first has {seen}")
+            name = format_.columns[field]
+            raise PrepareError(f"{path}: no line has {name!r}; the first has {seen}{format_.naming(field)}")

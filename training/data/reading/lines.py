@@ -31,6 +31,19 @@ _SAMPLE = 200  # characters of a line that are shown
 
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".ods")  # zip archives by their first bytes
+_NO_LOGS = {
+    rb"Obj\x01": "an Avro file",
+    rb"ARROW1": "an Arrow file",
+    rb"ORC[\x00-\x1f]": "an ORC file",
+    rb"SQLite f": "an SQLite database",
+    rb"\xd0\xcf\x11\xe0": "a document of Microsoft Office",
+}
+_DOCUMENTS = {
+    r"\s*\[\s*([\[{]|$)": "a JSON array: write one object a line, as `jq -c '.[]'` does",
+    r"\s*\{\s*$": "JSON over several lines: write one object a line, as `jq -c .` does",
+}
+_MARKUP = r"(?i)\s*<(\?xml|!doctype|html)\b"
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
@@ -153,20 +166,34 @@ def plain_text(file: Path, work: Path, encoding: str = "auto") -> Iterator[Plain
 
 
 def first_line(file: Path) -> str:
-    """The first line that is not blank, whatever the file is packed in and encoded as, without its mark."""
+    """The first line that is not blank, whatever the file is packed in and encoded as, without its mark.
+
+    Raises `PrepareError` where a document begins, and no log.
+    """
     packed = _packed(file)
     encoding = _encoding_of(file, packed)
     with _opened(file, packed) as stream:
         head = stream.read(BLOCK)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
-    return re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff").lstrip("\r\n"), maxsplit=1)[0]
+    line = re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff").lstrip("\r\n"), maxsplit=1)[0]
+    for begin, what in _DOCUMENTS.items():
+        if re.match(begin, line):
+            raise PrepareError(f"{file}: is {what}")
+    if re.match(_MARKUP, line):
+        raise PrepareError(f"{file}: is a page of HTML or XML, and no log: it begins with {line[:_SAMPLE]!r}")
+    return line
 
 
 def _packed(file: Path) -> str | None:
     head = magic(file)
     for mark, archive in _ARCHIVES.items():
         if head.startswith(mark):
+            if file.suffix.lower() in _SPREADSHEETS:
+                raise PrepareError(f"{file}: is a spreadsheet: save it as CSV")
             raise PrepareError(f"{file}: is {archive}: unpack it first")
+    for mark, what in _NO_LOGS.items():
+        if re.match(mark, head):
+            raise PrepareError(f"{file}: is {what}: write its clicks as CSV, JSON lines or Parquet")
     return next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
 
 

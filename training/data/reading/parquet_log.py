@@ -32,7 +32,7 @@ def insert_parquet(
     """Insert a file's rows into `log`."""
     schema = parquet_schema(file)
     named = format_.columns_among(schema.names)
-    check_names(file, schema.names, named.values())
+    check_names(file, schema.names, named, format_)
     with parquet_rows(con, file, list(dict.fromkeys(named.values()))) as rows:
         fields = {field: _as_text(sql.named(name), rows.types[name], field) for field, name in named.items()}
         insert_fields(con, number, fields, rows.query)
@@ -125,7 +125,7 @@ def insert_parquet_objects(
     schema = pq.read_schema(file)
     beside = [name for field, name in format_.columns.items() if field not in format_.inner]
     names = [re.split(r"[.\[]", name)[0] for name in (*beside, format_.visitor, format_.nested) if name]
-    check_names(file, schema.names, names)
+    check_names(file, schema.names, {name: name for name in names}, format_)
     columns = ", ".join(f"{sql.text(name)}: {sql.named(name)}" for name in dict.fromkeys(names))
     con.execute(
         f"INSERT INTO lines (file, line) SELECT {number}, to_json({{{columns}}})::VARCHAR "

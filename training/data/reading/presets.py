@@ -21,6 +21,12 @@ FormatName = Literal[
 TIME_FORMATS = ("auto", "seconds", "milliseconds", "microseconds", "nanoseconds", "iso")
 SEPARATORS = (",", "\t", ";", "|")  # of columns; others may be said in the file
 FIELDS = ("session", "item", "time", "tick", "event")
+COLUMN_OPTIONS = {
+    "session": "--session-column, or visitors with --visitor-column",
+    "item": "--item-column",
+    "time": "--time-column",
+    "event": "--event-column",
+}
 EVENT = "*event*"  # stands for the first of those that a file has
 EVENT_COLUMNS = ("event_type", "event_name", "event", "type")
 # What stands for nothing in logs as people export them: R, pandas, SQL, MySQL, BigQuery, GA4, JavaScript.
@@ -61,6 +67,10 @@ class LogFormat:
         if self.event == EVENT:
             columns["event"] = next((name for name in EVENT_COLUMNS if name in names), EVENT_COLUMNS[0])
         return columns
+
+    def naming(self, field: str) -> str:
+        """How to say which column a field is in, as the end of a sentence; nothing for a known format."""
+        return f"; name it with {COLUMN_OPTIONS[field]}" if self.name == "csv" else ""
 
 
 YOOCHOOSE = LogFormat(

@@ -70,7 +70,7 @@ def _insert(con: duckdb.DuckDBPyConnection, number: int, file: LogFile) -> Sourc
     named = {"session": SESSIONS.session, "item": SESSIONS.item, "time": SESSIONS.time}
     if SESSIONS.time not in schema.names:
         del named["time"]
-    check_names(file, schema.names, named.values())
+    check_names(file, schema.names, named, SESSIONS)
     for name in named.values():
         _check_type(file, name, schema.field(name).type)
     with parquet_rows(con, file, list(named.values())) as rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,10 +166,11 @@ def plain_source(
     )
 
 
-def check_names(file: LogFile, names: Sequence[str], wanted: Iterable[str]) -> None:
-    """Raises `PrepareError` when a column that is wanted is not there, or there twice."""
-    for name in wanted:
+def check_names(file: LogFile, names: Sequence[str], wanted: Mapping[str, str], format_: LogFormat) -> None:
+    """Raises `PrepareError` when the column wanted for a field is not there, or there twice."""
+    for field, name in wanted.items():
         if name not in names:
-            raise PrepareError(f"{file}: there is no column {name!r}, but {', '.join(map(repr, names))}")
+            there = ", ".join(map(repr, names))
+            raise PrepareError(f"{file}: there is no column {name!r}, but {there}{format_.naming(field)}")
         if names.count(name) > 1:
             raise PrepareError(f"{file}: more than one column is called {name!r}")
