@@ -33,7 +33,11 @@ SeparatorOption = Annotated[
 @app.command("import", rich_help_panel="Items")
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Its name ends in .csv, .tsv, .jsonl or .parquet.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Its name ends in .csv, .tsv, .jsonl or .parquet; the first three may be packed: .csv.gz.",
+        ),
     ],
     columns: Annotated[
         list[str] | None,
@@ -42,6 +46,9 @@ def import_(
         ),
     ] = None,
     separator: SeparatorOption = "|",
+    encoding: Annotated[
+        str, typer.Option(help="auto tells UTF-8 and UTF-16; others, such as windows-1252, must be said.")
+    ] = "auto",
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Delete the items that are not in FILE, unless a row is refused."),
@@ -84,7 +91,12 @@ def import_(
     with _told():
         settings, schema = _settings(artifacts)
         rows = read_items(
-            file, schema, renamed=_renamed(columns or []), separator=separator, on_unknown=ignored
+            file,
+            schema,
+            renamed=_renamed(columns or []),
+            separator=separator,
+            encoding=encoding,
+            on_unknown=ignored,
         )
         try:
             done = import_items(settings, rows, replace=replace, on_bad_row=bad_row, on_batch=progress)

@@ -14,14 +14,16 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.catalogue.attributes import InvalidItem, Item, Kind, Schema, Value, Values
+from training.data.reading.lines import PrepareError, opened_text
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -34,7 +36,9 @@ FORMATS: Mapping[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+PACKED = (".gz", ".zst", ".bz2", ".xz")
 DELIMITERS = (",", ";", "\t")
+NOT_UTF8 = "is not UTF-8: write the file so, or import it with --encoding, such as windows-1252"
 ROWS_AT_ONCE = 1000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -68,11 +72,14 @@ class Columns(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def format_of(file: Path) -> Format:
-    """By the name. Raises `ItemsFileError`."""
-    if file.suffix.lower() not in FORMATS:
-        raise ItemsFileError(f"{file}: the name must end in one of {', '.join(FORMATS)}")
-    return FORMATS[file.suffix.lower()]
+def format_of(file: Path, packed: Sequence[str] = ()) -> Format:
+    """By the name, which may end in one of `packed`, too. Raises `ItemsFileError`."""
+    name = file.stem if file.suffix.lower() in packed else file.name
+    suffix = Path(name).suffix.lower()
+    if suffix not in FORMATS:
+        also = f", packed or not ({', '.join(packed)})" if packed else ""
+        raise ItemsFileError(f"{file}: the name must end in one of {', '.join(FORMATS)}{also}")
+    return FORMATS[suffix]
 
 
 def read_items(
@@ -81,27 +88,31 @@ def read_items(
     *,
     renamed: Mapping[str, str] | None = None,
     separator: str = SEPARATOR,
+    encoding: str = "auto",
     on_unknown: Callable[[Sequence[str]], object] = lambda _: None,
 ) -> Iterator[Item | BadRow]:
     """Each row of a file; `renamed`: attribute -> column; `on_unknown` is told of columns that are ignored.
 
-    Raises `ItemsFileError`.
+    `encoding`: of text; auto tells UTF-8, 16 and 32. Raises `ItemsFileError`.
     """
     renamed = renamed or {}
     for attribute in renamed:
         if attribute != ITEM_ID and attribute not in schema.kinds:
             raise ItemsFileError(f"{attribute}: no such attribute: catalogue.toml declares a shop's own")
-    kind = format_of(file)
+    kind = format_of(file, PACKED)
     try:
-        if kind == "jsonl":
-            yield from _read_lines(file, schema, renamed, on_unknown)
-        elif kind == "parquet":
+        if kind == "parquet":
             yield from _read_parquet(file, schema, renamed, separator, on_unknown)
-        else:
-            yield from _read_csv(
-                file, schema, renamed, separator, on_unknown, "\t" if kind == "tsv" else None
-            )
-    except (OSError, pa.ArrowException) as error:
+            return
+        with opened_text(file, encoding) as text:
+            if kind == "jsonl":
+                yield from _read_lines(text, schema, renamed, on_unknown)
+            else:
+                delimiter = "\t" if kind == "tsv" else None
+                yield from _read_csv(text, file, schema, renamed, separator, on_unknown, delimiter)
+    except PrepareError as error:
+        raise ItemsFileError(str(error)) from error
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise ItemsFileError(f"{file}: {error}") from error
 
 
@@ -132,6 +143,7 @@ def _columns(names: Sequence[str], schema: Schema, renamed: Mapping[str, str], f
 
 
 def _read_csv(
+    text: IO[str],
     file: Path,
     schema: Schema,
     renamed: Mapping[str, str],
@@ -139,68 +151,68 @@ def _read_csv(
     on_unknown: Callable[[Sequence[str]], object],
     delimiter: str | None,
 ) -> Iterator[Item | BadRow]:
-    # What is no UTF-8 stays in its row, as halves of letters.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        first = stream.readline()
-        stream.seek(0)
-        rows = csv.reader(stream, delimiter=delimiter or max(DELIMITERS, key=first.count))
-        header = next(rows, None)
-        if not header:
-            raise ItemsFileError(f"{file}: is empty: its first line must name the columns")
-        columns = _columns(header, schema, renamed, file)
-        on_unknown(columns.unknown)
-        while True:
-            line = rows.line_num + 1
-            try:
-                cells = next(rows, None)
-            except csv.Error as error:
-                yield BadRow(line, None, f"cannot be read: {error}")
-                continue
-            if cells is None:
-                return
-            if not cells:  # a blank line
-                continue
-            if not _is_text(cells):
-                yield BadRow(line, None, "is not UTF-8")
-                continue
-            if len(cells) != len(header):
-                yield BadRow(line, None, f"has {len(cells)} fields: the header has {len(header)}")
-                continue
-            yield _item(dict(zip(header, cells, strict=True)), columns, schema, separator, line)
+    first = text.readline().removeprefix("\ufeff")
+    rows = csv.reader(chain([first], text), delimiter=delimiter or max(DELIMITERS, key=first.count))
+    header = next(rows, None)
+    if not header:
+        raise ItemsFileError(f"{file}: is empty: its first line must name the columns")
+    columns = _columns(header, schema, renamed, file)
+    on_unknown(columns.unknown)
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            yield BadRow(line, None, f"cannot be read: {error}")
+            continue
+        if cells is None:
+            return
+        if not cells:  # a blank line
+            continue
+        if not _is_text("".join(cells)):
+            yield BadRow(line, None, NOT_UTF8)
+            continue
+        if len(cells) != len(header):
+            yield BadRow(line, None, f"has {len(cells)} fields: the header has {len(header)}")
+            continue
+        yield _item(dict(zip(header, cells, strict=True)), columns, schema, separator, line)
 
 
-def _is_text(cells: Sequence[str]) -> bool:
+def _is_text(line: str) -> bool:
     try:
-        "".join(cells).encode()
+        line.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
 def _read_lines(
-    file: Path, schema: Schema, renamed: Mapping[str, str], on_unknown: Callable[[Sequence[str]], object]
+    text: IO[str], schema: Schema, renamed: Mapping[str, str], on_unknown: Callable[[Sequence[str]], object]
 ) -> Iterator[Item | BadRow]:
     attributes = {column: attribute for attribute, column in renamed.items()}
     known = {ITEM_ID, *schema.kinds} - renamed.keys()
     told: set[str] = set()
-    with file.open("rb") as stream:
-        for line, content in enumerate(stream, 1):
-            if not content.strip():
-                continue
-            try:
-                row = msgspec.json.decode(content, type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                yield BadRow(line, None, f"not a JSON object: {error}")
-                continue
-            unknown = [name for name in row if name not in attributes and name not in known]
-            if fresh := [name for name in unknown if name not in told]:
-                told.update(fresh)
-                on_unknown(fresh)
-            yield _checked(
-                {attributes.get(name, name): value for name, value in row.items() if name not in unknown},
-                schema,
-                line,
-            )
+    for line, content in enumerate(text, 1):
+        content = content.removeprefix("\ufeff")
+        if not content.strip():
+            continue
+        if not _is_text(content):
+            yield BadRow(line, None, NOT_UTF8)
+            continue
+        try:
+            row = msgspec.json.decode(content, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            yield BadRow(line, None, f"not a JSON object: {error}")
+            continue
+        unknown = [name for name in row if name not in attributes and name not in known]
+        if fresh := [name for name in unknown if name not in told]:
+            told.update(fresh)
+            on_unknown(fresh)
+        yield _checked(
+            {attributes.get(name, name): value for name, value in row.items() if name not in unknown},
+            schema,
+            line,
+        )
 
 
 def _read_parquet(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +22,14 @@ from service.catalogue.attributes import InvalidItem, Item, Schema, Values
 from training.data.items import BadRow, ItemsFileError, all_items, read_items, write_items
 
 SCHEMA = Schema({"colour": "string", "sizes": "numbers", "labels": "strings", "gone_at": "time"})
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
 
 
 def written(file: Path, text: str | bytes) -> Path:
@@ -96,6 +107,54 @@ def test_each_bad_row_of_a_csv_is_named_and_the_others_are_read(tmp_path: Path) 
     assert [row for row in rows if isinstance(row, Item)] == [Item("last", {"price": 2.0})]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress), (".zst", zstd)],
+)
+def test_text_is_read_however_it_is_packed_and_encoded(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes], encoding: str
+) -> None:
+    texts = {
+        "csv": 'item_id;title\r\na;"Zelt ""Möwe""\u201d"\r\nb;Kanu\r\n',
+        "tsv": 'item_id\ttitle\ra\t"Zelt ""Möwe""\u201d"\rb\tKanu',
+        "jsonl": '{"item_id": "a", "title": "Zelt \\"Möwe\\"\u201d"}\n{"item_id": "b", "title": "Kanu"}',
+    }
+    for kind, text in texts.items():
+        file = written(tmp_path / f"items.{kind}{suffix}", pack(text.encode(encoding)))
+        assert read(file) == [Item("a", {"title": 'Zelt "Möwe"\u201d'}), Item("b", {"title": "Kanu"})]
+
+
+def test_another_encoding_is_said(tmp_path: Path) -> None:
+    file = written(tmp_path / "items.csv", "item_id,title\na,Möwe\nb,Kanu\n".encode("windows-1252"))
+    refused, read_anyway = read(file)
+    assert isinstance(refused, BadRow)
+    assert (refused.line, "--encoding, such as windows-1252" in refused.reason) == (2, True)
+    assert read_anyway == Item("b", {"title": "Kanu"})
+    assert read(file, encoding="windows-1252") == [Item("a", {"title": "Möwe"}), read_anyway]
+    lines = written(tmp_path / "items.jsonl", b'{"item_id": "\xfc"}\n{"item_id": "b"}\n')
+    assert [type(row) for row in read(lines)] == [BadRow, Item]
+    assert read(lines, encoding="latin-1")[0] == Item("ü", {})
+    with pytest.raises(ItemsFileError, match="there is no such encoding"):
+        read(file, encoding="windows-9999")
+    with pytest.raises(ItemsFileError, match=r"items\.csv: .*codec can't decode"):
+        read(file, encoding="ascii")
+
+
+def test_a_packed_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    """After the rows that could be read: import stores them, and goes on there once the file is whole."""
+    text = "item_id,title\n" + "".join(f"item-{n},{n * n}\n" for n in range(100_000))
+    packed = gzip.compress(text.encode())
+    rows = read_items(written(tmp_path / "items.csv.gz", packed[: len(packed) // 2]), SCHEMA)
+    read_before: list[Item | BadRow] = []
+    with pytest.raises(ItemsFileError, match=r"items\.csv\.gz: the gzip is damaged or cut off"):
+        read_before.extend(rows)
+    assert read_before[0] == Item("item-0", {"title": "0"})
+    for name, said in {"items.csv": "is a zip archive: unpack", "items.tsv.gz": "is a zip archive"}.items():
+        with pytest.raises(ItemsFileError, match=said):
+            read(written(tmp_path / name, b"PK\x03\x04rest"))
+
+
 def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
     text = 'item_id,title\na,ok\nb,"open\n' + "c,ok\n" * 40_000
     rows = read(written(tmp_path / "items.csv", text))
@@ -132,6 +191,7 @@ def test_columns_are_renamed_and_unknown_ones_are_told(tmp_path: Path) -> None:
         ("items.csv", "item_id\n", {"colours": "item_id"}, "no such attribute"),
         ("items.parquet", "no parquet", {}, "items.parquet"),
         ("items.txt", "item_id\n", {}, "the name must end in"),
+        ("items.txt.gz", "item_id\n", {}, r"the name must end in .*, packed or not \(\.gz"),
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_told(

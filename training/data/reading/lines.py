@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import re
 import zlib
@@ -163,6 +164,20 @@ def plain_text(file: Path, work: Path, encoding: str = "auto") -> Iterator[Plain
     finally:
         unpacked.unlink(missing_ok=True)
         repaired.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened_text(file: Path, encoding: str = "auto") -> Iterator[IO[str]]:
+    """The text of a file, whatever it is packed in and encoded as, its mark and its ends of lines with it.
+
+    What is no UTF-8 stays where it is, as halves of letters; of another encoding it is a `UnicodeError`.
+    Raises `PrepareError`.
+    """
+    packed = _packed(file)
+    found = _encoding_of(file, packed) if encoding == "auto" else _known(encoding)
+    errors = "surrogateescape" if found in ("utf-8", "utf-8-sig") else "strict"
+    with _opened(file, packed) as stream, io.TextIOWrapper(stream, found, errors, newline="") as text:
+        yield text
 
 
 def first_line(file: Path) -> str:
