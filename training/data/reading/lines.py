@@ -29,6 +29,8 @@ LONGEST_LINE = BLOCK  # DuckDB takes up to 2 MB, and no line of a click log is n
 _MOST_LEFT_OUT = 1_000_000  # lines; they are kept in memory
 _MOST_OF_NOTHING = 1_000  # bytes that it takes to pack nothing, under a long name
 _SAMPLE = 200  # characters of a line that are shown
+_MAGIC = 8  # bytes that tell what a file is
+_HEAD = 1 << 12  # bytes that tell what its text is encoded as
 
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
@@ -52,12 +54,12 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 
-_OPENERS: dict[str | None, Callable[[Path], IO[bytes]]] = {
-    None: lambda file: file.open("rb"),
-    "gzip": lambda file: cast(IO[bytes], gzip.GzipFile(file)),
-    "bzip2": lambda file: cast(IO[bytes], bz2.BZ2File(file)),
-    "xz": lambda file: cast(IO[bytes], lzma.LZMAFile(file)),  # noqa: SIM115 (who calls it closes it)
-    "zstd": lambda file: cast(IO[bytes], pa.CompressedInputStream(pa.OSFile(str(file)), "zstd")),
+_UNPACKERS: dict[str | None, Callable[[IO[bytes]], IO[bytes]]] = {
+    None: lambda stream: stream,
+    "gzip": lambda stream: cast(IO[bytes], gzip.GzipFile(fileobj=stream)),
+    "bzip2": lambda stream: cast(IO[bytes], bz2.BZ2File(stream)),
+    "xz": lambda stream: cast(IO[bytes], lzma.LZMAFile(stream)),  # noqa: SIM115 (who calls it closes it)
+    "zstd": lambda stream: cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")),
 }
 
 
@@ -122,7 +124,7 @@ class _Survey:
 def magic(file: Path) -> bytes:
     """The first bytes of a file, which tell what it is, whatever its name says."""
     with file.open("rb") as stream:
-        return stream.read(8)
+        return stream.read(_MAGIC)
 
 
 def is_empty(file: Path) -> bool:
@@ -132,7 +134,7 @@ def is_empty(file: Path) -> bool:
     """
     if file.stat().st_size > _MOST_OF_NOTHING:
         return False
-    with _opened(file, _packed(file)) as stream:
+    with _opened(file, _packed(file, magic(file))) as stream:
         return stream.read(5) in (b"", codecs.BOM_UTF8, *_MARKS)
 
 
@@ -141,8 +143,8 @@ def plain_text(file: Path, work: Path, encoding: str = "auto") -> Iterator[Plain
     """The file made plain; a copy, if one is needed, lies in `work` until the end. Raises `PrepareError`."""
     unpacked, repaired = work / "unpacked", work / "repaired"
     try:
-        packed = _packed(file)
-        found = _encoding_of(file, packed) if encoding == "auto" else _known(encoding)
+        packed = _packed(file, magic(file))
+        found = _encoding_of(_head_of(file, packed)) if encoding == "auto" else _known(encoding)
         source = file
         if packed or found not in ("utf-8", "utf-8-sig"):
             _unpack(file, packed, found, unpacked)
@@ -173,11 +175,15 @@ def opened_text(file: Path, encoding: str = "auto") -> Iterator[IO[str]]:
     What is no UTF-8 stays where it is, as halves of letters; of another encoding it is a `UnicodeError`.
     Raises `PrepareError`.
     """
-    packed = _packed(file)
-    found = _encoding_of(file, packed) if encoding == "auto" else _known(encoding)
-    errors = "surrogateescape" if found in ("utf-8", "utf-8-sig") else "strict"
-    with _opened(file, packed) as stream, io.TextIOWrapper(stream, found, errors, newline="") as text:
-        yield text
+    with file.open("rb") as raw:  # once, and from its begin to its end: it may be a pipe
+        packed = _packed(file, raw.peek(_MAGIC))
+        with _damage_told(file, packed), _UNPACKERS[packed](raw) as stream:
+            # A buffer around the file's own would wait until both are full.
+            unpacked = io.BufferedReader(cast(io.RawIOBase, stream)) if packed else raw
+            found = _encoding_of(unpacked.peek(_HEAD)[:_HEAD]) if encoding == "auto" else _known(encoding)
+            errors = "surrogateescape" if found in ("utf-8", "utf-8-sig") else "strict"
+            with io.TextIOWrapper(unpacked, found, errors, newline="") as text:
+                yield text
 
 
 def first_line(file: Path) -> str:
@@ -185,8 +191,8 @@ def first_line(file: Path) -> str:
 
     Raises `PrepareError` where a document begins, and no log.
     """
-    packed = _packed(file)
-    encoding = _encoding_of(file, packed)
+    packed = _packed(file, magic(file))
+    encoding = _encoding_of(_head_of(file, packed))
     with _opened(file, packed) as stream:
         head = stream.read(BLOCK)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
@@ -199,8 +205,7 @@ def first_line(file: Path) -> str:
     return line
 
 
-def _packed(file: Path) -> str | None:
-    head = magic(file)
+def _packed(file: Path, head: bytes) -> str | None:
     for mark, archive in _ARCHIVES.items():
         if head.startswith(mark):
             if file.suffix.lower() in _SPREADSHEETS:
@@ -215,10 +220,14 @@ def _packed(file: Path) -> str | None:
 @contextmanager
 def _opened(file: Path, packed: str | None) -> Iterator[IO[bytes]]:
     """The unpacked bytes. Raises `PrepareError` when the packing is damaged."""
+    with _damage_told(file, packed), file.open("rb") as raw, _UNPACKERS[packed](raw) as stream:
+        yield stream
+
+
+@contextmanager
+def _damage_told(file: Path, packed: str | None) -> Iterator[None]:
     try:
-        stream = _OPENERS[packed](file)
-        with stream:
-            yield stream
+        yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException) as error:
         raise PrepareError(f"{file}: the {packed} is damaged or cut off: {error}") from error
     except OSError as error:
@@ -227,9 +236,12 @@ def _opened(file: Path, packed: str | None) -> Iterator[IO[bytes]]:
         raise PrepareError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def _encoding_of(file: Path, packed: str | None) -> str:
+def _head_of(file: Path, packed: str | None) -> bytes:
     with _opened(file, packed) as stream:
-        head = stream.read(1 << 12)
+        return stream.read(_HEAD)
+
+
+def _encoding_of(head: bytes) -> str:
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
