@@ -318,7 +318,7 @@ def test_a_file_that_holds_no_lines_is_named_for_what_it_is(tmp_path: Path) -> N
     (tmp_path / "log.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
     (tmp_path / "log.xlsx").write_bytes(b"PK\x03\x04rest")
     for name, what in {
-        "orc": "an ORC file: write its clicks as CSV, JSON lines or Parquet",
+        "orc": "an ORC file: write it as CSV, JSON lines or Parquet",
         "feather": "an Arrow file",
         "sqlite": "an SQLite database",
         "avro": "an Avro file",

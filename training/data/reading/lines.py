@@ -213,7 +213,7 @@ def _packed(file: Path, head: bytes) -> str | None:
             raise PrepareError(f"{file}: is {archive}: unpack it first")
     for mark, what in _NO_LOGS.items():
         if re.match(mark, head):
-            raise PrepareError(f"{file}: is {what}: write its clicks as CSV, JSON lines or Parquet")
+            raise PrepareError(f"{file}: is {what}: write it as CSV, JSON lines or Parquet")
     return next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
 
 
