@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -183,7 +184,11 @@ def test_the_commands_tell_what_they_did(tmp_path: Path, redis_url: str) -> None
     assert (exported.returncode, exported.stdout) == (0, "all.jsonl: 2 items\n")
     again = run("import", "all.jsonl", "--json", "--replace")
     assert (again.returncode, json.loads(again.stdout)["unchanged"]) == (0, 2)
-    assert {"item_id": "a", "colour": "red", "title": "Tent"} in [
+    packed = gzip.compress("item_id,title,colour\na,Möwe,red\n".encode("windows-1252"))
+    (tmp_path / "latin.csv.gz").write_bytes(packed)
+    assert run("import", "latin.csv.gz", "--encoding", "windows-1252").returncode == 0
+    run("export", "all.jsonl")
+    assert {"item_id": "a", "colour": "red", "title": "Möwe"} in [
         json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()
     ]
     for wrong in (
