@@ -38,7 +38,7 @@ FORMATS: Mapping[str, Format] = {
 }
 PACKED = (".gz", ".zst", ".bz2", ".xz")
 DELIMITERS = (",", ";", "\t")
-NOT_UTF8 = "is not UTF-8: write the file so, or import it with --encoding, such as windows-1252"
+NO_TEXT = "is no text in UTF-8, or in what import is told by --encoding, such as windows-1252"
 ROWS_AT_ONCE = 1000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -170,7 +170,7 @@ def _read_csv(
         if not cells:  # a blank line
             continue
         if not _is_text("".join(cells)):
-            yield BadRow(line, None, NOT_UTF8)
+            yield BadRow(line, None, NO_TEXT)
             continue
         if len(cells) != len(header):
             yield BadRow(line, None, f"has {len(cells)} fields: the header has {len(header)}")
@@ -197,7 +197,7 @@ def _read_lines(
         if not content.strip():
             continue
         if not _is_text(content):
-            yield BadRow(line, None, NOT_UTF8)
+            yield BadRow(line, None, NO_TEXT)
             continue
         try:
             row = msgspec.json.decode(content, type=dict[str, Any])

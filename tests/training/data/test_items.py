@@ -99,7 +99,7 @@ def test_each_bad_row_of_a_csv_is_named_and_the_others_are_read(tmp_path: Path) 
         (7, "t", "published_at"),
         (8, None, "has 2 fields"),
         (9, None, "has 8 fields"),
-        (10, None, "is not UTF-8"),
+        (10, None, "is no text in UTF-8, or in what import is told by --encoding, such as windows-1252"),
         (11, "w", "price"),
         (12, "n", "price"),
         (13, None, "item_id"),
@@ -137,8 +137,10 @@ def test_another_encoding_is_said(tmp_path: Path) -> None:
     assert read(lines, encoding="latin-1")[0] == Item("ü", {})
     with pytest.raises(ItemsFileError, match="there is no such encoding"):
         read(file, encoding="windows-9999")
-    with pytest.raises(ItemsFileError, match=r"items\.csv: .*codec can't decode"):
-        read(file, encoding="ascii")
+    assert read(file, encoding="ascii") == [refused, read_anyway]
+    file.write_bytes("item_id,title\na,Möwe\n".encode("utf-16-le")[:-3])
+    with pytest.raises(ItemsFileError, match=r"items\.csv: 'utf-16-le' codec can't decode"):
+        read(file)
 
 
 def test_a_packed_file_that_is_cut_off_is_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -351,6 +352,34 @@ def test_a_header_in_brackets_is_none(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(f"[session_id],[item_id],[timestamp]\na,x,{START}\n")
     named = replace(CSV, session="[session_id]", item="[item_id]", time="[timestamp]")
     assert read(tmp_path / "log.csv", named) == ([("a", "x", START)], [])
+
+
+@pytest.mark.parametrize("first", ["log.csv", "log.jsonl", "log.parquet"])
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [
+        ("session", "--session-column, or visitors with --visitor-column"),
+        ("item", "--item-column"),
+        ("time", "--time-column"),
+    ],
+)
+def test_a_column_that_is_missing_is_told_with_the_option_that_names_it(
+    tmp_path: Path, first: str, field: str, option: str
+) -> None:
+    row = {"session_id": "a", "item_id": "x", "timestamp": START}
+    parquet.write_table(pa.table({name: [value] for name, value in row.items()}), tmp_path / "log.parquet")
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "log.csv").write_text(f"{','.join(row)}\n{','.join(map(str, row.values()))}\n")
+    renamed: dict[str, Any] = {field: "other"}
+    with pytest.raises(PrepareError, match=rf"{first}: .*'other'.*; name it with {option}$"):
+        read(tmp_path / first, replace(CSV, **renamed))
+
+
+def test_parquet_beside_lines_of_json_lacks_a_column(tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text(json.dumps({"session_id": "a", "item_id": "x", "timestamp": START}))
+    parquet.write_table(pa.table({"session_id": ["a"], "timestamp": [START]}), tmp_path / "2.parquet")
+    with pytest.raises(PrepareError, match=r"2\.parquet: .*'item_id'.*; name it with --item-column"):
+        read_any(sql.connect(), [tmp_path / "1.jsonl", tmp_path / "2.parquet"], CSV)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

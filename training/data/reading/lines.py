@@ -172,8 +172,8 @@ def plain_text(file: Path, work: Path, encoding: str = "auto") -> Iterator[Plain
 def opened_text(file: Path, encoding: str = "auto") -> Iterator[IO[str]]:
     """The text of a file, whatever it is packed in and encoded as, its mark and its ends of lines with it.
 
-    What is no UTF-8 stays where it is, as halves of letters; of another encoding it is a `UnicodeError`.
-    Raises `PrepareError`.
+    What is no text of that encoding stays where it is, as halves of letters, or is a `UnicodeError`, in
+    UTF-16 and 32. Raises `PrepareError`.
     """
     with file.open("rb") as raw:  # once, and from its begin to its end: it may be a pipe
         packed = _packed(file, raw.peek(_MAGIC))
@@ -181,8 +181,7 @@ def opened_text(file: Path, encoding: str = "auto") -> Iterator[IO[str]]:
             # A buffer around the file's own would wait until both are full.
             unpacked = io.BufferedReader(cast(io.RawIOBase, stream)) if packed else raw
             found = _encoding_of(unpacked.peek(_HEAD)[:_HEAD]) if encoding == "auto" else _known(encoding)
-            errors = "surrogateescape" if found in ("utf-8", "utf-8-sig") else "strict"
-            with io.TextIOWrapper(unpacked, found, errors, newline="") as text:
+            with io.TextIOWrapper(unpacked, found, "surrogateescape", newline="") as text:
                 yield text
 
 

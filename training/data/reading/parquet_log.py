@@ -123,10 +123,11 @@ def insert_parquet_objects(
 ) -> SourceFile:
     """Insert a file's rows into `lines`, with the columns that are asked for."""
     schema = pq.read_schema(file)
-    beside = [name for field, name in format_.columns.items() if field not in format_.inner]
-    names = [re.split(r"[.\[]", name)[0] for name in (*beside, format_.visitor, format_.nested) if name]
-    check_names(file, schema.names, {name: name for name in names}, format_)
-    columns = ", ".join(f"{sql.text(name)}: {sql.named(name)}" for name in dict.fromkeys(names))
+    beside = {field: name for field, name in format_.columns.items() if field not in format_.inner}
+    wanted = {**beside, "visitor": format_.visitor, "nested": format_.nested}
+    named = {field: re.split(r"[.\[]", name)[0] for field, name in wanted.items() if name}
+    check_names(file, schema.names, named, format_)
+    columns = ", ".join(f"{sql.text(name)}: {sql.named(name)}" for name in dict.fromkeys(named.values()))
     con.execute(
         f"INSERT INTO lines (file, line) SELECT {number}, to_json({{{columns}}})::VARCHAR "
         f"FROM read_parquet({sql.text(str(file))})"

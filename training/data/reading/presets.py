@@ -70,7 +70,8 @@ class LogFormat:
 
     def naming(self, field: str) -> str:
         """How to say which column a field is in, as the end of a sentence; nothing for a known format."""
-        return f"; name it with {COLUMN_OPTIONS[field]}" if self.name == "csv" else ""
+        option = COLUMN_OPTIONS.get(field) if self.name == "csv" else None
+        return f"; name it with {option}" if option else ""
 
 
 YOOCHOOSE = LogFormat(
