@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from models.base import Hyper, Recipe, SessionEncoder
 from models.interactions import held
@@ -50,6 +50,7 @@ from training.learn.checkpoint import (
     load_trained,
     run_name,
 )
+from training.learn.devices import on_processor
 from training.learn.hyper import objective_in_words
 from training.learn.registry import find_baseline, find_model
 from training.learn.train import USUAL_PACE, Pace, Progress, Trained, Validate, Watcher, train_phase
@@ -59,6 +60,9 @@ from training.measure.progress import FILE as PROGRESS
 from training.measure.progress import recorded
 from training.measure.results import Fitted, headline, measurements
 from training.measure.validation import validation_on
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 TOGETHER = 512  # sessions that are encoded at once
 
@@ -229,7 +233,7 @@ def export_checkpoint(
 def _train(
     model: str, data: Dataset, options: FitOptions, recipe: Recipe, watcher: Watcher
 ) -> TrainedOrCounted:
-    fabric = options.fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = options.fabric or on_processor()
     config = RunConfig(
         model=model,
         data_fingerprint=data.info.fingerprint,

@@ -14,15 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from models.base import PAD, Batch, SessionEncoder
 from models.losses import Taught
+
+if TYPE_CHECKING:  # it takes as long to import as torch does: who counts, or is refused, needs none of it
+    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 AHEAD = 3  # batches that are made while a GPU works
@@ -67,6 +68,9 @@ def open_fabric(device: str = "cpu", devices: int | None = None) -> Fabric:
         if count > 1 and chosen.index is not None:
             raise DeviceError(f"--device {device}: names one GPU, and there are {count} processes; use cuda")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else sums come in any order
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     processes = max(count, started)
     if processes == 1:
         one = [chosen.index or 0] if chosen.type == "cuda" else 1
@@ -77,6 +81,13 @@ def open_fabric(device: str = "cpu", devices: int | None = None) -> Fabric:
         fabric = Fabric(accelerator=chosen.type, devices=count, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
+
+
+def on_processor() -> Fabric:
+    """Fabric in this process alone, whoever has started it."""
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator="cpu", devices=1)
 
 
 def torchrun_processes() -> int:

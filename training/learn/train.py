@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning_fabric import Fabric
 
 from models.base import Batch, Recipe, SessionEncoder
 from models.interactions import held
@@ -37,11 +36,22 @@ from training.learn.checkpoint import (
     restore,
     save_run,
 )
-from training.learn.devices import everyones, made_ahead, mean_of_processes, moved, part_of, repeatable
+from training.learn.devices import (
+    everyones,
+    made_ahead,
+    mean_of_processes,
+    moved,
+    on_processor,
+    part_of,
+    repeatable,
+)
 from training.learn.interactions import Interactions
 from training.learn.lanes import Lanes
 from training.learn.negatives import NegativeSampler
 from training.learn.optimizers import AdagradMomentum, RowWiseAdam
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Validate = Callable[[SessionEncoder], dict[str, float]]  # -> recall@20 and mrr@20, percent
 
@@ -119,7 +129,7 @@ def train_phase(
     finite, or when no epoch had a single hit on validation. No checkpoint holds what is not finite. The model
     returned is on the processor.
     """
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or on_processor()
     with repeatable(fabric.device):
         watch = on_progress, on_epoch
         try:
