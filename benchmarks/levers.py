@@ -79,8 +79,10 @@ def train(job: Job, device: str, deadline: float, file: Path) -> None:
         outcome.epochs.append(record)
         save()
 
+    parent = multiprocessing.parent_process()
+
     def on_progress(_: object) -> None:
-        if time.time() > deadline:
+        if time.time() > deadline or (parent is not None and not parent.is_alive()):
             raise OutOfTime
 
     try:
