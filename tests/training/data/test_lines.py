@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -313,7 +314,7 @@ def test_a_file_that_holds_no_lines_is_named_for_what_it_is(tmp_path: Path) -> N
     table = pa.table({"session_id": ["a"], "item_id": ["x"], "timestamp": [START]})
     orc.write_table(table, tmp_path / "log.orc")
     feather.write_feather(table, tmp_path / "log.feather", compression="uncompressed")
-    with sqlite3.connect(tmp_path / "log.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite")) as db:
         db.execute("CREATE TABLE clicks (session_id, item_id)")
     (tmp_path / "log.avro").write_bytes(b"Obj\x01\x04\x14avro.codec")
     (tmp_path / "log.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
