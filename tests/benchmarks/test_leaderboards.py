@@ -28,9 +28,10 @@ def test_every_job_of_the_list_can_be_run_and_has_a_result_of_its_own() -> None:
             continue
         model, *options = job.said
         told = [(name, value) for name, value in pairwise(options) if name.startswith("--")]
-        assert {name for name, _ in told} <= {"--seed", "--threads", "--set", "--variant"}, job.name
+        assert {name for name, _ in told} <= {"--seed", "--threads", "--set", "--variant", "--paper-of"}, job.name
         if model not in baseline_names():
-            resolve(find_model(model), [value for name, value in told if name == "--set"])
+            settings = [value for name, value in told if name == "--set"]
+            resolve(find_model(model), settings, dict(told).get("--paper-of"))
         written.append((job.data, model, dict(told).get("--variant"), dict(told).get("--seed")))
     assert len(set(written)) == len(written)
 
