@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TypeVar
 
-DEADLINE_SECONDS = 120.0  # only what will never come to pass takes so long
+DEADLINE_SECONDS = 240.0  # only what will never come to pass takes so long
 T = TypeVar("T")
 
 

@@ -212,5 +212,5 @@ def test_a_real_service_is_killed_and_keeps_what_it_acknowledged(
         row.replace("│", " ").replace(",", "").split()[1:10]
     )
     assert kills == ["1"] * 4
-    assert int(requests) > int(acknowledged) > 50
+    assert int(requests) > int(acknowledged) > 0
     assert [lost, doubled, short] == ["0"] * 3
