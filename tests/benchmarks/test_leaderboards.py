@@ -12,6 +12,7 @@ from training.learn.hyper import resolve
 from training.learn.registry import baseline_names, find_model
 
 JOBS = Path(__file__).parents[2] / "benchmarks" / "leaderboards.txt"
+OPTIONS = {"--seed", "--threads", "--set", "--variant", "--paper-of"}
 LINES = """
 gru-1  shop train gru --seed 1 --set dim=8 --variant wide
 gru-2  shop train gru --seed 2
@@ -28,7 +29,7 @@ def test_every_job_of_the_list_can_be_run_and_has_a_result_of_its_own() -> None:
             continue
         model, *options = job.said
         told = [(name, value) for name, value in pairwise(options) if name.startswith("--")]
-        assert {name for name, _ in told} <= {"--seed", "--threads", "--set", "--variant", "--paper-of"}, job.name
+        assert {name for name, _ in told} <= OPTIONS, job.name
         if model not in baseline_names():
             settings = [value for name, value in told if name == "--set"]
             resolve(find_model(model), settings, dict(told).get("--paper-of"))
