@@ -120,7 +120,7 @@ async def answers(tally: Tally, count: int) -> None:
         more = tally.answers - before
         return more >= count or (more > 0 and time.monotonic() - begin > SLOW_SECONDS)
 
-    await until(enough, f"{count} answers")
+    await until(enough, f"{count} answers", lambda: tally.answers)
 
 
 class Load:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from benchmarks.chaos import run, victims
 from benchmarks.chaos.__main__ import FULL, SLOW, chaos_table, disks, main, share, soak_table
 from benchmarks.chaos.ledger import Audit, Event, logged
 from benchmarks.chaos.run import Outcome
@@ -201,8 +203,10 @@ def test_what_fails_a_soak(values: list[float], bad: dict[str, int], failed: boo
 
 
 def test_a_real_service_is_killed_and_keeps_what_it_acknowledged(
-    artifacts: Path, capsys: pytest.CaptureFixture[str]
+    artifacts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(run, "SLOW_SECONDS", math.inf)  # each kill waits for its answers on any machine
+    monkeypatch.setattr(victims, "MAX_ANSWERS", 2 * victims.MIN_ANSWERS)
     Shop.make().write(artifacts, "v1")
     publish(artifacts, "v1")
     options = ["--artifacts", str(artifacts), "--kills", "4", "--shoppers", "4", "--disks", "defaults"]
@@ -212,5 +216,5 @@ def test_a_real_service_is_killed_and_keeps_what_it_acknowledged(
         row.replace("│", " ").replace(",", "").split()[1:10]
     )
     assert kills == ["1"] * 4
-    assert int(requests) > int(acknowledged) > 0
+    assert int(requests) > int(acknowledged) > 50
     assert [lost, doubled, short] == ["0"] * 3
