@@ -225,6 +225,7 @@ class ServedEncoder(nn.Module):
         return normalize(vectors, dim=1)
 
 
+@torch.no_grad()  # a loop's gradients would be traced, too, and thrown away: a third of PEN4Rec's export
 def write_encoder(model: SessionEncoder, file: Path) -> None:
     """Export to ONNX with dynamic B and L, weights beside the graph in `<file>.data`."""
     example = torch.ones(3, 4, dtype=torch.int64)

@@ -21,6 +21,7 @@ from training.bundling.export import (
     check_parity,
     export_bundle,
     served_item_vectors,
+    write_encoder,
 )
 from training.bundling.indexes import WantedIndex
 from training.bundling.provenance import Provenance, new_version
@@ -98,6 +99,14 @@ def test_hnsw_carries_its_measured_recall(tmp_path: Path) -> None:
     assert index is not None
     assert index.kind == "hnsw"
     assert 0.9 < index.recall_at_20 <= 1
+
+
+def test_it_is_traced_without_gradients(tmp_path: Path) -> None:
+    model, gradients = Mean(N_ITEMS), []
+    model.register_forward_hook(lambda *_: gradients.append(torch.is_grad_enabled()))
+    write_encoder(model, tmp_path / "encoder.onnx")
+    assert gradients
+    assert not any(gradients)
 
 
 def test_an_encoder_that_differs_from_its_model_is_refused(tmp_path: Path) -> None:
