@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI, Request
 from nicegui import ui
+from starlette.responses import Response
 
 from console.door.gate import LOGIN_KEY, Gate, Login, Logins
 from console.door.login import login_routes
@@ -62,6 +63,7 @@ def create(options: Options) -> FastAPI:
     app.include_router(login_routes(http, options.service, logins))
     for page in PAGES:
         _add(page, watch, options.artifacts)
+        app.head(page.path)(_nothing)
     # No storage secret: NiceGUI then has no session of its own, and keeps nothing on disk.
     ui.run_with(
         app,
@@ -89,6 +91,11 @@ def _add(page: Page, watch: Watch, artifacts: Path | None) -> None:
             await page.build(console)
         except ServiceError as error:
             notice(said(error), retry=True)
+
+
+async def _nothing() -> Response:
+    """To who asks by HEAD: the gate has let it in, and no page is built for that."""
+    return Response()
 
 
 def _is_no_answer_of_the_service(record: logging.LogRecord) -> bool:

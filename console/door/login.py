@@ -47,6 +47,7 @@ def login_routes(http: httpx.AsyncClient, url: str, logins: Logins) -> APIRouter
     """The routes that are open to everybody, and the way out."""
     router = APIRouter(include_in_schema=False)
 
+    @router.head("/login")
     @router.get("/login")
     async def ask(request: Request) -> Response:
         if request.scope[LOGIN_KEY] is not None:
@@ -85,6 +86,7 @@ def login_routes(http: httpx.AsyncClient, url: str, logins: Logins) -> APIRouter
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
 
+    @router.head("/console.css")
     @router.get("/console.css")
     async def style() -> Response:
         return FileResponse(STYLE, media_type="text/css", headers={"Cache-Control": "no-cache"})

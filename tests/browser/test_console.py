@@ -250,8 +250,11 @@ def test_logging_out_ends_every_page(new_page: NewPage, console: Console) -> Non
     other = page.context.new_page()
     other.goto(console.url)
     expect(other.get_by_role("heading", level=1)).to_have_text("Overview")
+    assert page.request.head(console.url).status == 200  # so a page asks whether it is still let in
     page.get_by_role("button", name="Log out").click()
     expect(page).to_have_url(console.url + "/login")
+    left = page.request.head(console.url, max_redirects=0)
+    assert (left.status, left.headers["location"]) == (303, "/login")
     page.goto(console.url)
     expect(page).to_have_url(console.url + "/login")
     expect(other).to_have_url(console.url + "/login")  # its socket is refused

@@ -91,6 +91,11 @@ async def test_nothing_is_had_without_a_login(browser: httpx.AsyncClient, path: 
     assert (await browser.post(path, headers=ORIGIN)).status_code == 403
 
 
+@pytest.mark.parametrize("path", ["/login", "/console.css"])
+async def test_what_is_open_may_be_asked_for_by_head(browser: httpx.AsyncClient, path: str) -> None:
+    assert (await browser.head(path)).status_code == 200
+
+
 async def test_the_right_key_lets_in_and_is_not_kept_by_the_browser(browser: httpx.AsyncClient) -> None:
     answer = await log_in(browser)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
