@@ -7,6 +7,7 @@ without a zone are UTC there, and in Parquet. Lines of JSON are what the HTTP AP
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ DELIMITERS = (",", ";", "\t")
 NO_TEXT = "is no text in UTF-8, or in what import is told by --encoding, such as windows-1252"
 ROWS_AT_ONCE = 1000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+ROUNDED = re.compile(r"\s*[+-]?\d([.,]\d+)?[eE]\+\d+\s*")  # 1.23457E+12
+EXACT = 2**53  # from here on, whole numbers are not all floats
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 ARROW_TYPES: Mapping[Kind, pa.DataType] = {
     "text": pa.string(),
@@ -238,11 +241,11 @@ def _item(
     values: dict[str, Any] = {}
     for column, attribute in columns.attributes.items():
         cell = row[column]
-        if attribute == ITEM_ID:
-            values[attribute] = str(cell) if isinstance(cell, int) else cell
-            continue
         try:
-            values[attribute] = _value(schema.kinds[attribute], cell, separator)
+            if attribute == ITEM_ID:
+                values[attribute] = _id(cell)
+            else:
+                values[attribute] = _value(schema.kinds[attribute], cell, separator)
         except (ValueError, OverflowError) as error:
             item_id = values.get(ITEM_ID) or row.get(_column_of(columns, ITEM_ID))
             return BadRow(line, None if item_id is None else str(item_id), f"{attribute}: {error}")
@@ -259,6 +262,21 @@ def _checked(values: Mapping[str, Any], schema: Schema, line: int) -> Item | Bad
     except InvalidItem as error:
         reason = f"{error.field.removeprefix('item.')}: {error.message}"
         return BadRow(line, error.item_id, reason)
+
+
+def _id(cell: Any) -> Any:
+    """An item's id, as `prepare` reads it in a log. Raises `ValueError`; the schema finds the rest."""
+    if isinstance(cell, str) and ROUNDED.fullmatch(cell):
+        raise ValueError(f"{cell.strip()} is a number that a spreadsheet has rounded")
+    if isinstance(cell, float):
+        if math.isnan(cell):
+            return None
+        if not abs(cell) < EXACT:
+            raise ValueError(f"{cell:g} is a float, and they do not hold numbers as large exactly")
+        cell = Decimal(repr(cell))
+    if isinstance(cell, Decimal):
+        return re.sub(r"\.0*$", "", f"{cell:f}")
+    return str(cell) if isinstance(cell, int) else cell
 
 
 def _value(kind: Kind, cell: Any, separator: str) -> Any:

@@ -410,7 +410,8 @@ def _filter(clicks: str, rules: Rules, steps: _Steps) -> str:
 
 def _split(clicks: str, rules: Rules, by_day: bool, steps: _Steps) -> None:
     """Take the steps `train` and `test`."""
-    cutoff = sql.value(steps.con, f"SELECT max(time) FROM {clicks}") - round(rules.test_days * DAY)
+    first, last = steps.con.execute(f"SELECT min(time), max(time) FROM {clicks}").fetchall()[0]
+    cutoff = last - round(rules.test_days * DAY)
     if by_day:
         cutoff += 1  # the day at the cutoff is one too many: N days end with the last one, all of it
     if rules.cut_straddling:
@@ -418,7 +419,7 @@ def _split(clicks: str, rules: Rules, by_day: bool, steps: _Steps) -> None:
         train = drop_short_sessions(train, rules.min_session_length)
     else:
         train, test = split_whole(clicks, cutoff)
-    hint = f"--test-days is {rules.test_days:g}"
+    hint = f"--test-days is {rules.test_days:g}, of the {(last - first) / DAY:.2g} days that the log is long"
     train = steps.take("train", train, hint=hint)
     test = steps.take("test all", test, replaces=clicks, hint=hint)
     test = steps.take("test known items", drop_unseen_items(test, train), replaces=test)

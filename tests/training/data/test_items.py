@@ -259,6 +259,29 @@ ATTRIBUTES = st.fixed_dictionaries(
 )
 
 
+def test_a_number_is_an_id_as_in_a_log(tmp_path: Path) -> None:
+    numbers = [
+        pa.array([17.0, 17.5, None, 1e17, -2.0, math.nan]),
+        pa.array([Decimal("17.00"), Decimal("1.50")]),
+    ]
+    found = []
+    for column in numbers:
+        pq.write_table(pa.table({"item_id": column}), tmp_path / "items.parquet")
+        found += read(tmp_path / "items.parquet")
+    ids = [row.item_id for row in found if isinstance(row, Item)]
+    assert ids == ["17", "17.5", "-2", "17", "1.50"]
+    assert [row.line for row in bad(found)] == [3, 4, 6]
+    assert "1e+17 is a float" in bad(found)[1].reason
+
+
+def test_an_id_that_a_spreadsheet_has_rounded_is_none(tmp_path: Path) -> None:
+    file = written(tmp_path / "items.csv", 'item_id,title\n1.23457E+12,a\nE+1,b\n"1,2E+12",c\n12E10,d\n')
+    rows = read(file)
+    assert [row.item_id for row in rows if isinstance(row, Item)] == ["E+1", "12E10"]
+    assert [(row.line, row.item_id) for row in bad(rows)] == [(2, "1.23457E+12"), (4, "1,2E+12")]
+    assert bad(rows)[0].reason == "item_id: 1.23457E+12 is a number that a spreadsheet has rounded"
+
+
 @pytest.mark.parametrize("name", ["items.csv", "items.tsv", "items.jsonl", "items.parquet"])
 @given(items=st.dictionaries(TEXT.filter(bool), ATTRIBUTES, max_size=4))
 def test_what_is_written_is_read_as_it_was(

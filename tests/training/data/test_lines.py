@@ -278,6 +278,75 @@ def test_numbers_of_json_are_ids_if_they_are_exact(tmp_path: Path) -> None:
     assert rejected == [(5, inexact), (6, inexact), (7, malformed), (8, malformed), (9, inexact)]
 
 
+def test_floats_of_json_are_whole_where_they_are(tmp_path: Path) -> None:
+    written = {"17.0": "17", "17.5": "17.5", "1e5": "100000", "-3.0": "-3", '"17.0"': "17.0"}
+    lines = [f'{{"session_id": 4.0, "item_id": {item}, "timestamp": {START}}}\n' for item in written]
+    (tmp_path / "log.json").write_text("".join(lines))
+    assert read(tmp_path / "log.json") == ([("4", item, START) for item in written.values()], [])
+
+
+@pytest.mark.parametrize("is_by_line", [False, True])
+def test_a_column_of_floats_in_csv_is_of_whole_numbers(tmp_path: Path, is_by_line: bool) -> None:
+    """As of Parquet: so pandas writes whole numbers beside a missing one."""
+    ids = ["17.0", "", "0.0", "nan", "9007199254740991.0", "9007199254740993.0", " 18.0"]
+    rows = [f"4.0,{item},{START}" for item in ids]
+    broken = [f'5.0,"x,{START}'] if is_by_line else []
+    lines = [
+        "session_id,item_id,timestamp",
+        *rows,
+        *broken,
+        "session_id,item_id,timestamp",
+        f"5.0,8.0,{START}",
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    kept, rejected = read(tmp_path / "log.csv")
+    assert kept == [("4", item, START) for item in ("17", "0", "9007199254740991", "18")] + [
+        ("5", "8", START)
+    ]
+    reasons = [(3, "missing_item"), (5, "missing_item"), (7, "inexact_id")]
+    reasons += [(9, "malformed_row")] * is_by_line
+    assert rejected == [*reasons, (9 + is_by_line, "repeated_header")]
+
+
+@pytest.mark.parametrize("other", ["17.5", "007.0", "x", "17", "1e5"])
+def test_one_other_id_makes_a_column_of_csv_text(tmp_path: Path, other: str) -> None:
+    lines = ["session_id,item_id,timestamp", f"a,17.0,{START}", f"a,{other},{START}"]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    assert [item for _, item, _ in read(tmp_path / "log.csv")[0]] == ["17.0", other]
+
+
+def test_what_a_spreadsheet_has_rounded_is_no_id(tmp_path: Path) -> None:
+    rounded = ["1.23457E+12", "1E+12", "1,23457E+12", " 9.1e+15 "]
+    written = ["E+1", "AE+12", "12E10", "1.2E12", "1.23457E+", "10.5E+12"]
+    lines = [f'a,"{item}",{START}\n' for item in [*rounded, *written]] + [f"1.7E+11,x,{START}\n"]
+    (tmp_path / "log.csv").write_text("session_id,item_id,timestamp\n" + "".join(lines))
+    kept, rejected = read(tmp_path / "log.csv")
+    assert [item for _, item, _ in kept] == written
+    assert rejected == [(line, "inexact_id") for line in (2, 3, 4, 5, 12)]
+
+
+@pytest.mark.parametrize(
+    ("rounded", "exact", "seconds"),
+    [
+        ("1.7E+09", "1.700000001E+09", 1_700_000_001),
+        ("1.700000e+09", "1.700000000000000000e+09", 1_700_000_000),
+        ("1.70000E+12", "1.700000001E+12", 1_700_000_001),
+        ("1.70000E+15", "1.700000001E+15", 1_700_000_001),
+    ],
+)
+def test_a_time_that_is_rounded_is_none(tmp_path: Path, rounded: str, exact: str, seconds: int) -> None:
+    (tmp_path / "log.csv").write_text(f"session_id,item_id,timestamp\na,x,{rounded}\na,y,{exact}\n")
+    assert read(tmp_path / "log.csv") == ([("a", "y", seconds)], [(2, "inexact_time")])
+
+
+def test_nanoseconds_in_floats_are_exact_enough(tmp_path: Path) -> None:
+    times = pa.array([START * 1e9, 1.7e18, None], pa.float64())
+    table = {"session_id": ["a"] * 3, "item_id": ["x"] * 3, "timestamp": times}
+    parquet.write_table(pa.table(table), tmp_path / "x.parquet")
+    kept = [("a", "x", START), ("a", "x", 1_700_000_000)]
+    assert read(tmp_path / "x.parquet") == (kept, [(3, "missing_time")])
+
+
 # Packing, encodings, parts
 
 

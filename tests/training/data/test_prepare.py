@@ -293,7 +293,10 @@ HEADER = "session_id,item_id,timestamp\n"
         (f"{HEADER}a,x,{START}\na,y,{START}\n", "a single session"),
         (f"{HEADER}a,x,{START}\nb,y,{START}\n", "--min-session-length is 2"),
         (f"{HEADER}a,x,{START}\na,y,{START}\nb,x,{START}\nb,y,{START}\n", "--min-item-support is 5"),
-        (HEADER + "".join(f"{session},x,{START}\n" for session in "aabbccdd"), "--test-days is 1"),
+        (
+            HEADER + "".join(f"{session},x,{START}\n" for session in "aabbccdd"),
+            "--test-days is 1, of the 0 days",
+        ),
         (f"{HEADER}a,x,12\nb,y,34\n", "say --time-format"),
         (f"{HEADER}a,x,{START}\nb,y,{START}000\n", "1 like seconds, 1 like milliseconds"),
         ("1 2 3\n", "give the test sessions as --test"),

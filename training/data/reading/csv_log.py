@@ -19,6 +19,7 @@ from training.data.dataset import SourceFile
 from training.data.reading import sql
 from training.data.reading.lines import LONGEST_LINE, Plain, PrepareError
 from training.data.reading.presets import EVENT, EVENT_COLUMNS, SEPARATORS, LogFormat
+from training.data.reading.reasons import float_id, is_blank, is_nothing
 from training.data.reading.tables import (
     check_names,
     csv_query,
@@ -54,7 +55,29 @@ def insert_csv(
         n_read = _insert_by_line(con, number, plain, split, places, n_header)
         if n_read != plain.lines - n_header:
             raise PrepareError(f"{file}: has {plain.lines - n_header:,} lines, of which {n_read:,} were read")
+    source = source.model_copy(update={"id_types": _take_floats(con, number, named, format_)})
     return n_header + 1, source, is_by_line
+
+
+def _take_floats(
+    con: duckdb.DuckDBPyConnection, number: int, named: Mapping[str, str], format_: LogFormat
+) -> dict[str, str]:
+    """Take ids for the floats that they are, where every one of a column ends in `.0`; tells which.
+
+    So whole numbers are written by programs that have them beside a missing one.
+    """
+    floats = dict[str, str]()
+    for field in ("session", "item"):
+        is_float = rf"regexp_full_match({field}, '\s*-?(0|[1-9]\d*)\.0\s*')"
+        is_id = f"NOT {is_blank(field)} AND NOT {is_nothing(field, format_)}"
+        is_id += f" AND {field} <> {sql.text(named[field])}"  # where files with a header each were joined
+        ids = f"log WHERE file = {number} AND {is_id}"
+        first = con.execute(f"SELECT {is_float} FROM {ids} LIMIT 1").fetchall()  # of most logs it tells
+        if first == [(True,)] and sql.value(con, f"SELECT bool_and({is_float}) FROM {ids}"):
+            id_ = float_id(f"TRY_CAST({field} AS DOUBLE)", field)
+            con.execute(f"UPDATE log SET {field} = {id_} WHERE file = {number} AND {is_id}")
+            floats[field] = "float"
+    return floats
 
 
 def _insert_at_once(

@@ -19,10 +19,10 @@ from training.data.reading.lines import PrepareError, first_line, plain_text
 from training.data.reading.parquet_log import insert_parquet_objects
 from training.data.reading.presets import FIELDS, LogFormat
 from training.data.reading.reasons import (
-    EXACT,
     INEXACT,
     NO_ID,
     chosen,
+    float_id,
     is_blank,
     is_nothing,
     judged_log,
@@ -148,10 +148,7 @@ def _json_text(value: str, name: str, field: str) -> str:
         return found
     kind = f"json_type({value}, {path})"
     return sql.cases(
-        (
-            f"{kind} = 'DOUBLE' AND NOT (abs(TRY_CAST({found} AS DOUBLE)) < {EXACT})",
-            f"{sql.text(INEXACT)} || {found}",
-        ),
+        (f"{kind} = 'DOUBLE'", float_id(f"TRY_CAST({found} AS DOUBLE)", found)),
         (f"{kind} IN ('ARRAY', 'OBJECT')", f"{sql.text(NO_ID)} || {found}"),
         otherwise=found,
     )

@@ -18,7 +18,7 @@ from training.data.reading import sql
 from training.data.reading.detect import parquet_schema
 from training.data.reading.lines import shortened
 from training.data.reading.presets import LogFormat
-from training.data.reading.reasons import EXACT, INEXACT, NO_ID
+from training.data.reading.reasons import EXACT, NO_ID, float_id
 from training.data.reading.remote import LogFile
 from training.data.reading.tables import check_names, insert_fields, source_of
 
@@ -101,16 +101,7 @@ def _as_text(value: str, kind: str, field: str) -> str:
     if field not in ("session", "item"):
         return f"CAST({value} AS VARCHAR)"
     if kind in ("float", "double"):
-        # Whole numbers beside a missing one are often stored as floats: 17.0 is the item "17". Where
-        # floats skip whole numbers, it may have been another.
-        exact = EXACT if kind == "double" else 2**24
-        whole = f"TRY_CAST({value} AS BIGINT)"
-        return sql.cases(
-            (f"isnan({value})", "NULL"),
-            (f"NOT (abs({value}) < {exact})", f"{sql.text(INEXACT)} || CAST({value} AS VARCHAR)"),
-            (f"{value} = {whole}", f"CAST({whole} AS VARCHAR)"),
-            otherwise=f"CAST({value} AS VARCHAR)",
-        )
+        return float_id(value, f"CAST({value} AS VARCHAR)", EXACT if kind == "double" else 2**24)
     if kind == "decimal":
         return rf"regexp_replace(CAST({value} AS VARCHAR), '\.0*$', '')"
     if kind in _NESTED:

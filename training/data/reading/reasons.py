@@ -12,10 +12,20 @@ from training.data.dataset import SourceFile
 from training.data.reading import sql
 from training.data.reading.presets import LogFormat
 from training.data.reading.tables import Log
-from training.data.reading.times import NUMBER, SECOND, SIZES, is_of_another_unit, microseconds, time_units
+from training.data.reading.times import (
+    NUMBER,
+    SECOND,
+    SIZES,
+    is_of_another_unit,
+    is_rounded_time,
+    microseconds,
+    rounded,
+    time_units,
+)
 
 EXACT = 2**53  # from here on, whole numbers are not all floats
 INEXACT, NO_ID = "\x1f~", "\x1f{"  # before what stands for an id and is none
+_LONG = r"[+-]?\d([.,]\d+)?"  # an id that a spreadsheet shows as 1.23457E+12, the rest of its digits lost
 _YEAR_10000 = 253_402_300_800 * SECOND
 
 
@@ -61,6 +71,7 @@ def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
     if len(times) > 1:
         time = sql.cases(*((is_of[unit], times[unit]) for unit in times))
     is_finite, is_other = [f"NOT (isnan({NUMBER}) OR isinf({NUMBER}))"], ["false"]
+    is_rounded = [f"{is_of[unit]} AND {is_rounded_time(unit)}" for unit in files_of]
     for unit in files_of:
         if unit not in SIZES:
             is_finite.append(is_of[unit])
@@ -75,6 +86,7 @@ def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
         is_nobody = "false"
     reason = {
         f"starts_with(who, {sql.text(INEXACT)}) OR starts_with(item, {sql.text(INEXACT)})": "inexact_id",
+        f"({rounded('who', _LONG)}) OR ({rounded('item', _LONG)})": "inexact_id",
         f"starts_with(who, {sql.text(NO_ID)}) OR starts_with(item, {sql.text(NO_ID)})": "malformed_id",
         # Of Google Analytics, where visitors may refuse to be known, no fault of the log.
         is_blank("who"): "no_session" if format_.visitor else f"missing_{who}",
@@ -85,6 +97,7 @@ def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
         f"NOT ({' OR '.join(is_finite)})": "time_not_finite",
         is_nothing("time", format_): "missing_time",
         " OR ".join(is_other): "other_time_unit",
+        " OR ".join(is_rounded): "inexact_time",
         f"(us IS NULL OR n IS NULL) AND {_is_header(format_)}": "repeated_header",
         "us IS NULL OR n IS NULL": "unparsable_time",
         "us < 0": "negative_time",
@@ -126,6 +139,21 @@ def is_nothing(value: str, format_: LogFormat) -> str:
     # One expression takes a quarter of the time of stripping every text.
     nothing = rf"^\s*(?:{'|'.join(map(re.escape, format_.nothing))})\s*$"
     return f"coalesce(regexp_matches({value}, {sql.text(nothing)}), false)"
+
+
+def float_id(number: str, text: str, exact: int = EXACT) -> str:
+    """The id that a float stands for, whose text is `text`: 17.0 is the item "17".
+
+    Whole numbers beside a missing one are often stored so. Where floats skip whole numbers, from `exact` on,
+    it may have been another.
+    """
+    whole = f"TRY_CAST({number} AS BIGINT)"
+    return sql.cases(
+        (f"isnan({number})", "NULL"),
+        (f"NOT (abs({number}) < {exact})", f"{sql.text(INEXACT)} || {text}"),
+        (f"{number} = {whole}", f"CAST({whole} AS VARCHAR)"),
+        otherwise=text,
+    )
 
 
 def is_bad_id(item: str) -> str:
