@@ -663,10 +663,20 @@ def test_times_that_are_not_understood_are_shown(tmp_path: Path) -> None:
         (["24.11.2025 16:00", " 24.11.2025 16:00 "], "%d.%m.%Y %H:%M"),
         (["24-11-2025T16:00", "24-11-2025T16:00"], "%d-%m-%YT%H:%M"),
         (["24/11/2025", "25/11/2025"], "%d/%m/%Y"),
-        (["Nov 24, 2025", "Nov 25, 2025"], None),
+        (["Nov 24, 2025", "Nov 25, 2025"], "%b %d, %Y"),
+        (["11/12/2025 10:13:20 PM", "11/14/2025 1:05:00 AM"], "%m/%d/%Y %I:%M:%S %p"),
+        (["November 14, 2025 1:05pm"] * 2, "%B %d, %Y %I:%M%p"),
+        (["Mon, 24 Nov 2025 16:00:00 +0000"] * 2, "%a, %d %b %Y %H:%M:%S %z"),
+        (["24/Nov/2025:16:00:00 +0000"] * 2, "%d/%b/%Y:%H:%M:%S %z"),
+        (["Monday Nov 24 16:00:00 UTC 2025"] * 2, "%A %b %d %H:%M:%S UTC %Y"),
+        (["2025/24/11 16:00", "2025/13/11 16:00"], "%Y/%d/%m %H:%M"),
+        (["24.11.2025, 100 % sure"] * 2, "%d.%m.%Y, 100 %% sure"),
+        (["24.11.25 16:00", "4.12.25 1:05"], "%d.%m.%y %H:%M"),
+        (["24-Nov-25", "25-Nov-25"], "%d-%b-%y"),
+        (["yesterday", "45985.5"], None),
     ],
 )
-def test_times_with_the_day_first_are_read_as_the_refusal_says(
+def test_times_that_people_write_are_read_as_the_refusal_says(
     tmp_path: Path, times: list[str], pattern: str | None
 ) -> None:
     lines = [HEADER, "a,y,", *(f'a,x,"{time}"' for time in times)]
@@ -678,7 +688,9 @@ def test_times_with_the_day_first_are_read_as_the_refusal_says(
     if pattern:
         (tmp_path / "log.csv").write_text("\n".join([*lines, "a,x,31/31/2025"]))
         kept, rejected = read(tmp_path / "log.csv", replace(CSV, time_format=pattern))
-        expected = [datetime.strptime(time.strip(), pattern).replace(tzinfo=UTC) for time in times]
+        expected = [
+            datetime.strptime(time.strip(), pattern).replace(tzinfo=UTC) for time in times
+        ]  # as Python does
         assert kept == [("a", "x", round(time.timestamp())) for time in expected]
         assert rejected == [(2, "missing_time"), (5, "unparsable_time")]
 

@@ -21,6 +21,19 @@ SIZES: dict[str, tuple[float, float]] = {
     "nanoseconds": (1e17, 5e18),
 }
 _DAY_FIRST = "%d/%m/%Y %H:%M"
+_DAY_OR_MONTH = r"(?<![\d%])\d\d?(?!\d)"
+_PARTS = {
+    r"(?<!\d)\d\d?:\d\d:\d\d\.\d+": "%H:%M:%S.%f",
+    r"(?<!\d)\d\d?:\d\d:\d\d": "%H:%M:%S",
+    r"(?<!\d)\d\d?:\d\d": "%H:%M",
+    r"[+-]\d\d:?\d\d$": "%z",
+    r"(?i)\b(mon|tues|wednes|thurs|fri|satur|sun)day\b": "%A",
+    r"(?i)\b(mon|tue|wed|thu|fri|sat|sun)\b": "%a",
+    r"(?i)\b(january|february|march|april|june|july|august|september|october|november|december)\b": "%B",
+    r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\b": "%b",
+    r"(?<!\d)(19|20)\d\d(?!\d)": "%Y",
+    r"(?i)[ap]m\b": "%p",
+}  # of times as people write them -> as strptime calls them
 NUMBER = "TRY_CAST(time AS DOUBLE)"  # of a row's time
 _WRITTEN_AS_NUMBER = (1900_01_01_00_00_00, 2100_01_01_00_00_00)
 
@@ -57,11 +70,11 @@ def time_units(
             )
         units[row["file"]] = unit
     if found and not units:
-        first = sql.value(con, f"SELECT first(time) FROM {rows} WHERE regexp_matches(time, '\\S')")
+        first = sql.value(con, f"SELECT first(time) FROM {rows} WHERE regexp_matches(time, '\\S')") or ""
         raise PrepareError(
             f"{paths[0]}: the format of the times is not clear ({first!r} and the others are neither "
             "ISO-8601, such as 2026-11-24T16:00:00Z, nor seconds, milliseconds, microseconds or nanoseconds "
-            f"since 1970): say --time-format, such as {_pattern_like(first or '')!r}, or write them so"
+            f"since 1970): say --time-format, such as {_pattern_like(con, rows, first)!r}, or write them so"
         )
     usual: str = max(units.values(), key=list(units.values()).count, default="iso")
     return {number: units.get(number, usual) for number in range(len(paths))}
@@ -82,14 +95,27 @@ def check_time_format(time_format: str) -> None:
         raise PrepareError(f"--time-format {time_format}: {str(error).splitlines()[0]}") from error
 
 
-def _pattern_like(time: str) -> str:
-    """A pattern for times of which the day may come first, which no program can know."""
-    found = re.fullmatch(r"\d\d?([./-])\d\d?\1\d{4}(?:([ T])\d\d?:\d\d(:\d\d)?)?", time.strip())
-    if not found:
-        return _DAY_FIRST
-    separator, before_clock, seconds = found.groups()
-    clock = f"{before_clock}%H:%M{(seconds and ':%S') or ''}" if before_clock else ""
-    return separator.join(("%d", "%m", "%Y")) + clock
+def _pattern_like(con: duckdb.DuckDBPyConnection, rows: str, time: str) -> str:
+    """A pattern that reads times like this one, as far as that can be told.
+
+    Whether the day or the month comes first no program can know: the order is taken that reads more of them.
+    """
+    pattern = time.strip().replace("%", "%%")
+    for part, directive in _PARTS.items():
+        pattern = re.sub(part, directive, pattern, count=1)
+    if "%p" in pattern:
+        pattern = pattern.replace("%H", "%I")
+    has_name = "%b" in pattern or "%B" in pattern
+    year = () if "%Y" in pattern else ("%y",)
+    patterns = []
+    for order in (("%d",),) if has_name else (("%d", "%m"), ("%m", "%d")):
+        patterns.append(pattern)
+        for directive in (*order, *year):
+            patterns[-1] = re.sub(_DAY_OR_MONTH, directive, patterns[-1], count=1)
+    read = (f"count(try_strptime({sql.stripped('time')}, {sql.text(each)}))" for each in patterns)
+    [counts] = con.execute(f"SELECT {', '.join(read)} FROM {rows}").fetchall()
+    likely = patterns[counts.index(max(counts))]
+    return likely if max(counts) and "%d" in likely else _DAY_FIRST
 
 
 def is_of_another_unit(unit: str) -> str:
