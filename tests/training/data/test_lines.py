@@ -308,6 +308,21 @@ def test_a_column_of_floats_in_csv_is_of_whole_numbers(tmp_path: Path, is_by_lin
     assert rejected == [*reasons, (9 + is_by_line, "repeated_header")]
 
 
+def test_a_space_after_each_separator_is_of_no_id(tmp_path: Path) -> None:
+    rows = [f"s, {item}, {START}" for item in ("17", "", " two words ", "NULL")]
+    lines = ["session_id, item_id, timestamp", *rows, "session_id, item_id, timestamp", f"t, 9, {START}"]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    kept, rejected = read(tmp_path / "log.csv")
+    assert kept == [("s", "17", START), ("s", "two words", START), ("t", "9", START)]
+    assert rejected == [(3, "missing_item"), (5, "missing_item"), (6, "repeated_header")]
+
+
+def test_a_space_before_some_ids_is_theirs(tmp_path: Path) -> None:
+    lines = ["session_id,item_id,timestamp", f"a, 17,{START}", f"a,17,{START}", f"a,18 ,{START}"]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    assert [item for _, item, _ in read(tmp_path / "log.csv")[0]] == [" 17", "17", "18 "]
+
+
 @pytest.mark.parametrize("other", ["17.5", "007.0", "x", "17", "1e5"])
 def test_one_other_id_makes_a_column_of_csv_text(tmp_path: Path, other: str) -> None:
     lines = ["session_id,item_id,timestamp", f"a,17.0,{START}", f"a,{other},{START}"]

@@ -30,6 +30,7 @@ from training.data.reading.tables import (
     plain_source,
 )
 
+_FLOAT = r"^\s*-?(0|[1-9]\d*)\.0\s*$"  # a whole number
 _MOST_JOINED = 100  # lines of one record
 _MOST_BROKEN = 100_000  # lines that are looked at for such records
 
@@ -55,28 +56,31 @@ def insert_csv(
         n_read = _insert_by_line(con, number, plain, split, places, n_header)
         if n_read != plain.lines - n_header:
             raise PrepareError(f"{file}: has {plain.lines - n_header:,} lines, of which {n_read:,} were read")
-    source = source.model_copy(update={"id_types": _take_floats(con, number, named, format_)})
+    source = source.model_copy(update={"id_types": _tidy_ids(con, number, named, format_)})
     return n_header + 1, source, is_by_line
 
 
-def _take_floats(
+def _tidy_ids(
     con: duckdb.DuckDBPyConnection, number: int, named: Mapping[str, str], format_: LogFormat
 ) -> dict[str, str]:
-    """Take ids for the floats that they are, where every one of a column ends in `.0`; tells which.
+    """Take from a column's ids what each of them has beside the id; tells which are floats.
 
-    So whole numbers are written by programs that have them beside a missing one.
+    A space before it, as where one follows every separator; and `.0`, as of programs that have whole numbers
+    beside a missing one.
     """
     floats = dict[str, str]()
     for field in ("session", "item"):
-        is_float = rf"regexp_full_match({field}, '\s*-?(0|[1-9]\d*)\.0\s*')"
         is_id = f"NOT {is_blank(field)} AND NOT {is_nothing(field, format_)}"
-        is_id += f" AND {field} <> {sql.text(named[field])}"  # where files with a header each were joined
+        is_id += f" AND {sql.stripped(field)} <> {sql.text(named[field].strip())}"  # a header may be repeated
         ids = f"log WHERE file = {number} AND {is_id}"
-        first = con.execute(f"SELECT {is_float} FROM {ids} LIMIT 1").fetchall()  # of most logs it tells
-        if first == [(True,)] and sql.value(con, f"SELECT bool_and({is_float}) FROM {ids}"):
-            id_ = float_id(f"TRY_CAST({field} AS DOUBLE)", field)
-            con.execute(f"UPDATE log SET {field} = {id_} WHERE file = {number} AND {is_id}")
-            floats[field] = "float"
+        is_spaced, is_float = (rf"regexp_matches({field}, '{form}')" for form in (r"^\s", _FLOAT))
+        as_float = float_id(f"TRY_CAST({field} AS DOUBLE)", field)
+        for is_so, tidy in ((is_spaced, sql.stripped(field)), (is_float, as_float)):
+            first = con.execute(f"SELECT {is_so} FROM {ids} LIMIT 1").fetchall()  # of most logs it tells
+            if first == [(True,)] and sql.value(con, f"SELECT bool_and({is_so}) FROM {ids}"):
+                con.execute(f"UPDATE log SET {field} = {tidy} WHERE file = {number} AND {is_id}")
+                if is_so == is_float:
+                    floats[field] = "float"
     return floats
 
 
