@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -38,7 +37,7 @@ FORMATS: Mapping[str, Format] = {
     ".parquet": "parquet",
 }
 PACKED = (".gz", ".zst", ".bz2", ".xz")
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 NO_TEXT = "is no text in UTF-8, or in what import is told by --encoding, such as windows-1252"
 ROWS_AT_ONCE = 1000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -130,19 +129,28 @@ def all_items(file: Path, schema: Schema) -> dict[str, Values]:
 
 
 def _columns(names: Sequence[str], schema: Schema, renamed: Mapping[str, str], file: Path) -> Columns:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ItemsFileError(f"{file}: two columns are called {twice!r}")
+    for name in {ITEM_ID, *schema.kinds, *renamed.values()}:  # others may be called alike, or nothing
+        if names.count(name) > 1:
+            raise ItemsFileError(f"{file}: two columns are called {name!r}")
     for attribute, column in renamed.items():
         if column not in names:
-            raise ItemsFileError(f"{file}: no column is called {column!r}, which was to be {attribute}")
+            raise ItemsFileError(
+                f"{file}: no column is called {column!r}, which was to be {attribute}, but {_listed(names)}"
+            )
     attributes = {column: attribute for attribute, column in renamed.items()}
     for name in names:
         if (name == ITEM_ID or name in schema.kinds) and name not in renamed:
             attributes.setdefault(name, name)
     if ITEM_ID not in attributes.values():
-        raise ItemsFileError(f"{file}: no column is called item_id: name it with --column item_id=...")
-    return Columns(attributes, tuple(name for name in names if name not in attributes))
+        raise ItemsFileError(
+            f"{file}: no column is called item_id, but {_listed(names)}: name it with --column item_id=..."
+        )
+    others = dict.fromkeys(name for name in names if name and name not in attributes)
+    return Columns(attributes, tuple(others))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _read_csv(
@@ -154,15 +162,24 @@ def _read_csv(
     on_unknown: Callable[[Sequence[str]], object],
     delimiter: str | None,
 ) -> Iterator[Item | BadRow]:
-    first = text.readline().removeprefix("\ufeff")
-    rows = csv.reader(chain([first], text), delimiter=delimiter or max(DELIMITERS, key=first.count))
-    header = next(rows, None)
-    if not header:
+    before, first = 0, text.readline().removeprefix("\ufeff")
+    while first and not first.strip():
+        before, first = before + 1, text.readline()
+    if said := re.fullmatch(r'"?sep=(.)"?\s*', first):
+        before, first, delimiter = before + 1, text.readline(), said[1]
+    if not first.strip():
         raise ItemsFileError(f"{file}: is empty: its first line must name the columns")
+    wanted = {ITEM_ID, *schema.kinds, *renamed.values()}
+    headers = {each: _header(first, each) for each in ([delimiter] if delimiter else DELIMITERS)}
+    delimiter = max(headers, key=lambda each: (len(wanted & set(headers[each])), len(headers[each])))
+    header = headers[delimiter]
+    # A space after each separator is in the rows as in the header.
+    rows = csv.reader(text, delimiter=delimiter, skipinitialspace=f"{delimiter} " in first)
+    before += 1
     columns = _columns(header, schema, renamed, file)
     on_unknown(columns.unknown)
     while True:
-        line = rows.line_num + 1
+        line = before + rows.line_num + 1
         try:
             cells = next(rows, None)
         except csv.Error as error:
@@ -179,6 +196,10 @@ def _read_csv(
             yield BadRow(line, None, f"has {len(cells)} fields: the header has {len(header)}")
             continue
         yield _item(dict(zip(header, cells, strict=True)), columns, schema, separator, line)
+
+
+def _header(line: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
 
 
 def _is_text(line: str) -> bool:

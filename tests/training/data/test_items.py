@@ -74,6 +74,33 @@ def test_a_csv_is_read_by_the_kinds_of_its_columns(tmp_path: Path, delimiter: st
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "bad_line"),
+    [
+        ("\ufeff\n\r\nitem_id,title,tags\na,Tent,x|y\n\n,,\n", 6),
+        ("sep=^\nitem_id^title^tags\na^Tent^x|y\n^^\n", 4),
+        ('"sep=;"\r\nitem_id;title;tags\r\na;Tent;x|y\r\n;;\r\n', 4),
+        ('item_id|title|tags\na|Tent|"x|y"\n||\n', 3),
+        ('"item_id";"title";"tags, for, search, and, more"\na;Tent;\n;;\n', 3),
+        (" item_id , title, tags\na, Tent, x|y\n, , \n", 3),
+        ('item_id, "title", tags\na, "Tent", x|y\n, , \n', 3),
+    ],
+)
+def test_a_header_is_found_as_in_a_log(tmp_path: Path, text: str, bad_line: int) -> None:
+    found, refused = read(written(tmp_path / "items.csv", text))
+    assert isinstance(found, Item)
+    assert (found.item_id, found.values["title"]) == ("a", "Tent")
+    assert isinstance(refused, BadRow)
+    assert refused.line == bad_line
+
+
+def test_columns_that_are_not_read_may_be_called_alike_or_nothing(tmp_path: Path) -> None:
+    told: list[str] = []
+    file = written(tmp_path / "items.csv", "note,item_id,note,title,,\n1,a,2,Tent,,\n")
+    assert read(file, on_unknown=told.extend) == [Item("a", {"title": "Tent"})]
+    assert told == ["note"]
+
+
 def test_each_bad_row_of_a_csv_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     lines = [
         b"item_id,title,price,available,tags,published_at",
@@ -187,9 +214,16 @@ def test_columns_are_renamed_and_unknown_ones_are_told(tmp_path: Path) -> None:
     ("name", "text", "renamed", "said"),
     [
         ("items.csv", "", {}, "is empty"),
-        ("items.csv", "sku,title\n", {}, "no column is called item_id"),
+        ("items.csv", "sku,title\n", {}, "no column is called item_id, but 'sku', 'title': name it with"),
+        ("items.csv", "\n\n", {}, "is empty"),
+        ("items.csv", "sep=;\n", {}, "is empty"),
         ("items.csv", "item_id,title,title\n", {}, "two columns are called 'title'"),
-        ("items.csv", "item_id\n", {"title": "name"}, "no column is called 'name'"),
+        (
+            "items.csv",
+            "item_id\n",
+            {"title": "name"},
+            "no column is called 'name', which was to be title, but",
+        ),
         ("items.csv", "item_id\n", {"colours": "item_id"}, "no such attribute"),
         ("items.parquet", "no parquet", {}, "items.parquet"),
         ("items.txt", "item_id\n", {}, "the name must end in"),
