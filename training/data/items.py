@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from service.catalogue.attributes import InvalidItem, Item, Kind, Schema, Value, Values
 from training.data.reading.lines import PrepareError, opened_text
+from training.data.reading.presets import EXACT, ROUNDED, SEPARATORS
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -37,12 +38,9 @@ FORMATS: Mapping[str, Format] = {
     ".parquet": "parquet",
 }
 PACKED = (".gz", ".zst", ".bz2", ".xz")
-DELIMITERS = (",", ";", "\t", "|")
 NO_TEXT = "is no text in UTF-8, or in what import is told by --encoding, such as windows-1252"
 ROWS_AT_ONCE = 1000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-ROUNDED = re.compile(r"\s*[+-]?\d([.,]\d+)?[eE]\+\d+\s*")  # 1.23457E+12
-EXACT = 2**53  # from here on, whole numbers are not all floats
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 ARROW_TYPES: Mapping[Kind, pa.DataType] = {
     "text": pa.string(),
@@ -170,7 +168,7 @@ def _read_csv(
     if not first.strip():
         raise ItemsFileError(f"{file}: is empty: its first line must name the columns")
     wanted = {ITEM_ID, *schema.kinds, *renamed.values()}
-    headers = {each: _header(first, each) for each in ([delimiter] if delimiter else DELIMITERS)}
+    headers = {each: _header(first, each) for each in ([delimiter] if delimiter else SEPARATORS)}
     delimiter = max(headers, key=lambda each: (len(wanted & set(headers[each])), len(headers[each])))
     header = headers[delimiter]
     # A space after each separator is in the rows as in the header.
@@ -287,7 +285,7 @@ def _checked(values: Mapping[str, Any], schema: Schema, line: int) -> Item | Bad
 
 def _id(cell: Any) -> Any:
     """An item's id, as `prepare` reads it in a log. Raises `ValueError`; the schema finds the rest."""
-    if isinstance(cell, str) and ROUNDED.fullmatch(cell):
+    if isinstance(cell, str) and re.fullmatch(ROUNDED, cell.strip()):
         raise ValueError(f"{cell.strip()} is a number that a spreadsheet has rounded")
     if isinstance(cell, float):
         if math.isnan(cell):

@@ -17,8 +17,8 @@ from training.data.dataset import SourceFile
 from training.data.reading import sql
 from training.data.reading.detect import parquet_schema
 from training.data.reading.lines import shortened
-from training.data.reading.presets import LogFormat
-from training.data.reading.reasons import EXACT, NO_ID, float_id
+from training.data.reading.presets import EXACT, LogFormat
+from training.data.reading.reasons import NO_ID, float_id
 from training.data.reading.remote import LogFile
 from training.data.reading.tables import check_names, insert_fields, source_of
 

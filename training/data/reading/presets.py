@@ -32,6 +32,9 @@ EVENT_COLUMNS = ("event_type", "event_name", "event", "type")
 # What stands for nothing in logs as people export them: R, pandas, SQL, MySQL, BigQuery, GA4, JavaScript.
 NOTHING = ("NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N", "(null)", "(not set)", "undefined")
 
+EXACT = 2**53  # from here on, whole numbers are not all floats
+ROUNDED = r"[+-]?\d([.,]\d+)?[eE]\+\d+"  # a long number as a spreadsheet shows it: 1.23457E+12
+
 
 @dataclass(frozen=True)
 class LogFormat:

@@ -10,22 +10,20 @@ import duckdb
 from service.ranking.item_ids import MAX_ITEM_ID_LENGTH
 from training.data.dataset import SourceFile
 from training.data.reading import sql
-from training.data.reading.presets import LogFormat
+from training.data.reading.presets import EXACT, LogFormat
 from training.data.reading.tables import Log
 from training.data.reading.times import (
     NUMBER,
     SECOND,
     SIZES,
     is_of_another_unit,
+    is_rounded,
     is_rounded_time,
     microseconds,
-    rounded,
     time_units,
 )
 
-EXACT = 2**53  # from here on, whole numbers are not all floats
 INEXACT, NO_ID = "\x1f~", "\x1f{"  # before what stands for an id and is none
-_LONG = r"[+-]?\d([.,]\d+)?"  # an id that a spreadsheet shows as 1.23457E+12, the rest of its digits lost
 _YEAR_10000 = 253_402_300_800 * SECOND
 
 
@@ -71,7 +69,7 @@ def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
     if len(times) > 1:
         time = sql.cases(*((is_of[unit], times[unit]) for unit in times))
     is_finite, is_other = [f"NOT (isnan({NUMBER}) OR isinf({NUMBER}))"], ["false"]
-    is_rounded = [f"{is_of[unit]} AND {is_rounded_time(unit)}" for unit in files_of]
+    is_vague = [f"{is_of[unit]} AND {is_rounded_time(unit)}" for unit in files_of]
     for unit in files_of:
         if unit not in SIZES:
             is_finite.append(is_of[unit])
@@ -86,7 +84,7 @@ def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
         is_nobody = "false"
     reason = {
         f"starts_with(who, {sql.text(INEXACT)}) OR starts_with(item, {sql.text(INEXACT)})": "inexact_id",
-        f"({rounded('who', _LONG)}) OR ({rounded('item', _LONG)})": "inexact_id",
+        f"({is_rounded('who')}) OR ({is_rounded('item')})": "inexact_id",
         f"starts_with(who, {sql.text(NO_ID)}) OR starts_with(item, {sql.text(NO_ID)})": "malformed_id",
         # Of Google Analytics, where visitors may refuse to be known, no fault of the log.
         is_blank("who"): "no_session" if format_.visitor else f"missing_{who}",
@@ -97,7 +95,7 @@ def _judged(rows: str, format_: LogFormat, units: Mapping[int, str]) -> str:
         f"NOT ({' OR '.join(is_finite)})": "time_not_finite",
         is_nothing("time", format_): "missing_time",
         " OR ".join(is_other): "other_time_unit",
-        " OR ".join(is_rounded): "inexact_time",
+        " OR ".join(is_vague): "inexact_time",
         f"(us IS NULL OR n IS NULL) AND {_is_header(format_)}": "repeated_header",
         "us IS NULL OR n IS NULL": "unparsable_time",
         "us < 0": "negative_time",

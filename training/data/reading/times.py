@@ -9,7 +9,7 @@ import duckdb
 
 from training.data.reading import sql
 from training.data.reading.lines import PrepareError
-from training.data.reading.presets import TIME_FORMATS, LogFormat
+from training.data.reading.presets import ROUNDED, TIME_FORMATS, LogFormat
 
 SECOND = 1_000_000  # times are whole microseconds: float seconds would put a click on the wrong side of a cut
 _NEARLY_ALL = 0.99  # of a file's times
@@ -124,17 +124,17 @@ def is_of_another_unit(unit: str) -> str:
     return f"({' OR '.join(f'{NUMBER} >= {low} AND {NUMBER} < {end}' for low, end in others)})"
 
 
+def is_rounded(value: str, form: str = ROUNDED) -> str:
+    """Whether a text is a number that a spreadsheet has rounded."""
+    # To look for a plus, which few texts hold, takes a tenth of the time.
+    return rf"contains({value}, '+') AND regexp_full_match({value}, '\s*{form}\s*')"
+
+
 def is_rounded_time(unit: str) -> str:
-    """Whether a time is a number as spreadsheets show a long one, and its seconds are lost: 1.7E+12."""
+    """Whether a time is such a number, whose seconds are lost."""
     if unit not in SIZES or unit == "nanoseconds":  # floats of these are written so, too, and nothing is lost
         return "false"
-    return rounded("time", r"\d(\.\d{0,6})?")
-
-
-def rounded(value: str, digits: str) -> str:
-    """Whether a text is such a number, of `digits` before its exponent."""
-    # To look for a plus, which few texts hold, takes a tenth of the time.
-    return rf"contains({value}, '+') AND regexp_full_match({value}, '\s*{digits}[eE]\+\d+\s*')"
+    return is_rounded("time", r"\d(\.\d{0,6})?[eE]\+\d+")
 
 
 def microseconds(time: str, unit: str) -> str:
