@@ -295,7 +295,7 @@ def _id(cell: Any) -> Any:
         cell = Decimal(repr(cell))
     if isinstance(cell, Decimal):
         return re.sub(r"\.0*$", "", f"{cell:f}")
-    return str(cell) if isinstance(cell, int) else cell
+    return str(cell) if isinstance(cell, int) and not isinstance(cell, bool) else cell
 
 
 def _value(kind: Kind, cell: Any, separator: str) -> Any:

@@ -297,6 +297,7 @@ def test_a_number_is_an_id_as_in_a_log(tmp_path: Path) -> None:
     numbers = [
         pa.array([17.0, 17.5, None, 1e17, -2.0, math.nan]),
         pa.array([Decimal("17.00"), Decimal("1.50")]),
+        pa.array([True]),
     ]
     found = []
     for column in numbers:
@@ -304,7 +305,7 @@ def test_a_number_is_an_id_as_in_a_log(tmp_path: Path) -> None:
         found += read(tmp_path / "items.parquet")
     ids = [row.item_id for row in found if isinstance(row, Item)]
     assert ids == ["17", "17.5", "-2", "17", "1.50"]
-    assert [row.line for row in bad(found)] == [3, 4, 6]
+    assert [row.line for row in bad(found)] == [3, 4, 6, 1]
     assert "1e+17 is a float" in bad(found)[1].reason
 
 

@@ -268,14 +268,22 @@ def test_floats_that_cannot_be_exact_are_no_ids(tmp_path: Path, type_: pa.DataTy
     assert rejected == [(2, "inexact_id"), (3, "inexact_id"), (4, "inexact_id"), (5, "missing_item")]
 
 
+def test_truth_values_in_parquet_are_no_ids(tmp_path: Path) -> None:
+    table = {"session_id": ["a", "a", "a"], "item_id": [True, False, None], "timestamp": [START] * 3}
+    parquet.write_table(pa.table(table), tmp_path / "x.parquet")
+    rejected = [(1, "malformed_id"), (2, "malformed_id"), (3, "missing_item")]
+    assert read(tmp_path / "x.parquet") == ([], rejected)
+
+
 def test_numbers_of_json_are_ids_if_they_are_exact(tmp_path: Path) -> None:
     written = ["7", '"007"', "9007199254740993", "18446744073709551615", "1e17", "1" * 30, "[1]", '{"a": 1}']
+    written += ["true"]
     lines = [f'{{"session_id": "a", "item_id": {item}, "timestamp": {START}}}' for item in written]
     (tmp_path / "log.json").write_text("\n".join([*lines, lines[0].replace('"a"', "1.5e300")]))
     kept, rejected = read(tmp_path / "log.json")
     assert [item for _, item, _ in kept] == ["7", "007", "9007199254740993", "18446744073709551615"]
     inexact, malformed = "inexact_id", "malformed_id"
-    assert rejected == [(5, inexact), (6, inexact), (7, malformed), (8, malformed), (9, inexact)]
+    assert rejected == [(5, inexact), (6, inexact), *((n, malformed) for n in (7, 8, 9)), (10, inexact)]
 
 
 def test_floats_of_json_are_whole_where_they_are(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def _json_text(value: str, name: str, field: str) -> str:
     kind = f"json_type({value}, {path})"
     return sql.cases(
         (f"{kind} = 'DOUBLE'", float_id(f"TRY_CAST({found} AS DOUBLE)", found)),
-        (f"{kind} IN ('ARRAY', 'OBJECT')", f"{sql.text(NO_ID)} || {found}"),
+        (f"{kind} IN ('ARRAY', 'OBJECT', 'BOOLEAN')", f"{sql.text(NO_ID)} || {found}"),
         otherwise=found,
     )
 

@@ -23,7 +23,7 @@ from training.data.reading.remote import LogFile
 from training.data.reading.tables import check_names, insert_fields, source_of
 
 BATCH = 100_000  # rows of an object in memory at a time
-_NESTED = ("list", "array", "struct", "map", "union")
+_NO_IDS = ("boolean", "list", "array", "struct", "map", "union")
 
 
 def insert_parquet(
@@ -104,7 +104,7 @@ def _as_text(value: str, kind: str, field: str) -> str:
         return float_id(value, f"CAST({value} AS VARCHAR)", EXACT if kind == "double" else 2**24)
     if kind == "decimal":
         return rf"regexp_replace(CAST({value} AS VARCHAR), '\.0*$', '')"
-    if kind in _NESTED:
+    if kind in _NO_IDS:
         return f"{sql.text(NO_ID)} || CAST({value} AS VARCHAR)"
     return f"CAST({value} AS VARCHAR)"
 
