@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -168,12 +169,14 @@ def _read_csv(
     if not first.strip():
         raise ItemsFileError(f"{file}: is empty: its first line must name the columns")
     wanted = {ITEM_ID, *schema.kinds, *renamed.values()}
-    headers = {each: _header(first, each) for each in ([delimiter] if delimiter else SEPARATORS)}
+    separators = [delimiter] if delimiter else SEPARATORS
+    headers = {
+        each: [name.strip() for name in next(csv.reader([first], delimiter=each))] for each in separators
+    }
     delimiter = max(headers, key=lambda each: (len(wanted & set(headers[each])), len(headers[each])))
-    header = headers[delimiter]
     # A space after each separator is in the rows as in the header.
-    rows = csv.reader(text, delimiter=delimiter, skipinitialspace=f"{delimiter} " in first)
-    before += 1
+    rows = csv.reader(chain([first], text), delimiter=delimiter, skipinitialspace=f"{delimiter} " in first)
+    header = [name.strip() for name in next(rows)]  # one may go over several lines
     columns = _columns(header, schema, renamed, file)
     on_unknown(columns.unknown)
     while True:
@@ -194,10 +197,6 @@ def _read_csv(
             yield BadRow(line, None, f"has {len(cells)} fields: the header has {len(header)}")
             continue
         yield _item(dict(zip(header, cells, strict=True)), columns, schema, separator, line)
-
-
-def _header(line: str, delimiter: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
 
 
 def _is_text(line: str) -> bool:

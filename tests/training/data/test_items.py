@@ -84,6 +84,7 @@ def test_a_csv_is_read_by_the_kinds_of_its_columns(tmp_path: Path, delimiter: st
         ('"item_id";"title";"tags, for, search, and, more"\na;Tent;\n;;\n', 3),
         (" item_id , title, tags\na, Tent, x|y\n, , \n", 3),
         ('item_id, "title", tags\na, "Tent", x|y\n, , \n', 3),
+        ('item_id;"notes,\nfor us";title\na;;Tent\n;;\n', 4),
     ],
 )
 def test_a_header_is_found_as_in_a_log(tmp_path: Path, text: str, bad_line: int) -> None:
