@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.catalogue.attributes import InvalidItem, Item, Kind, Schema, Value, Values
+from training.data.reading.header import find_header
 from training.data.reading.lines import PrepareError, opened_text
 from training.data.reading.presets import EXACT, ROUNDED, SEPARATORS
 
@@ -161,26 +162,18 @@ def _read_csv(
     on_unknown: Callable[[Sequence[str]], object],
     delimiter: str | None,
 ) -> Iterator[Item | BadRow]:
-    before, first = 0, text.readline().removeprefix("\ufeff")
-    while first and not first.strip():
-        before, first = before + 1, text.readline()
-    if said := re.fullmatch(r'"?sep=(.)"?\s*', first):
-        before, first, delimiter = before + 1, text.readline(), said[1]
-    if not first.strip():
+    key, wanted = renamed.get(ITEM_ID, ITEM_ID), {ITEM_ID, *schema.kinds, *renamed.values()}
+    found = find_header(iter(text.readline, ""), key, wanted, [delimiter] if delimiter else SEPARATORS)
+    if found is None:
         raise ItemsFileError(f"{file}: is empty: its first line must name the columns")
-    wanted = {ITEM_ID, *schema.kinds, *renamed.values()}
-    separators = [delimiter] if delimiter else SEPARATORS
-    headers = {
-        each: [name.strip() for name in next(csv.reader([first], delimiter=each))] for each in separators
-    }
-    delimiter = max(headers, key=lambda each: (len(wanted & set(headers[each])), len(headers[each])))
     # A space after each separator is in the rows as in the header.
-    rows = csv.reader(chain([first], text), delimiter=delimiter, skipinitialspace=f"{delimiter} " in first)
+    is_spaced = f"{found.separator} " in found.line
+    rows = csv.reader(chain([f"{found.line}\n"], text), delimiter=found.separator, skipinitialspace=is_spaced)
     header = [name.strip() for name in next(rows)]  # one may go over several lines
     columns = _columns(header, schema, renamed, file)
     on_unknown(columns.unknown)
     while True:
-        line = before + rows.line_num + 1
+        line = found.number + rows.line_num
         try:
             cells = next(rows, None)
         except csv.Error as error:

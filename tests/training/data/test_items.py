@@ -84,6 +84,9 @@ def test_a_csv_is_read_by_the_kinds_of_its_columns(tmp_path: Path, delimiter: st
         ('"item_id";"title";"tags, for, search, and, more"\na;Tent;\n;;\n', 3),
         (" item_id , title, tags\na, Tent, x|y\n, , \n", 3),
         ('item_id, "title", tags\na, "Tent", x|y\n, , \n', 3),
+        ("\ufeff# Products\n#\n\nitem_id,title,tags\na,Tent,x|y\n,,\n", 6),
+        ("# Products\nsep=^\n#item_id^title\na^Tent\n^\n", 5),
+        ("#,item_id,title\n1,a,Tent\n2,,\n", 3),
         ('item_id;"notes,\nfor us";title\na;;Tent\n;;\n', 4),
     ],
 )

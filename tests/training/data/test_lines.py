@@ -325,6 +325,18 @@ def test_a_space_after_each_separator_is_of_no_id(tmp_path: Path) -> None:
     assert rejected == [(3, "missing_item"), (5, "missing_item"), (6, "repeated_header")]
 
 
+@pytest.mark.parametrize("unclosed", [[], ['b, "z']])
+def test_spaces_around_quotes_are_overlooked(tmp_path: Path, unclosed: list[str]) -> None:
+    lines = ['"session_id", "note", "item_id", "timestamp"', f'a, "", "x", "{START}"', f'a,, "", "{START}" ']
+    lines += [f'"b" , k, "say ""y"", z"  ,{START}', 'b, "two', f'lines", "w", {START}', *unclosed]
+    (tmp_path / "log.csv").write_text("\n".join([*lines, f'b, k, "z", {START}']))
+    clicks = [
+        (session, item, START) for session, item in (("a", "x"), ("b", 'say "y", z'), ("b", "w"), ("b", "z"))
+    ]
+    refused = [(3, "missing_item")] + [(7, "malformed_row")] * len(unclosed)
+    assert read(tmp_path / "log.csv") == (clicks, refused)
+
+
 def test_a_space_before_some_ids_is_theirs(tmp_path: Path) -> None:
     lines = ["session_id,item_id,timestamp", f"a, 17,{START}", f"a,17,{START}", f"a,18 ,{START}"]
     (tmp_path / "log.csv").write_text("\n".join(lines))
@@ -509,6 +521,41 @@ def test_a_damaged_line_of_utf_8_is_one_line(tmp_path: Path) -> None:
 def test_a_file_may_say_its_separator(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(f"\ufeffsep=^\nsession_id^item_id^timestamp\na^x^{START}\na^^{START}\n")
     assert read(tmp_path / "log.csv") == ([("a", "x", START)], [(4, "missing_item")])
+
+
+@pytest.mark.parametrize(
+    ("before", "header"),
+    [
+        ("# Exported by a shop, 2026-01-31\n#\n\n# timestamp in seconds\n", "session_id,item_id,timestamp"),
+        ("\ufeff# Exported\r\nsep=;\r\n", "session_id;item_id;timestamp"),
+        ("sep=;\n# Exported\n", '"session_id" ; "item_id";timestamp'),
+        ("# Exported\n", "#\tsession_id\titem_id\ttimestamp"),
+        ("", "#,session_id,item_id,timestamp"),
+        (
+            "# from an array of numpy\n",
+            "# session_id item_id timestamp".replace(" ", "|").replace("#|", "# "),
+        ),
+        ("", "#session_id,item_id,timestamp"),
+    ],
+)
+def test_a_header_is_found_below_comments_or_as_one(tmp_path: Path, before: str, header: str) -> None:
+    separator = next(each for each in "\t;|," if each in header)
+    counted = ["1"] if header.startswith(f"#{separator}") else []
+    rows = [separator.join([*counted, "a", item, str(START)]) for item in ("x", "")]
+    (tmp_path / "log.csv").write_text(before + "\n".join([header, *rows, "# Total: 2"]))
+    n_before = before.count("\n") + 1
+    clicks, rejected = read(tmp_path / "log.csv")
+    assert clicks == [("a", "x", START)]
+    assert rejected == [(n_before + 2, "missing_item"), (n_before + 3, "malformed_row")]
+
+
+def test_comments_are_no_header(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("# Exported\n# nothing\n")
+    with pytest.raises(PrepareError, match="there is no column 'session_id', but '# Exported'; name it"):
+        read(tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text(f"# Exported\nvisit,item_id,timestamp\na,x,{START}\n")
+    with pytest.raises(PrepareError, match="'session_id', but 'visit', 'item_id', 'timestamp'; name it"):
+        read(tmp_path / "log.csv")
 
 
 def test_the_parts_of_a_directory_make_one_log(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ up, as it does at a quote that is never closed, the file is read again, and each
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import numpy as np
 
 from training.data.dataset import SourceFile
 from training.data.reading import sql
+from training.data.reading.header import find_header
 from training.data.reading.lines import LONGEST_LINE, Plain, PrepareError
-from training.data.reading.presets import EVENT, EVENT_COLUMNS, SEPARATORS, LogFormat
+from training.data.reading.presets import EVENT, EVENT_COLUMNS, LogFormat
 from training.data.reading.reasons import float_id, is_blank, is_nothing
 from training.data.reading.tables import (
     check_names,
@@ -156,35 +156,20 @@ def _count(con: duckdb.DuckDBPyConnection, number: int) -> int:
 
 
 def _csv_header(file: Path, plain: Plain, format_: LogFormat) -> tuple[list[str], str, int]:
-    """The names of the columns, what separates them, and how many lines that takes.
-
-    That is taken for the separator which yields the columns asked for, unless the file says it: `sep=;`.
-    """
+    """The names of the columns, what separates them, and how many lines that takes."""
     if format_.header:
         return list(format_.header), ",", 0
-    with plain.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        begin = stream.readlines(LONGEST_LINE)
-    if not begin:
-        raise PrepareError(f"{file}: the file is empty")
-    n_header = next((n for n, line in enumerate(begin, 1) if line.strip("\r\n")), len(begin))
-    line = begin[n_header - 1].rstrip("\r\n")
-    said = re.fullmatch(r'"?sep=(.)"?', line)
-    if said:
-        n_header += 1
-        line = begin[n_header - 1].rstrip("\r\n") if len(begin) >= n_header else ""
-    for out in plain.left_out:
-        if out.line <= n_header:
-            raise PrepareError(f"{file}: line {out.line}, the header, cannot be read: {out.reason}")
     wanted = {*format_.columns.values(), *(EVENT_COLUMNS if format_.event == EVENT else ())}
-    separators = [said[1]] if said else SEPARATORS
-    headers = {
-        separator: _without_spaces(next(csv.reader([line], delimiter=separator), []), wanted)
-        for separator in separators
-    }
-    separator = max(headers, key=lambda s: (len(wanted & set(headers[s])), len(headers[s])))
-    names = headers[separator]
+    with plain.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = find_header(stream.readlines(LONGEST_LINE), format_.item, wanted)
+    for out in plain.left_out:
+        if header is None or out.line <= header.number:
+            raise PrepareError(f"{file}: line {out.line}, the header, cannot be read: {out.reason}")
+    if header is None:
+        raise PrepareError(f"{file}: the file is empty")
+    names = _without_spaces(header.names, wanted)
     check_names(file, names, format_.columns_among(names), format_)
-    return names, separator, n_header
+    return names, header.separator, header.number
 
 
 def _without_spaces(names: Sequence[str], wanted: Collection[str]) -> list[str]:
@@ -205,7 +190,12 @@ class _Splitter:
     @property
     def _field(self) -> str:
         other = re.escape(self.separator)
-        return f'[{other}]("(?:[^"]|"")*"|[^"{other}][^{other}]*|)'
+        return f'[{other}]({self._quoted}|[^"{other}][^{other}]*|)'
+
+    @property
+    def _quoted(self) -> str:
+        """What is in quotes, around which DuckDB overlooks spaces."""
+        return '"(?:[^"]|"")*"' if self.separator == " " else ' ?"(?:[^"]|"")*" *'
 
     def fields(self, line: str) -> str:
         if not self.has_quotes:
@@ -227,13 +217,14 @@ class _Splitter:
     def tidy_field(self) -> str:
         """A field as it should be: in one that is not quoted there is no quote."""
         other = re.escape(self.separator)
-        return f'[{other}]("(?:[^"]|"")*"|[^"{other}]*)'
+        return f'[{other}]({self._quoted}|[^"{other}]*)'
 
     def unquoted(self, field: str) -> str:
         if not self.has_quotes:
             return field
-        inner = f"""replace(substring({field}, 2, length({field}) - 2), '""', '"')"""
-        return f"""CASE WHEN starts_with({field}, '"') THEN {inner} ELSE {field} END"""
+        inner = f"""replace(trim({field}, ' ')[2:-2], '""', '"')"""
+        is_quoted = f"regexp_full_match({field}, {sql.text(self._quoted)})"
+        return sql.cases((is_quoted, inner), otherwise=field)
 
     def joined(self, lines: Sequence[tuple[int, str]]) -> dict[int, str | None]:
         """The records that go over several lines, none of which is one by itself; the rest of their lines."""

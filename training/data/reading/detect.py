@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.reading.files import check_file, reading
-from training.data.reading.lines import PrepareError, first_line, magic
+from training.data.reading.header import find_header
+from training.data.reading.lines import PrepareError, first_line, first_lines, magic
 from training.data.reading.presets import (
     DIGINETICA,
     OTTO,
     REES46,
     RETAILROCKET,
-    SEPARATORS,
     SESSIONS,
     SNOWPLOW_COLUMNS,
     FormatName,
@@ -35,7 +35,8 @@ def detect_format(file: LogFile) -> FormatName:
             return "sessions"
         return "ga4" if {"event_timestamp", "user_pseudo_id", "items"} <= names else "csv"
     assert isinstance(file, Path)  # others are Parquet
-    line = first_line(file)
+    lines = first_lines(file)
+    line = next(iter(lines), "")
     if re.fullmatch(r"\d+( \d+)*\s*", line):
         return "sessions"
     if re.match(r"\d+,\d{4}-\d\d-\d\dT[\d:.]+Z,\d+", line):
@@ -46,11 +47,10 @@ def detect_format(file: LogFile) -> FormatName:
         "otto": OTTO,
         "rees46": REES46,
     }
-    for separator in SEPARATORS:
-        columns = {column.strip(' "') for column in line.split(separator)}
-        for name, preset in headers.items():
-            if columns >= set(preset.columns.values()):
-                return name
+    for name, preset in headers.items():
+        header = find_header(lines, preset.item, preset.columns.values())
+        if header and {column.strip() for column in header.names} >= set(preset.columns.values()):
+            return name
     if len(line.split("\t")) == len(SNOWPLOW_COLUMNS):
         return "snowplow"
     names = set(json_object(line))

@@ -190,18 +190,24 @@ def first_line(file: Path) -> str:
 
     Raises `PrepareError` where a document begins, and no log.
     """
+    return next(iter(first_lines(file)), "")
+
+
+def first_lines(file: Path) -> list[str]:
+    """Lines at the begin of a file, blank ones left out, as `first_line`; the last may be cut short."""
     packed = _packed(file, magic(file))
     encoding = _encoding_of(_head_of(file, packed))
     with _opened(file, packed) as stream:
         head = stream.read(BLOCK)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
-    line = re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff").lstrip("\r\n"), maxsplit=1)[0]
+    lines = re.findall(r"[^\r\n]+", text.removeprefix("\ufeff"))
     for begin, what in _DOCUMENTS.items():
-        if re.match(begin, line):
+        if lines and re.match(begin, lines[0]):
             raise PrepareError(f"{file}: is {what}")
-    if re.match(_MARKUP, line):
-        raise PrepareError(f"{file}: is a page of HTML or XML, and no log: it begins with {line[:_SAMPLE]!r}")
-    return line
+    if lines and re.match(_MARKUP, lines[0]):
+        begin = lines[0][:_SAMPLE]
+        raise PrepareError(f"{file}: is a page of HTML or XML, and no log: it begins with {begin!r}")
+    return lines
 
 
 def _packed(file: Path, head: bytes) -> str | None:
