@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from models.base import PAD
@@ -39,3 +40,15 @@ def test_only_the_newest_five_clicks_count() -> None:
     assert torch.equal(same, other)
     first, second = model(torch.tensor([[5, 6, 7, 8, 9], [1, 6, 7, 8, 9]]))
     assert not torch.equal(first, second)
+
+
+def test_rows_are_short_so_that_they_move_and_what_is_made_of_them_is_not() -> None:
+    torch.manual_seed(0)
+    model = Caser(500, dim=100)
+    for table in (model.clicks, model.items):
+        torch.testing.assert_close(table.weight.norm(dim=1), torch.ones(501), rtol=0, atol=0.3)
+    rows = model.clicks(torch.randint(1, 501, (400, 5)))  # (B, W, D)
+    usual = torch.nn.Conv1d(100, 16, 1)(torch.randn(400, 100, 5)).std().item()
+    assert model.horizontal[0](rows.transpose(1, 2)).std().item() == pytest.approx(usual, rel=0.2)
+    usual = torch.nn.Linear(5, 4)(torch.randn(400, 100, 5)).std().item()
+    assert model.vertical(rows.transpose(1, 2)).std().item() == pytest.approx(usual, rel=0.3)
