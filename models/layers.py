@@ -8,6 +8,8 @@ later repeats are edges back to it. Everything is a dense (B, L, L) product, and
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -19,6 +21,21 @@ from models.bounds import require
 
 Reset = Literal["before", "after"]
 Positions = Literal["forward", "reversed"]
+
+
+@torch.no_grad()
+def start_short(table: nn.Embedding, readers: Iterable[Tensor]) -> None:
+    """Rows of N(0, 1/D) for nn.Embedding's N(0, 1), and the weights that read them √D larger.
+
+    What is made of them is the same. But Adam moves a row by about its rate a step, whatever its length, and
+    rare items have few: rows of N(0, 1) stay the noise that they are, where there are many items.
+    """
+    width = table.embedding_dim
+    nn.init.normal_(table.weight, std=1 / math.sqrt(width))
+    if table.padding_idx is not None:
+        table.weight[table.padding_idx] = 0
+    for weights in readers:
+        weights *= math.sqrt(width)
 
 
 class GRU(nn.GRU):

@@ -15,7 +15,8 @@ both are means over positions. With 0.2 beside the mean over a position's target
 nothing: validation on yoochoose1_64 stayed at 49.8/16.2. The authors' code samples with exp(s) as the
 deviation while its KL takes the same s for the log of the variance; here s = log σ² in both. Batches of 1,024
 positions instead of one user at a time; no weight decay instead of 0.005; the output table starts from N(0,
-1/150) instead of Xavier's, which shrinks with n.
+1/150) instead of Xavier's, which shrinks with n, and that of clicks from short rows (`layers.start_short`:
+31.2/10.5 on validation after four epochs on a tenth of Diginetica, instead of 25.2/8.4).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from models.base import PAD, Batch, Batching, Family, Hyper, Recipe, SessionEncoder
 from models.bounds import require
-from models.layers import GRU
+from models.layers import GRU, start_short
 
 
 class SVAE(SessionEncoder):
@@ -87,6 +88,7 @@ class SVAE(SessionEncoder):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
+        start_short(self.clicks, [self.gru.get_parameter("weight_ih_l0")])
         nn.init.normal_(self.items.weight, std=1 / math.sqrt(dim_output))
 
     def posterior(self, sessions: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,6 +98,20 @@ def test_every_position_equals_its_prefix(case: Case) -> None:
 
 
 @each_model
+def test_every_item_starts_from_a_short_row(case: Case) -> None:
+    """Adam moves a row by about its rate a step, and rare items have few: a long one stays noise."""
+    torch.manual_seed(0)
+    modules = case.model.build(planted(20, 0), **case.hyper).named_modules()
+    tables = {name: each for name, each in modules if isinstance(each, torch.nn.Embedding)}
+    of_items = {
+        name: each for name, each in tables.items() if each.num_embeddings in (N_ITEMS + 1, N_ITEMS + 2)
+    }
+    assert of_items  # BERT4Rec has a [MASK] beside
+    for name, table in of_items.items():
+        assert table.weight[1:].norm(dim=1).mean().item() < 2, name
+
+
+@each_model
 def test_gradients_are_finite_and_reach_every_parameter(case: Case) -> None:
     torch.manual_seed(0)
     sessions = planted(50, 0)
