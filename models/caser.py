@@ -14,8 +14,8 @@ click: the paper's next T = 3 (`horizon=3`) validated worse on yoochoose1_64, 57
 after three epochs. The full cross-entropy instead of `loss=bce` on 3 uniform negatives (`in_batch=false`);
 D = 100 instead of 50. Tables start from N(0, 1/D) instead of N(0, 1/D²), from where little is learned in few
 epochs, nor from N(0, 1) (`layers.start_short`: 20.7/7.3 on validation after five epochs on a tenth of
-Diginetica, instead of 13.3/4.8). No L2 penalty. The rate is theirs although batches are larger: at three times
-of it most ReLUs of (3) died on Diginetica, and validation fell from 13.7/3.6 in the second epoch to 7.3/1.5.
+Diginetica, instead of 13.3/4.8). No L2 penalty. The rate is theirs although batches are larger: at 3e-3 most
+ReLUs of (3) died on Diginetica, and validation fell from 13.7/3.6 in the second epoch to 7.3/1.5.
 """
 
 from __future__ import annotations
