@@ -36,7 +36,7 @@ from models.layers import GRU, start_short
 class SVAE(SessionEncoder):
     """A GRU whose state is read as a distribution over what the session is about."""
 
-    recipe: Recipe = Recipe(epochs=6, batch_size=1024, lr=3e-3, lr_step=5, patience=2)
+    recipe: Recipe = Recipe(epochs=6, batch_size=1024, lr=3e-3, lr_step=4, patience=2)
     paper: ClassVar[Mapping[str, Hyper]] = {
         "loss": "ce",
         "horizon": 4,
