@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.catalogue.attributes import InvalidItem, Item, Kind, Schema, Value, Values
-from training.data.reading.header import find_header
+from training.data.reading.detect import find_header
 from training.data.reading.lines import PrepareError, opened_text
 from training.data.reading.presets import EXACT, ROUNDED, SEPARATORS
 

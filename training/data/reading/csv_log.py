@@ -16,7 +16,7 @@ import numpy as np
 
 from training.data.dataset import SourceFile
 from training.data.reading import sql
-from training.data.reading.header import find_header
+from training.data.reading.detect import find_header
 from training.data.reading.lines import LONGEST_LINE, Plain, PrepareError
 from training.data.reading.presets import EVENT, EVENT_COLUMNS, LogFormat
 from training.data.reading.reasons import float_id, is_blank, is_nothing
