@@ -121,22 +121,22 @@ def find_header(
 ) -> Header | None:
     """The first line that is not blank, a comment, or what says the separator: `sep=;`.
 
-    Of `separators` it is the one that yields the most of the columns `wanted`. A line that begins with `#` is
+    It is taken for separated by what yields the most of the columns `wanted`. A line that begins with `#` is
     a comment unless it names the column `key`, with the mark as a part of the first name or without; where
-    there is nothing else, the first one is the header. None where all is blank.
+    there is nothing else, the first comment is the header. None where all is blank.
     """
     comment: Header | None = None
     for number, line in enumerate(lines, 1):
         line = line.removeprefix("\ufeff").rstrip("\r\n")
         if said := re.fullmatch(r'"?sep=(.)"?\s*', line):
             separators = [said[1]]
-            continue
-        forms = (line, line.lstrip(COMMENT)) if line.startswith(COMMENT) else (line,)
-        headers = (Header(form, number, each) for form in forms for each in separators)
-        header = max(headers, key=lambda header: _found(header, wanted))
-        if line.strip() and (len(forms) == 1 or key in map(str.strip, header.names)):
-            return header
-        comment = comment or (header if line.strip() else None)
+        elif line.strip():
+            forms = (line, line.lstrip(COMMENT)) if line.startswith(COMMENT) else (line,)
+            headers = (Header(form, number, each) for form in forms for each in separators)
+            header = max(headers, key=lambda header: _found(header, wanted))
+            if len(forms) == 1 or key in map(str.strip, header.names):
+                return header
+            comment = comment or header
     return comment
 
 
